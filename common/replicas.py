@@ -1,0 +1,48 @@
+"""Statistics over the whole batch, whichever runner cuts it into pieces.
+
+Under `jit` with a mesh the step sees the global batch and a mean is a mean.  Under `pmap` each replica sees its own
+part, and a batch statistic needs a collective.  Code that computes one calls `replica_mean` (or `replica_sum`,
+`replica_gather`); the pmap runner names its axis while it traces the step, and elsewhere these are the identity.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar('replica_axis', default=None)
+
+
+@contextlib.contextmanager
+def replica_axis_named(name: str) -> Iterator[None]:
+    """While a step is traced under `pmap(axis_name=name)`, makes batch statistics global over that axis."""
+    token = _axis.set(name)
+    try:
+        yield
+    finally:
+        _axis.reset(token)
+
+
+def replica_axis() -> str | None:
+    """The axis name in force, or None when the step already sees the global batch."""
+    return _axis.get()
+
+
+def replica_mean(tree: Any) -> Any:
+    """Mean of per-replica means (replicas hold equally many samples)."""
+    axis = replica_axis()
+    return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def replica_sum(tree: Any) -> Any:
+    """Sum of per-replica sums."""
+    axis = replica_axis()
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def replica_gather(x: jax.Array) -> jax.Array:
+    """Concatenation over replicas along axis 0."""
+    axis = replica_axis()
+    return x if axis is None else jax.lax.all_gather(x, axis, axis=0, tiled=True)

@@ -1,0 +1,44 @@
+"""Package definition of tesserax.
+
+The code lives in top-level folders (`tokenizers`, `common`, ...) that carry no `__init__.py`; `tesserax/` holds one
+symlink per folder and is the only import root.  Packages are found below that root, so the wheel holds real files.
+"""
+
+from setuptools import find_namespace_packages, setup
+
+setup(
+    name='tesserax',
+    version='0.1.0',
+    description='Visual tokenizers, generators over their tokens, and token compression, in JAX.',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_namespace_packages(include=['tesserax', 'tesserax.*']),
+    package_data={'tesserax.common.pretrained': ['*.npz']},
+    install_requires=[
+        'absl-py>=2.1',
+        'array-record>=0.8.1',
+        'clu>=0.0.12',
+        'flax>=0.12.4',
+        'grain>=0.2.15',
+        'importlib_resources>=6',  # an undeclared requirement of tensorflow-datasets
+        'jax>=0.10.0',
+        'jaxtyping>=0.3.4',
+        'ml_collections>=1.1.0',
+        'numpy>=2.0',
+        'optax>=0.2.7',
+        'orbax-checkpoint>=0.12.0',
+        'pillow>=11.0',
+        'safetensors>=0.5',
+        'scikit-image>=0.25',
+        'scikit-learn>=1.6',
+        'tensorboardX>=2.6.4',
+        'tensorflow-datasets>=4.9.9',
+        'tqdm>=4.67',
+    ],
+    extras_require={
+        'cuda': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'torch': ['torch>=2.6'],  # only to open .pt files
+        'test': ['beartype>=0.22', 'mypy>=1.18', 'pre-commit>=4', 'pytest>=8.4', 'ruff>=0.14'],
+    },
+)

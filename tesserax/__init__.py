@@ -1,0 +1,1 @@
+"""tesserax: images to discrete tokens, tokens to images."""

@@ -1,0 +1,98 @@
+"""The interface between images and tokens: `Tokens`, `TokenSpec`, `Tokenizer`.
+
+`Tokens` is the only thing that tokenizers, generators and compression share.
+"""
+
+import abc
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Tokens:
+    """A batch of token grids.
+
+    The grid is dense: a token of a coarse grain is repeated over its block, so that shapes stay static.
+
+    Attributes:
+      ids: codeword numbers, one per sub-codebook (k = 1 unless factorized), in the order of the decoder's input.
+      grain: side of the block that a position belongs to, in grid cells; None means 1 everywhere.
+    """
+
+    ids: Int[Array, 'b h w k']
+    grain: Int[Array, 'b h w'] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSpec:
+    """What a generator or a bitstream needs to know of a tokenizer.
+
+    Attributes:
+      codebook_sizes: number of codewords, one entry per sub-codebook, in the order of `Tokens.ids`.
+      downsample_factor: pixels per grid cell along one side.
+      codebook_names: what each sub-codebook is called in metrics ('vis', 'sem'); same length as `codebook_sizes`.
+      grains: block sides that `Tokens.grain` may take.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    downsample_factor: int
+    codebook_names: tuple[str, ...] = ('code',)
+    grains: tuple[int, ...] = (1,)
+
+
+@flax.struct.dataclass
+class TokenizerOutput:
+    """What a forward pass returns.
+
+    Attributes:
+      reconstruction: images in the range of the input, not clipped.
+      tokens: the ids the reconstruction was made from.
+      losses: the model's own terms ('commitment', 'codebook', 'entropy', 'disentangle', ...), scalars that already
+        carry their weights; a factorized model writes 'commitment/vis'.  Their sum is added to the objective.
+      metrics: other scalars worth logging.
+      predictions: features predicted from the tokens, by the name of the frozen judge they should resemble, `[b, d]`.
+    """
+
+    reconstruction: Float[Array, 'b H W c']
+    tokens: Tokens
+    losses: dict[str, Float[Array, '']]
+    metrics: dict[str, Float[Array, '']] = flax.struct.field(default_factory=dict)
+    predictions: dict[str, Any] = flax.struct.field(default_factory=dict)
+
+
+class Tokenizer(nn.Module, abc.ABC):
+    """Image <-> tokens.  Images are float32 `[b, h, w, 3]` in [-1, 1]; sides are multiples of the downsample factor."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> TokenSpec:
+        """Codebook sizes and grid of this tokenizer."""
+
+    @property
+    def last_layer(self) -> tuple[str, ...]:
+        """Path, below `params`, of the kernel that makes the pixels (the adaptive GAN weight is measured there)."""
+        return ('decoder', 'conv_out', 'kernel')
+
+    @abc.abstractmethod
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
+        """Reconstructs `images` through the tokens and returns the model's own losses."""
+
+    @abc.abstractmethod
+    def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
+        """Tokens of `images`."""
+
+    @abc.abstractmethod
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`, as the decoder expects them."""
+
+    @abc.abstractmethod
+    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
+        """Images of codewords, which may be soft (a mixture of codewords)."""
+
+    def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
+        """Images of `tokens`."""
+        return self.decode_latents(self.embed(tokens))
