@@ -1,0 +1,135 @@
+"""Checkpoints of a run: the newest ones and the best one, written in the background, atomically.
+
+All of Orbax is behind this file.
+"""
+
+import contextlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from tesserax.common.errors import UserError
+from tesserax.common.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints below a run folder.
+
+    Each one holds the state, and as JSON the position in the data and whatever else the caller wants back.
+
+    Args:
+      folder: where checkpoints lie, one subfolder per step.
+      keep: number of newest checkpoints that stay.
+      best: name of the evaluation metric that decides which older checkpoint stays too; None keeps no best one.
+      best_mode: 'max' or 'min'.
+      read_only: open for loading; nothing is created or deleted.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        keep: int = 2,
+        best: str | None = None,
+        best_mode: str = 'max',
+        read_only: bool = False,
+    ):
+        self.folder = pathlib.Path(folder).absolute()
+        kept: list[Any] = [policies.LatestN(keep)]
+        if best is not None:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    reverse=best_mode == 'min',
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._best = (best, best_mode)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=('state', 'meta'),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best metric, or None when none was evaluated."""
+        name, mode = self._best
+        scored = {step: self._manager.metrics(step) for step in self.steps}
+        values = {step: metrics[name] for step, metrics in scored.items() if metrics and name in metrics}
+        if not values:
+            return None
+        return (max if mode == 'max' else min)(values, key=lambda step: (values[step], step))
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Starts to write a checkpoint; returns before it is on disk.  A step that is there already is left as it is."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+            metrics=metrics,
+            force=True,
+        )
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """State and meta of `step`, laid out as `abstract` says (any number of devices).
+
+        Raises:
+          UserError: the checkpoint is damaged, or it is of another model.
+        """
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
+            )
+        except (ValueError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f'checkpoint {self.folder / str(step)} cannot be read into this model '
+                f'(another model or other sizes, or a damaged file): {reason}'
+            ) from error
+        return restored['state'], restored['meta']
+
+    def restore_arrays(self, step: int) -> Any:
+        """The state of `step` as a plain tree of host arrays, whatever it holds."""
+        metadata = self._manager.item_metadata(step)['state']
+        host = jax.tree.map(lambda m: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+        reader = ocp.PyTreeCheckpointer()
+        with contextlib.closing(reader):
+            return reader.restore(self.folder / str(step) / 'state', args=ocp.args.PyTreeRestore(restore_args=host))
+
+    def stop_requested(self, step: int) -> bool:
+        """Whether the machine is about to be taken away; the same answer in all processes of a multi-process run."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+

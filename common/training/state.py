@@ -1,0 +1,72 @@
+"""What a training run carries from step to step, and what it trains."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+from jaxtyping import Array, Float, Int
+
+Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32, 'label' [b] int32
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint of a run holds, apart from the position in the data.
+
+    Attributes:
+      step: number of finished steps.
+      params: trained parameters, by player.
+      opt_state: optimizer states, by player.
+      model_state: what changes without a gradient (running statistics, frozen tables).
+      ema: exponential moving average of the first player's parameters, or None.
+    """
+
+    step: Any
+    params: dict[str, Any]
+    opt_state: dict[str, Any]
+    model_state: Any
+    ema: Any = None
+
+
+@flax.struct.dataclass
+class StepReport:
+    """What a step tells its caller.
+
+    Attributes:
+      metrics: scalars, by name.
+      counts: how often each codeword was used in the batch, by sub-codebook.
+    """
+
+    metrics: dict[str, Float[Array, '']]
+    counts: dict[str, Int[Array, ' k']] = flax.struct.field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What is minimised, by whom.
+
+    Each *player* has its own parameters and its own scalar loss; a loss is minimised over its own player's parameters
+    only.  A generator is one player, a GAN tokenizer and its discriminator are two.
+
+    Attributes:
+      players: names; the first one is the model, of which moving averages are kept.
+      frozen: variables of frozen networks; passed to every step, never trained or saved.
+    """
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Names of the players."""
+
+    @property
+    def frozen(self) -> Any:
+        """Variables of the frozen networks."""
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], Any]:
+        """Fresh parameters by player, and the model state; `batch` is read for its shapes only."""
+
+    def losses(
+        self, params: dict[str, Any], model_state: Any, frozen: Any, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
+        """One scalar per player, the new model state, and a report."""
+
+
