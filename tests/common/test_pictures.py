@@ -1,0 +1,87 @@
+"""What is drawn is what was given; files are whole or absent."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tesserax.common.pictures import reconstruction_sheet, save_png, to_uint8
+
+
+def plain(level, count, height, width):
+    return np.full((count, height, width, 3), level, np.float32)
+
+
+def test_every_byte_survives_a_round_trip():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    np.testing.assert_array_equal(to_uint8((levels / 127.5 - 1).astype(np.float32)), levels)
+
+
+def test_out_of_range_and_nan_values_become_valid_bytes():
+    values = np.array([-9.0, -1.0, np.nan, 1.0, 9.0, np.inf], np.float32).reshape(1, 6, 1)
+    assert to_uint8(values).ravel().tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_each_original_stands_above_its_reconstruction():
+    rng = np.random.default_rng(0)
+    originals = rng.uniform(-1, 1, (2, 128, 128, 3)).astype(np.float32)
+    reconstructions = rng.uniform(-1, 1, (2, 128, 128, 3)).astype(np.float32)
+    sheet = reconstruction_sheet(originals, reconstructions)
+    for i in range(2):
+        pair = np.concatenate(
+            [to_uint8(originals[i]), np.full((2, 128, 3), 255, np.uint8), to_uint8(reconstructions[i])]
+        )
+        windows = np.lib.stride_tricks.sliding_window_view(sheet, pair.shape)[:, :, 0]
+        assert (windows[:, :, 0, 0] == pair[0, 0]).all(-1).any()
+        assert any((windows[y, x] == pair).all() for y, x in np.argwhere((windows[:, :, 0, 0] == pair[0, 0]).all(-1)))
+
+
+def test_small_pictures_are_enlarged_and_large_ones_are_not():
+    small = reconstruction_sheet(plain(-1, 1, 32, 32), plain(-1, 1, 32, 32))
+    assert (small == 0).all(-1).sum() >= 2 * 128 * 128
+    large = reconstruction_sheet(plain(-1, 1, 256, 256), plain(-1, 1, 256, 256))
+    assert (large == 0).all(-1).sum() == pytest.approx(2 * 256 * 256, rel=0.001)
+
+
+def test_many_pictures_are_broken_into_bands():
+    sheet = reconstruction_sheet(plain(-1, 24, 64, 64), plain(-1, 24, 64, 64))
+    assert sheet.shape[1] <= 1400
+    assert (sheet == 0).all(-1).sum() >= 2 * 24 * 128 * 128
+
+
+def test_captions_are_drawn_and_counted():
+    images = plain(0, 2, 64, 64)
+    bare, captioned = (reconstruction_sheet(images, images, c) for c in (None, ['31.2 dB', 'x' * 500]))
+    assert captioned.shape[0] > bare.shape[0]
+    assert captioned.shape[1] == bare.shape[1]
+    with pytest.raises(ValueError, match='one caption for each of 2 pictures, got 1'):
+        reconstruction_sheet(images, images, ['alone'])
+
+
+def test_an_empty_sheet_is_refused():
+    with pytest.raises(ValueError, match='at least one picture'):
+        reconstruction_sheet(plain(0, 0, 8, 8), plain(0, 0, 8, 8))
+
+
+def test_png_holds_the_exact_pixels_and_replaces_an_older_file(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    path = tmp_path / 'new' / 'folder' / 'a.png'
+    save_png(path, np.zeros((5, 7, 3), np.uint8))
+    save_png(path, picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+    assert [p.name for p in path.parent.iterdir()] == ['a.png']
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / 'a.png'
+    save_png(path, np.zeros((5, 7, 3), np.uint8))
+    before = path.read_bytes()
+
+    def fail(self, file, format):
+        file.write(b'half')
+        raise OSError('disk full')
+
+    monkeypatch.setattr(Image.Image, 'save', fail)
+    with pytest.raises(OSError, match='disk full'):
+        save_png(path, np.ones((5, 7, 3), np.uint8))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ['a.png']
