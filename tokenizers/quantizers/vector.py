@@ -1,0 +1,84 @@
+"""Vector quantization: which codeword replaces a vector, and with which gradient."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tesserax.tokenizers.quantizers.codebook import unit_norm
+from tesserax.tokenizers.quantizers.entropy import entropy_loss
+from tesserax.tokenizers.quantizers.nearest import nearest_codeword
+
+
+@flax.struct.dataclass
+class Quantized:
+    """What a quantizer returns.
+
+    Attributes:
+      z_q: codewords in float32; the gradient passes straight through to z.
+      ids: codeword numbers, int32, with one more axis k when the quantizer is factorized.
+      losses: scalars that already carry their weights.
+    """
+
+    z_q: Float[Array, 'b h w d']
+    ids: Int[Array, 'b h w *k']
+    losses: dict[str, Float[Array, '']]
+
+
+class VectorQuantizer(nn.Module):
+    """Replaces each vector by the nearest codeword (van den Oord et al., "Neural Discrete Representation Learning").
+
+    The defaults of the weights are LlamaGen's; taming's released models have `codebook_weight=0.25` and
+    `commitment_weight=1`.  Everything is computed in float32, whatever the type of z.
+
+    Attributes:
+      codebook: module that returns the rows, `[K, d]`, when called without arguments.
+      normalize: whether z and the rows are scaled to unit norm before they meet (LlamaGen); the gradient passes
+        through both.
+      codebook_weight: weight of mean |c - sg(z)|^2, over every element.
+      commitment_weight: weight of mean |z - sg(c)|^2, over every element.
+      entropy_weight: weight of the entropy loss; at 0 it is not computed, nor outside training.
+      entropy_temperature: its temperature.
+    """
+
+    codebook: nn.Module
+    normalize: bool = False
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+
+    def codewords(self) -> Float[Array, 'K d']:
+        """The rows that z is compared with and that the decoder receives."""
+        rows = self.codebook().astype(jnp.float32)
+        return unit_norm(rows) if self.normalize else rows
+
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+        """Quantizes a grid of vectors and returns the losses 'codebook', 'commitment' and, in training, 'entropy'."""
+        codewords = self.codewords()
+        if z.shape[-1] != codewords.shape[-1]:
+            raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
+        z = z.astype(jnp.float32)
+        if self.normalize:
+            z = unit_norm(z)
+        rows = z.reshape(-1, z.shape[-1])
+        ids = nearest_codeword(rows, codewords).reshape(z.shape[:-1])
+        chosen = codewords[ids]
+
+        losses = {
+            'codebook': self.codebook_weight * jnp.mean((chosen - jax.lax.stop_gradient(z)) ** 2),
+            'commitment': self.commitment_weight * jnp.mean((z - jax.lax.stop_gradient(chosen)) ** 2),
+        }
+        if train and self.entropy_weight:
+            losses['entropy'] = self.entropy_weight * entropy_loss(rows, codewords, self.entropy_temperature)
+        return Quantized(z_q=straight_through(z, chosen), ids=ids, losses=losses)
+
+    def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
+        """Codewords of `ids`, the same values as `z_q`."""
+        return self.codewords()[ids]
+
+
+def straight_through(z: Float[Array, '*shape'], chosen: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """The value of `chosen`, bit for bit, with the gradient of `z`."""
+    return jax.lax.stop_gradient(chosen) + (z - jax.lax.stop_gradient(z))
