@@ -1,0 +1,99 @@
+"""From a picture of any size to a square one: random crops for training, one fixed crop for evaluation.
+
+Each function maps 8-bit RGB to 8-bit RGB and takes all its randomness from the generator it is given, so that the same
+generator state gives the same crop on every machine, in every thread.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+Augmentation = Literal['resize_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
+
+
+class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the picture
+    """The picture is smaller than the crop that is to be cut from it unresized."""
+
+
+def augment(
+    image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, *, size: int, how: Augmentation, flip: bool
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """Cuts one training view.
+
+    Args:
+      image: RGB of any size.
+      rng: the only source of randomness.
+      size: side of the crop in pixels.
+      how: 'resize_crop' (LlamaGen): see `resize_crop`; 'shorter_side_crop' (taming-transformers): shorter side resized
+        to `size`, then a random crop; 'random_crop': of the pixels as they are; 'centre_crop': see `centre_crop`.
+      flip: mirrors every other picture, at random.
+
+    Raises:
+      TooSmall: a 'random_crop' larger than the picture.
+      ValueError: `how` is none of the above.
+    """
+    if how == 'resize_crop':
+        view = resize_crop(image, rng, size)
+    elif how == 'shorter_side_crop':
+        view = random_crop(resize_shorter_side(image, size), rng, size)
+    elif how == 'random_crop':
+        view = random_crop(image, rng, size)
+    elif how == 'centre_crop':
+        view = centre_crop(image, size)
+    else:
+        raise ValueError(f'augmentation must be one of {Augmentation.__args__}, got {how!r}')
+    return view[:, ::-1] if flip and rng.random() < 0.5 else view
+
+
+def resize_crop(
+    image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """Shorter side resized to a random whole number in [size, 1.25 size] (256 to 320 at 256), then a random crop.
+
+    The recipe of LlamaGen (Sun et al. 2024) and of the papers built on it.  Small pictures are enlarged.
+    """
+    shorter_side = int(rng.integers(size, math.ceil(size / 0.8), endpoint=True))
+    return random_crop(resize_shorter_side(image, shorter_side), rng, size)
+
+
+def random_crop(
+    image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """A random square of the pixels as they are; every position is equally likely.
+
+    Raises:
+      TooSmall: the square is larger than the picture.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise TooSmall(f'the picture has {width}x{height} pixels, less than the crop of {size}x{size}')
+    top = int(rng.integers(height - size, endpoint=True))
+    left = int(rng.integers(width - size, endpoint=True))
+    return image[top : top + size, left : left + size]
+
+
+def centre_crop(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """Shorter side resized to `size`, then the square in the middle: the crop of ADM (Dhariwal and Nichol 2021).
+
+    Reconstruction figures in the literature are measured on this crop.
+    """
+    image = resize_shorter_side(image, size)
+    top = (image.shape[0] - size) // 2
+    left = (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def resize_shorter_side(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarray, 'H W 3']:
+    """Resizes to a shorter side of `size` pixels: halved by box filter while at least twice as large, then bicubic."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    resized = (round(picture.width * scale), round(picture.height * scale))
+    if resized != (width, height):
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+    return np.asarray(picture)

@@ -1,0 +1,291 @@
+"""From a source to batches: endless shuffled ones for training, each picture exactly once for evaluation.
+
+Grain shuffles, draws the randomness of each sample, and reads ahead in threads.  Everything about a sample follows
+from the seed and its place in the stream, so batches do not depend on threads, on how often training stopped, or on the
+number of processes: the processes of a run share out the very samples that one process would see.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from tesserax.common.data.augment import Augmentation, TooSmall, augment, centre_crop
+from tesserax.common.data.embedded import Digits, Photographs
+from tesserax.common.data.folder import PictureFolder
+from tesserax.common.data.source import BadImage, ImageRecord, ImageSource, Split
+from tesserax.common.errors import UserError
+
+Batch = dict[str, np.ndarray]
+"""'image': float32 [b, size, size, 3] in [-1, 1]; 'label': int32 [b]; evaluation adds 'mask': bool [b]."""
+
+_EMBEDDED = {'embedded:photographs': Photographs, 'embedded:digits': Digits}
+
+
+def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> ImageSource:
+    """Opens a set of pictures.
+
+    Args:
+      spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of pictures.
+      split: 'train' or 'validation'.
+      data_dir: where TFDS datasets are; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+
+    Raises:
+      UserError: there is no such set, or it has no pictures.
+    """
+    if split not in ('train', 'validation'):
+        raise UserError(f"split must be 'train' or 'validation', got {split!r}")
+    if spec.startswith('embedded:'):
+        if spec not in _EMBEDDED:
+            raise UserError(f'the embedded sets are {", ".join(_EMBEDDED)}; got {spec!r}')
+        return _EMBEDDED[spec](split)
+    if spec.startswith('tfds:'):
+        from tesserax.common.data.tfds_source import TfdsSource  # TFDS takes a second to import
+
+        return TfdsSource(spec.removeprefix('tfds:'), split, data_dir=data_dir)
+    return PictureFolder(spec, split)
+
+
+class _Skipped:
+    """Names and reasons of the pictures that could not be used; each is reported once."""
+
+    def __init__(self, source_name: str) -> None:
+        self._source_name = source_name
+        self._reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, bad: BadImage) -> None:
+        with self._lock:
+            if bad.name in self._reasons:
+                return
+            self._reasons[bad.name] = bad.reason
+        logging.warning('%s: skipped %s: %s', self._source_name, bad.name, bad.reason)
+
+    def reasons(self) -> dict[str, str]:
+        with self._lock:
+            return dict(self._reasons)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainSample:
+    """Index and randomness -> augmented sample; a picture that cannot be used is replaced by the next one that can."""
+
+    source: ImageSource
+    size: int
+    how: Augmentation
+    flip: bool
+    skipped: _Skipped
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        reasons = []
+        for offset in range(len(self.source)):
+            try:
+                record = self.source[(index + offset) % len(self.source)]
+                view = _view(record, rng, size=self.size, how=self.how, flip=self.flip)
+            except BadImage as bad:
+                self.skipped.add(bad)
+                reasons.append(bad)
+                continue
+            return {'image': view, 'label': np.int32(record.label)}
+        raise UserError(f'none of the {len(reasons)} pictures of {self.source.name} can be used; {reasons[0]}')
+
+
+def _view(
+    record: ImageRecord, rng: np.random.Generator, *, size: int, how: Augmentation, flip: bool
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    try:
+        return augment(record.image, rng, size=size, how=how, flip=flip)
+    except TooSmall as error:
+        raise BadImage(record.name, str(error)) from None
+
+
+def to_model_range(images: UInt8[np.ndarray, '*b h w c']) -> Float[np.ndarray, '*b h w c']:
+    """Bytes to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _finish(batch: Batch) -> Batch:
+    return {**batch, 'image': to_model_range(batch['image'])}
+
+
+class TrainIterator(Iterator[Batch]):
+    """Endless training batches of one process, reshuffled in every epoch; made by `train_batches`."""
+
+    def __init__(self, batches: grain.IterDataset, identity: dict[str, int], skipped: _Skipped) -> None:
+        self._iterator = iter(batches)
+        self._identity = identity
+        self._skipped = skipped
+        self._batches = 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self._batches += 1
+        return batch
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Names of the pictures that could not be used so far, and why."""
+        return self._skipped.reasons()
+
+    def state(self) -> dict[str, int]:
+        """The place in the stream after the batches taken so far, as JSON.
+
+        The same for every process; valid for any number of processes and threads.
+        """
+        return {'batches': self._batches, **self._identity}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place in the stream, forwards or backwards, without reading what lies between.
+
+        Args:
+          state: from `state()`, of this run or of a stopped one.
+
+        Raises:
+          UserError: the state belongs to another stream: other batch size, seed or number of pictures.
+        """
+        if set(state) != {'batches', *self._identity}:
+            raise UserError(
+                f'the stored place in the data has the entries {sorted(state)}, which this version cannot read'
+            )
+        for key, ours in self._identity.items():
+            if state[key] != ours:
+                raise UserError(
+                    f'the stored place in the data is for {key.replace("_", " ")} {state[key]}, '
+                    f'but this run has {ours}; use {state[key]} to continue exactly'
+                )
+        self._batches = int(state['batches'])
+        self._iterator.set_state({'next_index': self._batches})
+
+
+def train_batches(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation = 'resize_crop',
+    flip: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> TrainIterator:
+    """Endless shuffled batches.
+
+    Args:
+      source: the pictures.
+      image_size: side of the square crops in pixels.
+      batch_size: of all processes together.
+      seed: of order and augmentation.
+      augmentation: how a crop is cut; see `tesserax.common.data.augment.augment`.
+      flip: mirror every other picture, at random; wrong for digits and text.
+      process_index: of this process.
+      process_count: among which each batch is divided.
+      threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
+
+    Returns:
+      An iterator over the batches of this process: `batch_size / process_count` samples each.
+
+    Raises:
+      UserError: the batch size cannot be divided, the source is empty, or, while iterating, no picture can be used.
+    """
+    local = _local_batch_size(batch_size, process_index, process_count)
+    if len(source) == 0:
+        raise UserError(f'{source.name} has no pictures')
+    skipped = _Skipped(source.name)
+    sample = _TrainSample(source, image_size, augmentation, flip, skipped)
+    # Randomness is drawn before the stream is divided, so that it does not depend on the division.
+    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None).random_map(sample)
+    batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(_finish)
+    identity = {'batch_size': batch_size, 'seed': seed, 'pictures': len(source)}
+    return TrainIterator(batches.to_iter_dataset(_read_options(threads)), identity, skipped)
+
+
+class EvaluationBatches:
+    """Every picture exactly once, in order, in batches of one shape; can be iterated again."""
+
+    def __init__(
+        self, source: ImageSource, *, image_size: int, local: int, process_index: int, process_count: int, threads: int
+    ) -> None:
+        self._source, self._size, self._local = source, image_size, local
+        self._index, self._processes, self._threads = process_index, process_count, threads
+        self._skipped = _Skipped(source.name)
+
+    def __len__(self) -> int:
+        """Number of batches, the same for every process."""
+        return -(-len(self._source) // (self._local * self._processes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        positions = grain.MapDataset.range(len(self) * self._local)
+        batches = positions.map(self._sample).batch(self._local).map(_finish)
+        return iter(batches.to_iter_dataset(_read_options(self._threads)))
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Names of the pictures that could not be decoded so far, and why."""
+        return self._skipped.reasons()
+
+    def _sample(self, position: int) -> Batch:
+        # A process has consecutive rows of the global batch, so that joined batches keep the order of the source.
+        batch, row = divmod(position, self._local)
+        index = (batch * self._processes + self._index) * self._local + row
+        image, label, real = np.zeros((self._size, self._size, 3), np.uint8), 0, False
+        if index < len(self._source):
+            try:
+                record = self._source[index]
+                image, label, real = centre_crop(record.image, self._size), record.label, True
+            except BadImage as bad:
+                self._skipped.add(bad)
+        return {'image': image, 'label': np.int32(label), 'mask': np.bool_(real)}
+
+
+def evaluation_batches(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> EvaluationBatches:
+    """The whole source once, ADM's centre crop of each picture, in the order of the source.
+
+    Where 'mask' is False (padding of the last batch, or a picture that cannot be decoded) the image is black and must
+    not count.
+
+    Args:
+      source: the pictures.
+      image_size: side of the square crops in pixels.
+      batch_size: of all processes together.
+      process_index: of this process.
+      process_count: among which each batch is divided.
+      threads: that decode ahead; 0: decode when asked.
+
+    Raises:
+      UserError: the batch size cannot be divided.
+    """
+    local = _local_batch_size(batch_size, process_index, process_count)
+    return EvaluationBatches(
+        source,
+        image_size=image_size,
+        local=local,
+        process_index=process_index,
+        process_count=process_count,
+        threads=threads,
+    )
+
+
+def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+    if batch_size <= 0 or batch_size % process_count:
+        raise UserError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
+    if not 0 <= process_index < process_count:
+        raise UserError(f'process index must be in 0..{process_count - 1}, got {process_index}')
+    return batch_size // process_count
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -1,0 +1,62 @@
+"""What a set of pictures is: random access to decoded images with a label and a name."""
+
+import dataclasses
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+Split = Literal['train', 'validation']
+
+
+class BadImage(Exception):  # noqa: N818 - a property of the picture, not of the program
+    """One picture cannot be used; the others can.
+
+    Attributes:
+      name: which picture.
+      reason: why, as the rest of a sentence that starts with the name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f'{name}: {reason}')
+        self.name = name
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One decoded picture.
+
+    Attributes:
+      image: RGB, 8 bits, of its own size.
+      label: index into the source's `class_names`.
+      name: unique within the source, for messages.
+    """
+
+    image: UInt8[np.ndarray, 'h w 3']
+    label: int
+    name: str
+
+
+class ImageSource(Protocol):
+    """A list of pictures, decoded when they are asked for; safe to use from several threads.
+
+    Attributes:
+      name: of the set, for messages.
+      class_names: of the labels; a set without classes has a single one.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """The number of records in one epoch."""
+        ...
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        """Decodes one record.
+
+        Raises:
+          BadImage: this picture cannot be decoded.
+        """
+        ...
