@@ -4,7 +4,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from tesserax.common.training.throughput import model_flops_utilisation
 from tesserax.common.training.writers import MetricWriter
 
 
+@runtime_checkable
 class TrainData(Protocol):
     """Endless batches with a position that can be stored as JSON."""
 

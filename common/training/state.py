@@ -1,11 +1,10 @@
 """What a training run carries from step to step, and what it trains."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
-from jaxtyping import Array, Float, Int
 
 Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32, 'label' [b] int32
 
@@ -34,14 +33,15 @@ class StepReport:
     """What a step tells its caller.
 
     Attributes:
-      metrics: scalars, by name.
-      counts: how often each codeword was used in the batch, by sub-codebook.
+      metrics: float32 scalars, by name.
+      counts: how often each codeword was used in the batch, int32 `[K]`, by sub-codebook.
     """
 
-    metrics: dict[str, Float[Array, '']]
-    counts: dict[str, Int[Array, ' k']] = flax.struct.field(default_factory=dict)
+    metrics: dict[str, Any]
+    counts: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is minimised, by whom.
 

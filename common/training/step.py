@@ -40,7 +40,7 @@ def player_gradients(
     return grads, new_model_state, report.replace(metrics=metrics)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity: jit takes it as a function
 class TrainStep:
     """State and batch to next state and report.
 
@@ -78,7 +78,7 @@ class TrainStep:
                 grads[player], state.opt_state[player], state.params[player]
             )
             params[player] = optax.apply_updates(state.params[player], updates)
-            metrics[f'gradient_norm/{player}'] = optax.global_norm(grads[player])
+            metrics[f'gradient_norm/{player}'] = optax.tree.norm(grads[player])
         ema = state.ema
         if self.ema_decay is not None:
             ema = optax.incremental_update(params[self.objective.players[0]], state.ema, 1.0 - self.ema_decay)
