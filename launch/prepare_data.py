@@ -1,0 +1,46 @@
+"""Writes a folder or .zip file of pictures as a TFDS dataset.
+
+    python launch/prepare_data.py --source=DIR_or_zip --name=my_pictures [--data_dir=~/tensorflow_datasets]
+
+Afterwards `tfds:my_pictures` is a data source like any other.  Pictures that cannot be decoded are skipped and listed.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from tesserax.common.errors import UserError
+
+_SOURCE = flags.DEFINE_string('source', None, 'Folder or .zip file of pictures.', required=True)
+_NAME = flags.DEFINE_string('name', None, 'Name of the dataset: small letters, digits, underscores.', required=True)
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'Where datasets are kept; default: $TFDS_DATA_DIR or ~/tensorflow_datasets.'
+)
+_LISTED = 10  # skipped pictures to name
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the dataset and reports what was written."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected argument {argv[1]!r}; options have the form --source=...')
+    from tesserax.common.data.builder import prepare_dataset  # after the flags: --help needs no TFDS
+    from tesserax.common.data.tfds_source import default_data_dir
+
+    logging.set_verbosity(logging.WARNING)  # TFDS reports each file it writes, across the progress bar
+    try:
+        prepared = prepare_dataset(_SOURCE.value, _NAME.value, _DATA_DIR.value or default_data_dir(), progress=True)
+    except UserError as error:
+        sys.exit(f'error: {error}')
+    counts = ', '.join(f'{count} {split}' for split, count in prepared.counts.items())
+    print(f'wrote {prepared.path}: {counts} pictures, {len(prepared.class_names)} classes')
+    if prepared.skipped:
+        print(f'skipped, because they cannot be decoded: {len(prepared.skipped)}')
+        for name, reason in list(prepared.skipped.items())[:_LISTED]:
+            print(f'  {name}: {reason}')
+        if len(prepared.skipped) > _LISTED:
+            print(f'  ... and {len(prepared.skipped) - _LISTED} more')
+    print(f'use it as tfds:{_NAME.value}')
+
+
+if __name__ == '__main__':
+    app.run(main)
