@@ -1,0 +1,69 @@
+"""DINOv2 (Oquab et al. 2023), as a frozen teacher."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tesserax.common.nn.transformer import TransformerBlock
+from tesserax.common.pretrained.picture_input import interpolate_positions, normalise, resize
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class DINOv2(nn.Module):
+    """Global picture features: the class token after the final layer norm.
+
+    The published models learned their positions at 518 pixels (37 x 37 patches); for other sizes the table is
+    interpolated at each call, bicubically without antialiasing as their published implementation does.
+
+    Attributes:
+      width: of the tokens.
+      layers: transformer blocks.
+      num_heads: attention heads.
+      patch: side of a patch in pixels.
+      image_size: side the pictures are resized to; a multiple of `patch`.
+      position_grid: side of the grid the position table was learned on.
+      resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
+      dtype: computation type.
+    """
+
+    width: int
+    layers: int
+    num_heads: int
+    patch: int = 14
+    image_size: int = 224
+    position_grid: int = 37
+    resize_method: str = 'bicubic'
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b width']:
+        """Features of images in [-1, 1] of any size, float32."""
+        x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
+        x = nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            (self.patch, self.patch),
+            padding='VALID',
+            dtype=self.dtype,
+            name='patch_embedding',
+        )(x)
+        b = images.shape[0]
+        x = x.reshape(b, -1, self.width)
+        init = nn.initializers.normal(0.02)
+        class_token = self.param('class_token', init, (self.width,))
+        positions = self.param('positions', init, (1 + self.position_grid**2, self.width))
+        class_position, grid = positions[:1], interpolate_positions(positions[1:], self.image_size // self.patch)
+        first = jnp.broadcast_to(class_token + class_position, (b, 1, self.width))
+        x = jnp.concatenate([first.astype(x.dtype), x + grid.astype(x.dtype)], axis=1)
+        for i in range(self.layers):
+            x = TransformerBlock(self.num_heads, epsilon=1e-6, layer_scale=True, dtype=self.dtype, name=f'block_{i}')(x)
+        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm_out')(x[:, 0]).astype(jnp.float32)
+
+
+def dinov2_s14(**options: Any) -> DINOv2:
+    """ViT-S/14: features of width 384."""
+    return DINOv2(width=384, layers=12, num_heads=6, **options)
