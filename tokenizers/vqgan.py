@@ -1,0 +1,157 @@
+"""VQGAN: a convolutional autoencoder with one codebook.
+
+Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (2021), and the variant of Sun et al.,
+"Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (LlamaGen, 2024), whose codewords are short
+and of unit norm.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
+from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
+from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+
+PRESETS: dict[str, dict[str, Any]] = {
+    'vq16': {'multipliers': (1, 1, 2, 2, 4)},
+    'vq8': {'multipliers': (1, 2, 2, 4)},
+    'taming_f16': {
+        'multipliers': (1, 1, 2, 2, 4),
+        'codebook_size': 1024,
+        'codebook_dim': 256,
+        'normalize': False,
+        'codebook_weight': 0.25,  # the released models have the two weights this way round
+        'commitment_weight': 1.0,
+    },
+}
+"""Arguments of the published models, over the defaults below."""
+
+
+class Encoder(nn.Module):
+    """Images to latents: the trunk and its head.
+
+    Attributes:
+      channels: width at the finest level.
+      multipliers: width of each level over `channels`.
+      res_blocks: residual blocks per level.
+      attention_levels: levels with attention; None: the coarsest only.
+      latent_channels: width of the result.
+      dtype: computation type.
+      remat: whether blocks are computed again in the backward pass.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    attention_levels: Sequence[int] | None = None
+    latent_channels: int = 256
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
+        """Latents of `images` in [-1, 1]."""
+        x = EncoderTrunk(
+            self.channels,
+            self.multipliers,
+            self.res_blocks,
+            self.attention_levels,
+            dtype=self.dtype,
+            remat=self.remat,
+            name='trunk',
+        )(images)
+        return ConvHead(self.latent_channels, dtype=self.dtype, name='head')(x)
+
+
+class VQGAN(Tokenizer):
+    """Convolutional encoder, one codebook, convolutional decoder.  The defaults are LlamaGen's VQ-16.
+
+    Attributes:
+      channels: width at the finest level.
+      multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
+      res_blocks: residual blocks per level of the encoder; the decoder has one more.
+      attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
+      latent_channels: width between the networks and the 1x1 projections around the codebook.
+      codebook_size: number of codewords.
+      codebook_dim: their width.
+      normalize: whether vectors and codewords are scaled to unit norm (LlamaGen).
+      codebook_weight: weight of the loss that moves codewords to vectors.
+      commitment_weight: weight of the loss that moves vectors to codewords.
+      entropy_weight: weight of the entropy loss.
+      entropy_temperature: temperature of its soft assignment.
+      dtype: computation type of the networks; parameters and the quantizer stay float32.
+      remat: whether blocks are computed again in the backward pass, to save memory.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    attention_levels: Sequence[int] | None = None
+    latent_channels: int = 256
+    codebook_size: int = 16384
+    codebook_dim: int = 8
+    normalize: bool = True
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Builds the parts."""
+        sizes = {
+            'channels': self.channels,
+            'multipliers': self.multipliers,
+            'res_blocks': self.res_blocks,
+            'attention_levels': self.attention_levels,
+            'dtype': self.dtype,
+            'remat': self.remat,
+        }
+        self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
+        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quantizer = VectorQuantizer(
+            codebook=LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None),
+            normalize=self.normalize,
+            codebook_weight=self.codebook_weight,
+            commitment_weight=self.commitment_weight,
+            entropy_weight=self.entropy_weight,
+            entropy_temperature=self.entropy_temperature,
+        )
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.decoder = Decoder(**sizes)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """One codebook."""
+        return TokenSpec((self.codebook_size,), 2 ** (len(self.multipliers) - 1))
+
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
+        """Reconstructs `images`; losses 'codebook', 'commitment' and, in training, 'entropy'."""
+        quantized = self.quantizer(self.latents(images), train=train)
+        return TokenizerOutput(
+            reconstruction=self.decode_latents(quantized.z_q),
+            tokens=Tokens(ids=quantized.ids[..., None]),
+            losses=quantized.losses,
+        )
+
+    def latents(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
+        """Vectors before quantization (and before they are normalized), d = `codebook_dim`."""
+        return self.quant_conv(self.encoder(images))
+
+    def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
+        """Tokens of `images` in [-1, 1]."""
+        return Tokens(ids=self.quantizer(self.latents(images)).ids[..., None])
+
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`."""
+        return self.quantizer.embed(tokens.ids[..., 0])
+
+    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
+        """Images of codewords, not clipped."""
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
