@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_SCORES_AT_ONCE = 2**20  # float32 scores alive in the first pass
+_SCORES_AT_ONCE = 2**22  # float32 scores alive in the first pass
 _GATHERED_WIDTH = 64  # floats gathered per row and step of the second pass
 _FAR = 1e30  # squared norm that no codeword has: padding never wins
 
