@@ -18,10 +18,10 @@ from tesserax.tokenizers.quantizers.vector import VectorQuantizer
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
-    'vq16': {'multipliers': (1, 1, 2, 2, 4)},
-    'vq8': {'multipliers': (1, 2, 2, 4)},
+    'vq16': {'channel_multipliers': (1, 1, 2, 2, 4)},
+    'vq8': {'channel_multipliers': (1, 2, 2, 4)},
     'taming_f16': {
-        'multipliers': (1, 1, 2, 2, 4),
+        'channel_multipliers': (1, 1, 2, 2, 4),
         'codebook_size': 1024,
         'codebook_dim': 256,
         'normalize': False,
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
 
     Attributes:
       channels: width at the finest level.
-      multipliers: width of each level over `channels`.
+      channel_multipliers: width of each level over `channels`.
       res_blocks: residual blocks per level.
       attention_levels: levels with attention; None: the coarsest only.
       latent_channels: width of the result.
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
     """
 
     channels: int = 128
-    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     latent_channels: int = 256
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         """Latents of `images` in [-1, 1]."""
         x = EncoderTrunk(
             self.channels,
-            self.multipliers,
+            self.channel_multipliers,
             self.res_blocks,
             self.attention_levels,
             dtype=self.dtype,
@@ -73,7 +73,7 @@ class VQGAN(Tokenizer):
 
     Attributes:
       channels: width at the finest level.
-      multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
+      channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
       res_blocks: residual blocks per level of the encoder; the decoder has one more.
       attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
       latent_channels: width between the networks and the 1x1 projections around the codebook.
@@ -89,7 +89,7 @@ class VQGAN(Tokenizer):
     """
 
     channels: int = 128
-    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     latent_channels: int = 256
@@ -107,7 +107,7 @@ class VQGAN(Tokenizer):
         """Builds the parts."""
         sizes = {
             'channels': self.channels,
-            'multipliers': self.multipliers,
+            'channel_multipliers': self.channel_multipliers,
             'res_blocks': self.res_blocks,
             'attention_levels': self.attention_levels,
             'dtype': self.dtype,
@@ -129,7 +129,7 @@ class VQGAN(Tokenizer):
     @property
     def spec(self) -> TokenSpec:
         """One codebook."""
-        return TokenSpec((self.codebook_size,), 2 ** (len(self.multipliers) - 1))
+        return TokenSpec((self.codebook_size,), 2 ** (len(self.channel_multipliers) - 1))
 
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
         """Reconstructs `images`; losses 'codebook', 'commitment' and, in training, 'entropy'."""

@@ -116,7 +116,7 @@ class EncoderTrunk(nn.Module):
 
     Attributes:
       channels: width at the finest level.
-      multipliers: width of each level over `channels`; there are one fewer halvings than levels.
+      channel_multipliers: width of each level over `channels`; there are one fewer halvings than levels.
       res_blocks: residual blocks per level.
       attention_levels: levels (0 is the finest) with attention after every residual block; None: the coarsest only.
       dtype: computation type; parameters stay float32.
@@ -124,7 +124,7 @@ class EncoderTrunk(nn.Module):
     """
 
     channels: int = 128
-    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     dtype: Any = jnp.float32
@@ -133,13 +133,13 @@ class EncoderTrunk(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w c']:
         """Features of `images` in [-1, 1]; sides are multiples of 2^(levels - 1)."""
-        levels = len(self.multipliers)
+        levels = len(self.channel_multipliers)
         check_sides(images.shape[1:3], 2 ** (levels - 1))
         res, attention = _blocks(self.remat)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
 
         x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(images)
-        for level, multiplier in enumerate(self.multipliers):
+        for level, multiplier in enumerate(self.channel_multipliers):
             for i in range(self.res_blocks):
                 x = res(self.channels * multiplier, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
                 if level in attended:
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
 
     Attributes:
       channels: width at the finest level.
-      multipliers: width of each level over `channels`, from fine to coarse like the encoder's.
+      channel_multipliers: width of each level over `channels`, from fine to coarse like the encoder's.
       res_blocks: residual blocks per level of the encoder.
       attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
       image_channels: channels of the output.
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
     """
 
     channels: int = 128
-    multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     image_channels: int = 3
@@ -198,13 +198,13 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
         """Images of `latents`, not clipped."""
-        levels = len(self.multipliers)
+        levels = len(self.channel_multipliers)
         res, attention = _blocks(self.remat)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
 
-        x = nn.Conv(self.channels * self.multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
+        x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
         x = Middle(self.dtype, self.remat, name='mid')(x)
-        for level, multiplier in enumerate(reversed(self.multipliers)):
+        for level, multiplier in enumerate(reversed(self.channel_multipliers)):
             for i in range(self.res_blocks + 1):
                 x = res(self.channels * multiplier, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
                 if levels - 1 - level in attended:

@@ -1,0 +1,281 @@
+"""FQGAN: several small codebooks instead of a large one, one per factor of the picture.
+
+Bai et al., "Factorized Visual Tokenization and Generation" (2024).  Each factor has its own adapter on a shared
+encoder; a penalty keeps the factors apart, and the semantic ones also predict the features of frozen networks.
+Dual: (vis, sem), with CLIP ViT-L/14 as teacher of sem.  Triple: (vis, sem_mid, sem_high), with DINOv2-S and CLIP B/16.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
+from tesserax.common.nn.transformer import TransformerBlock
+from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
+from tesserax.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
+from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+
+PRESETS: dict[str, dict[str, Any]] = {
+    'dual': {'factors': ('vis', 'sem'), 'teachers': ('', 'clip_l14'), 'teacher_widths': (0, 1024)},
+    'triple': {
+        'factors': ('vis', 'sem_mid', 'sem_high'),
+        'teachers': ('', 'dinov2_s', 'clip_b16'),
+        'teacher_widths': (0, 384, 768),
+    },
+}
+"""Arguments of the published models, over the defaults below; at f8 `channel_multipliers=(1, 2, 2, 4)` as well."""
+
+
+class Adapter(nn.Module):
+    """Transformer over the positions of a feature map.
+
+    Attributes:
+      grid: side of the grid that positions are learned for; on other grids they are interpolated bicubically.
+      layers: transformer blocks.
+      num_heads: attention heads.
+      dtype: computation type.
+      remat: whether blocks are computed again in the backward pass.
+    """
+
+    grid: int
+    layers: int = 6
+    num_heads: int = 8
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Features of the same shape."""
+        b, h, w, c = x.shape
+        positions = self.param('positions', nn.initializers.normal(c**-0.5), (self.grid**2, c))
+        x = x.reshape(b, h * w, c) + on_grid(positions, (h, w)).astype(self.dtype)
+        return Tower(self.layers, self.num_heads, self.dtype, self.remat, name='tower')(x).reshape(b, h, w, c)
+
+
+class FeaturePredictor(nn.Module):
+    """Predicts one feature vector of a frozen network from the codewords of a factor.
+
+    Attributes:
+      width: width of the feature.
+      grid: side of the grid that positions are learned for; on other grids they are interpolated bicubically.
+      layers: transformer blocks.
+      num_heads: attention heads.
+      dtype: computation type.
+      remat: whether blocks are computed again in the backward pass.
+    """
+
+    width: int
+    grid: int
+    layers: int = 3
+    num_heads: int = 8
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z_q: Float[Array, 'b h w d']) -> Float[Array, 'b n width']:
+        """Outputs of the class token (first: the prediction) and of all positions, n = h * w + 1."""
+        b, h, w, d = z_q.shape
+        x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name='dense1')(z_q.reshape(b, h * w, d)))
+        x = nn.Dense(self.width, dtype=self.dtype, name='dense2')(x)
+
+        initial = nn.initializers.normal(self.width**-0.5)
+        token = self.param('class_token', initial, (1, self.width))
+        positions = self.param('positions', initial, (self.grid**2 + 1, self.width))
+        positions = jnp.concatenate([positions[:1], on_grid(positions[1:], (h, w))])
+        x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (b, 1, self.width)), x], axis=1)
+        x = x + positions.astype(x.dtype)
+        return Tower(self.layers, self.num_heads, self.dtype, self.remat, name='tower')(x).astype(jnp.float32)
+
+
+class Tower(nn.Module):
+    """Layer norm, transformer blocks, layer norm.
+
+    Attributes:
+      layers: transformer blocks.
+      num_heads: attention heads.
+      dtype: computation type.
+      remat: whether blocks are computed again in the backward pass.
+    """
+
+    layers: int
+    num_heads: int
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+        """Applies the blocks."""
+        block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
+        for i in range(self.layers):
+            x = block(self.num_heads, dtype=self.dtype, name=f'block_{i}')(x)
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x)
+
+
+def on_grid(positions: Float[Array, 'n d'], sides: tuple[int, int]) -> Float[Array, 'm d']:
+    """Positions of a square grid, interpolated bicubically where `sides` are others; exact where they are not."""
+    side = math.isqrt(positions.shape[0])
+    if sides == (side, side):
+        return positions
+    grid = positions.reshape(side, side, -1)
+    return jax.image.resize(grid, (*sides, grid.shape[-1]), 'bicubic').reshape(math.prod(sides), -1)
+
+
+class FQGAN(Tokenizer):
+    """Shared encoder trunk; per factor an adapter, a head and a codebook; one decoder.  The defaults are the dual f16.
+
+    Attributes:
+      factors: names of the factors, in the order of the decoder's input and of `Tokens.ids`.
+      teachers: per factor the judge whose feature it predicts in training, or ''; all different.
+      teacher_widths: per factor the width of that feature, 0 without one.
+      codebook_size: codewords per factor.
+      codebook_dim: their width.
+      channels: width at the finest level.
+      channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
+      res_blocks: residual blocks per level of the encoder; the decoder has one more.
+      attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
+      latent_channels: width between the networks and the 1x1 projections around the codebooks.
+      image_size: side of the images that positions are learned for; others are served by interpolation.
+      adapter_layers: transformer blocks of each adapter.
+      adapter_heads: attention heads of the adapters.
+      head_layers: transformer blocks of each feature predictor.
+      head_heads: attention heads of the feature predictors.
+      normalize: whether vectors and codewords are scaled to unit norm.
+      commitment_weight: weight of the loss that moves vectors to codewords, per factor.
+      codebook_weight: weight of the loss that moves codewords to vectors, per factor.
+      entropy_weight: weight of the entropy loss, per factor.
+      entropy_temperature: temperature of its soft assignment.
+      disentangle_weight: weight of the squared cosine between factors.
+      dtype: computation type of the networks; parameters and the quantizers stay float32.
+      remat: whether blocks are computed again in the backward pass, to save memory.
+    """
+
+    factors: Sequence[str] = ('vis', 'sem')
+    teachers: Sequence[str] = ('', 'clip_l14')
+    teacher_widths: Sequence[int] = (0, 1024)
+    codebook_size: int = 16384
+    codebook_dim: int = 8
+    channels: int = 128
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    attention_levels: Sequence[int] | None = None
+    latent_channels: int = 256
+    image_size: int = 256
+    adapter_layers: int = 6
+    adapter_heads: int = 8
+    head_layers: int = 3
+    head_heads: int = 8
+    normalize: bool = True
+    commitment_weight: float = 0.25
+    codebook_weight: float = 1.0
+    entropy_weight: float = 0.03
+    entropy_temperature: float = 0.01
+    disentangle_weight: float = 0.1
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Builds the parts; the dicts' parameters lie under 'adapter_vis' and so on."""
+        if not len(self.factors) == len(self.teachers) == len(self.teacher_widths):
+            raise ValueError(
+                f'factors, teachers and teacher_widths must be equally many, got {tuple(self.factors)}, '
+                f'{tuple(self.teachers)}, {tuple(self.teacher_widths)}'
+            )
+        taught = [teacher for teacher in self.teachers if teacher]
+        if len(set(taught)) < len(taught):
+            raise ValueError(f'each teacher serves one factor, got {tuple(self.teachers)}')
+        sizes = {
+            'channels': self.channels,
+            'channel_multipliers': self.channel_multipliers,
+            'res_blocks': self.res_blocks,
+            'attention_levels': self.attention_levels,
+        }
+        computing = {'dtype': self.dtype, 'remat': self.remat}
+        grid = self.image_size // self.spec.downsample_factor
+
+        self.trunk = EncoderTrunk(**sizes, **computing)
+        self.adapter = {
+            name: Adapter(grid, self.adapter_layers, self.adapter_heads, **computing) for name in self.factors
+        }
+        self.head = {name: ConvHead(self.latent_channels, dtype=self.dtype) for name in self.factors}
+        self.quant_conv = {name: nn.Dense(self.codebook_dim, dtype=self.dtype) for name in self.factors}
+        self.quantizer = FactorizedQuantizer(
+            tuple(
+                VectorQuantizer(
+                    LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None),
+                    normalize=self.normalize,
+                    codebook_weight=self.codebook_weight,
+                    commitment_weight=self.commitment_weight,
+                    entropy_weight=self.entropy_weight,
+                    entropy_temperature=self.entropy_temperature,
+                    parent=None,
+                )
+                for _ in self.factors
+            ),
+            tuple(self.factors),
+        )
+        self.predictor = {
+            name: FeaturePredictor(width, grid, self.head_layers, self.head_heads, **computing)
+            for name, teacher, width in zip(self.factors, self.teachers, self.teacher_widths, strict=True)
+            if teacher
+        }
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.decoder = Decoder(**sizes, **computing)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """One codebook per factor."""
+        return TokenSpec(
+            codebook_sizes=(self.codebook_size,) * len(self.factors),
+            downsample_factor=2 ** (len(self.channel_multipliers) - 1),
+            codebook_names=tuple(self.factors),
+        )
+
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
+        """Reconstructs `images`.
+
+        Losses: 'codebook/vis', 'commitment/vis', in training 'entropy/vis', for each factor, and 'disentangle'.  In
+        training also the predicted features, by teacher.
+        """
+        quantized = self.quantizer(self.latents(images), train=train)
+        parts = self.quantizer.split(quantized.z_q)
+        losses = dict(quantized.losses)
+        if len(parts) > 1:
+            losses['disentangle'] = self.disentangle_weight * disentangle_loss(tuple(parts.values()))
+        predictions = {}
+        if train or self.is_initializing():
+            teachers = dict(zip(self.factors, self.teachers, strict=True))
+            predictions = {teachers[name]: predictor(parts[name])[:, 0] for name, predictor in self.predictor.items()}
+        return TokenizerOutput(
+            reconstruction=self.decode_latents(quantized.z_q),
+            tokens=Tokens(ids=quantized.ids),
+            losses=losses,
+            predictions=predictions,
+        )
+
+    def latents(self, images: Float[Array, 'b H W 3']) -> dict[str, Float[Array, 'b h w d']]:
+        """Vectors of each factor before quantization (and before they are normalized)."""
+        shared = self.trunk(images)
+        return {name: self.quant_conv[name](self.features(shared, name)) for name in self.factors}
+
+    def features(self, shared: Float[Array, 'b h w c'], factor: str) -> Float[Array, 'b h w e']:
+        """What a factor's branch makes of the trunk's output."""
+        return self.head[factor](self.adapter[factor](shared))
+
+    def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
+        """Tokens of `images` in [-1, 1]."""
+        return Tokens(ids=self.quantizer(self.latents(images)).ids)
+
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`, concatenated in the order of `factors`."""
+        return self.quantizer.embed(tokens.ids)
+
+    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
+        """Images of codewords, not clipped."""
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
