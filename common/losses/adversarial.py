@@ -70,8 +70,8 @@ def adaptive_weight(reconstruction_grad: Any, generator_grad: Any, maximum: floa
     Returns:
       The ratio of the norms of the gradients over the whole batch; a constant for differentiation.
     """
-    reconstruction_norm = optax.global_norm(replica_mean(reconstruction_grad))
-    generator_norm = optax.global_norm(replica_mean(generator_grad))
+    reconstruction_norm = optax.tree.norm(replica_mean(reconstruction_grad))
+    generator_norm = optax.tree.norm(replica_mean(generator_grad))
     return jax.lax.stop_gradient(jnp.clip(reconstruction_norm / (generator_norm + 1e-4), 0.0, maximum))
 
 
@@ -80,12 +80,12 @@ class LeCam:
     """Running means of the logits, for LeCam regularisation (Tseng et al. 2021); belongs in the model state.
 
     Attributes:
-      real: running mean logit of real images.
-      fake: running mean logit of fake images.
+      real: running mean logit of real images, a scalar.
+      fake: running mean logit of fake images, a scalar.
     """
 
-    real: Scalar
-    fake: Scalar
+    real: Any  # not annotated with a shape: runners put stacked arrays and shardings in its place
+    fake: Any
 
     @classmethod
     def zeros(cls) -> 'LeCam':

@@ -73,11 +73,10 @@ def record(pack: str, model: torch.nn.Module, rename, mean: list[float], std: li
         pictures = torch.from_numpy(golden_packs.load_pack('lpips')['a'])
         resized = F.interpolate(pictures * 0.5 + 0.5, size=(56, 56), mode='nearest')
         colours = [torch.tensor(values)[None, :, None, None] for values in (mean, std)]
-        out = model(pixel_values=(resized - colours[0]) / colours[1], output_hidden_states=True)
+        out = model(pixel_values=(resized - colours[0]) / colours[1])
     arrays = {
         'input': (pictures.numpy(), 'pictures of the pack lpips (array a), [-1, 1]'),
         'resized': (resized.numpy(), 'input in [0, 1], nearest-neighbour resized to 56 pixels'),
-        'embedded': (out.hidden_states[0].numpy(), 'tokens that enter the first block'),
         'features': (out.last_hidden_state[:, 0].numpy(), 'class token of last_hidden_state'),
         'nearest_256_224': (
             F.interpolate(torch.arange(256.0)[None, None], size=224, mode='nearest')[0, 0].numpy().astype(np.int32),

@@ -1,0 +1,101 @@
+"""A small frozen network for machines without the official weights: neither LPIPS nor CLIP, but trained, and ours.
+
+It was trained by instance discrimination (which two crops show the same place?) on the embedded training pictures; see
+`launch/train_stand_in.py` for the command and docs of the data.  It lets perceptual and representation losses run
+anywhere.  Numbers obtained with it compare with nothing published.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tesserax.common.pretrained.lpips import unit_features
+from tesserax.common.pretrained.picture_input import resize
+
+_STAGES = ((16,), (32,), (64, 64), (80, 80))
+_TEACHER_SIZE = 64
+WEIGHTS = pathlib.Path(__file__).with_name('stand_in.npz')
+
+
+class StandInFeatures(nn.Module):
+    """Six 3x3 convolutions in four stages; each stage but the first halves the side.
+
+    Attributes:
+      dtype: computation type.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> list[Float[Array, 'b ...']]:
+        """Features of images in [-1, 1] after each stage, fine to coarse: 16, 32, 64 and 80 channels."""
+        features = []
+        x = images
+        for stage, widths in enumerate(_STAGES, start=1):
+            for i, width in enumerate(widths, start=1):
+                stride = 2 if stage > 1 and i == 1 else 1
+                conv = nn.Conv(
+                    width,
+                    (3, 3),
+                    (stride, stride),
+                    padding=((1, 1), (1, 1)),
+                    dtype=self.dtype,
+                    kernel_init=nn.initializers.he_normal(),
+                    name=f'conv{stage}_{i}',
+                )
+                x = nn.relu(conv(x))
+            features.append(x)
+        return features
+
+
+class StandInPerceptual(nn.Module):
+    """Stand-in, not LPIPS: squared differences of unit-length features, all channels and stages weighted alike.
+
+    Attributes:
+      dtype: computation type of the network; differences and sums are float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, a: Float[Array, 'b h w 3'], b: Float[Array, 'b h w 3']) -> Float[Array, ' b']:
+        """Distances of a[i] and b[i], images in [-1, 1]; 0 for equal ones, at most 2."""
+        n = a.shape[0]
+        distance = jnp.zeros((n,), jnp.float32)
+        for feature in StandInFeatures(dtype=self.dtype, name='features')(jnp.concatenate([a, b])):
+            unit = unit_features(feature)
+            distance += jnp.square(unit[:n] - unit[n:]).sum(-1).mean((1, 2))
+        return distance / len(_STAGES)
+
+
+class StandInTeacher(nn.Module):
+    """Stand-in, neither CLIP nor DINOv2: a linear map of the averaged coarsest features.
+
+    Attributes:
+      width: of the features; the trained weights have 64.
+      dtype: computation type.
+    """
+
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b width']:
+        """Global features of images in [-1, 1] of any size (resized to 64 pixels)."""
+        x = StandInFeatures(dtype=self.dtype, name='features')(resize(images, _TEACHER_SIZE))[-1]
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        return nn.Dense(self.width, name='projection')(pooled)
+
+
+@functools.cache
+def stand_in_params() -> dict[str, Any]:
+    """The trained parameters of `StandInTeacher` in float32 (stored in float16); those below 'features' serve both."""
+    with np.load(WEIGHTS) as arrays:
+        flat = {path: array.astype(np.float32) for path, array in arrays.items()}
+    return flax.traverse_util.unflatten_dict(flat, sep='/')
