@@ -108,7 +108,7 @@ def _check_config(flag: str, argv: Sequence[str]) -> None:
     Raises:
       UserError: for the first mistake found.
     """
-    located = _value_of(flag, argv)
+    located = flag_text(flag, argv)
     if located is None:
         return
     config = load_config(located)
@@ -118,7 +118,8 @@ def _check_config(flag: str, argv: Sequence[str]) -> None:
             _check_key(flag, config, override[1].split('.'))
 
 
-def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+def flag_text(flag: str, argv: Sequence[str]) -> str | None:
+    """What `argv` gives for `--flag`, before any parsing; None if it is not there."""
     for i, argument in enumerate(argv):
         if match := re.match(rf'--?{flag}=(.*)', argument):
             return match[1]

@@ -1,0 +1,146 @@
+"""How well a tokenizer reconstructs pictures it has not seen, and how it uses its codebooks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Integer
+
+from tesserax.common.metrics.codebook_usage import CodebookUsage
+from tesserax.common.metrics.image_quality import psnr, ssim
+from tesserax.common.pictures import reconstruction_sheet
+from tesserax.common.pretrained.judge import Judge
+from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+
+Images = Float[np.ndarray, 'b H W 3']
+Reconstruct = Callable[[Images], tuple[Images, Tokens]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerEvaluation:
+    """What an evaluation found.
+
+    Attributes:
+      metrics: means over all pictures of all processes: 'psnr' (dB), 'ssim', the perceptual distance under the name of
+        its judge; exact over the whole set: 'usage/<codebook>' (share of the codewords that occur) and
+        'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were counted.
+      originals: the first pictures of this process, in [-1, 1].
+      reconstructions: of the same pictures.
+    """
+
+    metrics: dict[str, float]
+    originals: Float[np.ndarray, 'n H W 3']
+    reconstructions: Float[np.ndarray, 'n H W 3']
+
+    def sheet(self) -> np.ndarray:
+        """A picture, uint8 `[h, w, 3]`, of originals, reconstructions and their PSNR; ValueError if none were kept."""
+        captions = [f'{value:.1f} dB' for value in psnr(self.originals, self.reconstructions)]
+        return reconstruction_sheet(self.originals, self.reconstructions, captions)
+
+
+def evaluate_tokenizer(
+    reconstruct: Reconstruct,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    spec: TokenSpec,
+    *,
+    perceptual: Judge | None = None,
+    with_ssim: bool = True,
+    pictures: int = 8,
+) -> TokenizerEvaluation:
+    """Reconstructs every picture of `batches` once.
+
+    In a run of several processes each calls this with its own share of the pictures, in equally many batches; all
+    get the metrics of the whole set.
+
+    Args:
+      reconstruct: gives the reconstructions of some images and the tokens they were made from.
+      batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
+      spec: of the tokenizer.
+      perceptual: judge of the distance between two images; None leaves it out.
+      with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large pictures.
+      pictures: how many to keep for the sheet.
+
+    Raises:
+      ValueError: there are no pictures, or an id lies outside its codebook.
+    """
+    names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
+    totals = _Totals(names, spec)
+    originals: list[np.ndarray] = []
+    reconstructions: list[np.ndarray] = []
+    for batch in batches:
+        images, mask = batch['image'], batch['mask']
+        reconstruction, tokens = reconstruct(images)
+        real, made = images[mask], np.asarray(reconstruction, np.float32)[mask]
+        values = {'psnr': psnr(real, made)}
+        if with_ssim:
+            values['ssim'] = ssim(real, made)
+        if perceptual is not None:
+            distances = _distances(perceptual.module, perceptual.variables, images, reconstruction)
+            values[perceptual.name] = np.asarray(distances, np.float64)[mask]
+        totals.add(values, np.asarray(tokens.ids)[mask])
+        missing = pictures - sum(map(len, originals))
+        originals.append(real[:missing])
+        reconstructions.append(made[:missing])
+    totals.include_other_processes()
+    return TokenizerEvaluation(totals.metrics(), np.concatenate(originals), np.concatenate(reconstructions))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _distances(
+    judge: nn.Module, variables: Any, a: Float[Array, 'b H W 3'], b: Float[Array, 'b H W 3']
+) -> Float[Array, ' b']:
+    """What the judge says; values outside [-1, 1], which no file can hold, are clipped."""
+    return judge.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
+
+
+class _Totals:
+    """Sums over pictures and counts of ids; the sums of processes can be added."""
+
+    def __init__(self, names: Sequence[str], spec: TokenSpec) -> None:
+        self._spec = spec
+        self._sums = dict.fromkeys(names, 0.0)
+        self._images = 0
+        self._counts = [np.zeros(size, np.int64) for size in spec.codebook_sizes]
+
+    def add(self, values: Mapping[str, Float[np.ndarray, ' b']], ids: Integer[np.ndarray, 'b h w k']) -> None:
+        """Adds one value per picture and name, and the ids of the pictures."""
+        for name, per_picture in values.items():
+            self._sums[name] += float(per_picture.sum())
+        self._images += len(ids)
+        for j, counts in enumerate(self._counts):
+            found = np.bincount(ids[..., j].ravel(), minlength=counts.size)
+            if found.size > counts.size:
+                raise ValueError(
+                    f'codebook {self._spec.codebook_names[j]} has {counts.size} codewords, got id {found.size - 1}'
+                )
+            counts += found
+
+    def include_other_processes(self) -> None:
+        """Adds what the other processes added; every process must call it."""
+        if jax.process_count() == 1:
+            return
+        vector = np.concatenate([[self._images], [*self._sums.values()], *self._counts]).astype(np.float64)
+        # As 32-bit words, because JAX would round 64-bit numbers.
+        gathered = np.asarray(multihost_utils.process_allgather(vector.view(np.uint32))).view(np.float64).sum(axis=0)
+        images, sums, counts = np.split(gathered, [1, 1 + len(self._sums)])
+        self._images = int(images[0])
+        self._sums = dict(zip(self._sums, sums.tolist(), strict=True))
+        self._counts = np.split(counts.astype(np.int64), np.cumsum(self._spec.codebook_sizes)[:-1])
+
+    def metrics(self) -> dict[str, float]:
+        """Means and the use of the codebooks."""
+        if self._images == 0:
+            raise ValueError('there are no pictures to evaluate on')
+        metrics = {name: total / self._images for name, total in self._sums.items()}
+        for name, size, counts in zip(self._spec.codebook_names, self._spec.codebook_sizes, self._counts, strict=True):
+            usage = CodebookUsage(size)
+            usage.add(counts)
+            report = usage.report()
+            metrics |= {f'usage/{name}': report.usage, f'perplexity/{name}': report.perplexity}
+        return metrics | {'images': float(self._images), 'tokens': float(self._counts[0].sum())}
