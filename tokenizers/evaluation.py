@@ -96,7 +96,8 @@ def _distances(
     judge: nn.Module, variables: Any, a: Float[Array, 'b H W 3'], b: Float[Array, 'b H W 3']
 ) -> Float[Array, ' b']:
     """What the judge says; values outside [-1, 1], which no file can hold, are clipped."""
-    return judge.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
+    distances: Any = judge.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
+    return distances
 
 
 class _Totals:
