@@ -24,14 +24,14 @@ from tesserax.common.data.embedded import Digits, Photographs
 from tesserax.common.losses.contrastive import info_nce
 from tesserax.common.pretrained.stand_in import WEIGHTS, StandInTeacher
 
-_STEPS = flags.DEFINE_integer('steps', 1500, 'training steps')
-_BATCH = flags.DEFINE_integer('batch', 64, 'places per step, each seen twice')
+_STEPS = flags.DEFINE_integer('steps', 500, 'training steps')
+_BATCH = flags.DEFINE_integer('batch', 48, 'places per step, each seen twice')
 _SEED = flags.DEFINE_integer('seed', 0, 'of weights and crops')
 _OUTPUT = flags.DEFINE_string('output', str(WEIGHTS), 'where the parameters go')
 
 _SIZE = 64
 _TEMPERATURE = 0.1
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE = 2e-3
 _DIGIT_SHARE = 0.15
 _CANDIDATES = 128
 

@@ -16,7 +16,12 @@ def some_variables(model, images):
     """Quickly made variables: compiling flax's initialisers takes seconds."""
     rng = np.random.default_rng(0)
     shapes = variable_shapes(model, images, train=False)
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.1, s.shape) + (s.ndim == 1), s.dtype), shapes)
+
+    def make(shape):
+        scale = 0.1 if len(shape) == 1 else np.prod(shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(0, scale, shape) + 0.5 * (len(shape) == 1), jnp.float32)  # variances above 0
+
+    return jax.tree.map(lambda s: make(s.shape), shapes)
 
 
 def patchgan(layers):
