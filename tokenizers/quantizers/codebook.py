@@ -38,4 +38,4 @@ class LearnedCodebook(nn.Module):
             rows = jax.random.uniform(key, shape, minval=-1 / self.size, maxval=1 / self.size)
             return unit_norm(rows) if self.normalized_init else rows
 
-        return self.param('codewords', init, (self.size, self.dim))
+        return jnp.asarray(self.param('codewords', init, (self.size, self.dim)))

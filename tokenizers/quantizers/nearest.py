@@ -41,6 +41,7 @@ def code_tiles(codebook: Float[Array, 'K d'], tile: int) -> CodeTiles:
     )
 
 
+@jax.jit
 def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> Int[Array, 'n']:
     """The row of `codebook` at the smallest Euclidean distance from each row of `z`.
 
@@ -55,11 +56,11 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
       int32 row numbers in [0, K); the lowest one where codewords are equal.
 
     Raises:
-      ValueError: the codebook is empty or its width is not that of `z`.
+      ValueError: the codebook is empty.
     """
     size, dim = codebook.shape
-    if size == 0 or z.shape[1] != dim:
-        raise ValueError(f'need at least one codeword as wide as z, got codebook {codebook.shape} and z {z.shape}')
+    if size == 0:
+        raise ValueError(f'a codebook has at least one codeword, got shape {codebook.shape}')
     z = jax.lax.stop_gradient(z).astype(jnp.float32)
     codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
 
