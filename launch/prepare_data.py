@@ -5,11 +5,9 @@
 Afterwards `tfds:my_pictures` is a data source like any other.  Pictures that cannot be decoded are skipped and listed.
 """
 
-import sys
+from absl import flags, logging
 
-from absl import app, flags, logging
-
-from tesserax.common.errors import UserError
+from tesserax.launch import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Folder or .zip file of pictures.', required=True)
 _NAME = flags.DEFINE_string('name', None, 'Name of the dataset: small letters, digits, underscores.', required=True)
@@ -19,18 +17,13 @@ _DATA_DIR = flags.DEFINE_string(
 _LISTED = 10  # skipped pictures to name
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Prepares the dataset and reports what was written."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected argument {argv[1]!r}; options have the form --source=...')
-    from tesserax.common.data.builder import prepare_dataset  # after the flags: --help needs no TFDS
+    from tesserax.common.data.builder import prepare_dataset  # not above: --help needs no TFDS
     from tesserax.common.data.tfds_source import default_data_dir
 
     logging.set_verbosity(logging.WARNING)  # TFDS reports each file it writes, across the progress bar
-    try:
-        prepared = prepare_dataset(_SOURCE.value, _NAME.value, _DATA_DIR.value or default_data_dir(), progress=True)
-    except UserError as error:
-        sys.exit(f'error: {error}')
+    prepared = prepare_dataset(_SOURCE.value, _NAME.value, _DATA_DIR.value or default_data_dir(), progress=True)
     counts = ', '.join(f'{count} {split}' for split, count in prepared.counts.items())
     print(f'wrote {prepared.path}: {counts} pictures, {len(prepared.class_names)} classes')
     if prepared.skipped:
@@ -43,4 +36,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(main)

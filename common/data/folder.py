@@ -15,7 +15,6 @@ import os
 import threading
 import zipfile
 from pathlib import Path
-from typing import Protocol
 
 from tesserax.common.data.decode import decode_image
 from tesserax.common.data.source import BadImage, ImageRecord, Split
@@ -125,13 +124,7 @@ def _class_names(names: list[str], depth: int, path: str | os.PathLike[str]) -> 
     return tuple(sorted(name for name in found if name is not None))
 
 
-class _Files(Protocol):
-    def names(self) -> list[str]: ...
-
-    def read(self, name: str) -> bytes: ...
-
-
-def _open(path: Path) -> _Files:
+def _open(path: Path) -> '_Directory | _Zip':
     if path.is_dir():
         return _Directory(path)
     if path.suffix.lower() == '.zip' and path.is_file():

@@ -191,11 +191,12 @@ def train_batches(
       An iterator over the batches of this process: `batch_size / process_count` samples each.
 
     Raises:
-      UserError: the batch size cannot be divided, the source is empty, or, while iterating, no picture can be used.
+      ValueError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
+      UserError: while iterating: no picture of the source can be used.
     """
     local = _local_batch_size(batch_size, process_index, process_count)
-    if len(source) == 0:
-        raise UserError(f'{source.name} has no pictures')
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
     skipped = _Skipped(source.name)
     sample = _TrainSample(source, image_size, augmentation, flip, skipped)
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
@@ -266,7 +267,7 @@ def evaluation_batches(
       threads: that decode ahead; 0: decode when asked.
 
     Raises:
-      UserError: the batch size cannot be divided.
+      ValueError: the batch size cannot be divided among the processes.
     """
     local = _local_batch_size(batch_size, process_index, process_count)
     return EvaluationBatches(
@@ -281,9 +282,9 @@ def evaluation_batches(
 
 def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size <= 0 or batch_size % process_count:
-        raise UserError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
+        raise ValueError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
     if not 0 <= process_index < process_count:
-        raise UserError(f'process index must be in 0..{process_count - 1}, got {process_index}')
+        raise ValueError(f'process index must be in 0..{process_count - 1}, got {process_index}')
     return batch_size // process_count
 
 

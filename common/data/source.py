@@ -1,7 +1,7 @@
 """What a set of pictures is: random access to decoded images with a label and a name."""
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,6 +38,7 @@ class ImageRecord:
     name: str
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """A list of pictures, decoded when they are asked for; safe to use from several threads.
 
