@@ -156,10 +156,9 @@ def load_config(located: str) -> ConfigDict:
 
 
 def _known_files(missing: Path) -> str:
-    """' (did you mean …? known: …)' from the files beside a missing one; nothing if there are none."""
-    folder = missing.parent
-    names = sorted(str(folder / file.name) for file in folder.glob('*.py')) if folder.is_dir() else []
-    return _suggest(str(missing), names)
+    """The config files beside a missing one, as `_suggest` puts it."""
+    beside = sorted(missing.parent.glob('*.py')) if missing.parent.is_dir() else []
+    return _suggest(str(missing), [str(path) for path in beside if 'def get_config(' in path.read_text('utf-8')])
 
 
 def _check_key(flag: str, config: ConfigDict, keys: Sequence[str]) -> None:

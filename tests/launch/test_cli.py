@@ -101,7 +101,7 @@ MISTAKES = {
     'wrong type': (['--config=small.py', '--config.model.width=wide'], 'config.model.width=wide'),
     'unknown variant': (['--config=small.py:big'], "unknown variant 'big'; known: tiny"),
     'variant of a config without': (['--config=plain.py:big'], "plain.py has no variants, got 'plain.py:big'"),
-    'missing file': (['--config=smal.py'], 'did you mean "small.py"? known: empty.py, plain.py, script.py, small.py'),
+    'missing file': (['--config=smal.py'], 'did you mean "small.py"? known: plain.py, small.py'),
     'missing folder': (['--config=nowhere/small.py'], "no config file 'nowhere/small.py' in "),
     'no get_config': (['--config=empty.py'], 'empty.py is no config file'),
     'no config': ([], 'Flag --config must have a value'),
