@@ -10,7 +10,7 @@ import pathlib
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -21,7 +21,6 @@ import safetensors.numpy
 from tesserax.common.errors import UserError
 
 _FORMAT = 'tesserax'
-_WRAPPERS = ('ema', 'model', 'state_dict')  # where official files keep the weights, in the order of their own loaders
 _PREFIXES = ('module.', '_orig_mod.')  # left behind by data-parallel and compiled modules
 
 
@@ -85,10 +84,15 @@ def write_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, np.n
         raise UserError(f'cannot write {path}: the name must end in .safetensors or .pt')
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_state_dict(
+    path: str | os.PathLike[str], wrappers: Sequence[str] = ('ema', 'model', 'state_dict')
+) -> dict[str, np.ndarray]:
     """Official weights from a `.safetensors` file or a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`).
 
-    Of a training checkpoint the averaged weights ('ema') are taken if there are any, else 'model', else 'state_dict'.
+    Args:
+      path: of the file.
+      wrappers: names of the entries that may hold the weights of a training checkpoint; the first that is there is
+        taken.  The default is the order of the official loaders: averaged weights, if there are any, come first.
 
     Raises:
       UserError: the file is missing, damaged, of another kind, or needs torch and torch is not installed.
@@ -107,16 +111,16 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(
             f'{path} is damaged, or holds other objects than tensors (then save its state dict alone): {reason}'
         ) from None
-    weights = _unwrapped(loaded)
+    weights = _unwrapped(loaded, wrappers)
     tensors = {name: x for name, x in weights.items() if isinstance(x, torch.Tensor)}
     if not tensors:
         raise UserError(f'{path} holds no named tensors')
     return _without_prefix({name: _numpy(torch, x) for name, x in tensors.items()})
 
 
-def _unwrapped(loaded: Any) -> dict[str, Any]:
+def _unwrapped(loaded: Any, wrappers: Sequence[str]) -> dict[str, Any]:
     while isinstance(loaded, dict):
-        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+        inner = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), dict)), None)
         if inner is None:
             return loaded
         loaded = inner

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import is_config_flag
 
@@ -40,6 +40,7 @@ def run(main: Callable[..., int | None], positional: Sequence[str] = ()) -> NoRe
       main: called with the values of the positional arguments.
       positional: their names, for the error message; most scripts take flags only.
     """
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save at the level below
     try:
         app.run(lambda arguments: main(*_expect(arguments[1:], positional)), flags_parser=_parse)
     except KeyboardInterrupt:
@@ -95,14 +96,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     """Parses all flags; `app.run` calls it."""
     for name in list(flags.FLAGS):
         if is_config_flag(flags.FLAGS[name]):
-            _check_config(name, argv[1:])
+            check_config(name, argv[1:])
     try:
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(_one_line(error)) from error
 
 
-def _check_config(flag: str, argv: Sequence[str]) -> None:
+def check_config(flag: str, argv: Sequence[str]) -> None:
     """Loads the config that `argv` names, if any, and checks that all overridden keys exist.
 
     Raises:

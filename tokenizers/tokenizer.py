@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -23,8 +24,8 @@ class Tokens:
       grain: side of the block that a position belongs to, in grid cells; None means 1 everywhere.
     """
 
-    ids: Int[Array, 'b h w k']
-    grain: Int[Array, 'b h w'] | None = None
+    ids: Int[Array | np.ndarray, 'b h w k']
+    grain: Int[Array | np.ndarray, 'b h w'] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

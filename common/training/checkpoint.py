@@ -50,12 +50,15 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self._best = (best, best_mode)
+        self._ranked = best is not None
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=('state', 'meta'),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
+                # The manager writes metrics to disk only when it is told how to rank them.
+                best_fn=None if best is None else lambda metrics: metrics[best],
+                best_mode=best_mode,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
@@ -74,12 +77,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best metric, or None when none was evaluated."""
-        name, mode = self._best
-        scored = {step: self._manager.metrics(step) for step in self.steps}
-        values = {step: metrics[name] for step, metrics in scored.items() if metrics and name in metrics}
-        if not values:
-            return None
-        return (max if mode == 'max' else min)(values, key=lambda step: (values[step], step))
+        scored = [step for step in self.steps if self._manager.metrics(step) is not None]
+        return self._manager.best_step() if self._ranked and scored else None
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Starts to write a checkpoint; returns before it is on disk.  A step that is there already is left as it is."""
@@ -126,6 +125,12 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
         self._manager.wait_until_finished()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""

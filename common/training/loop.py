@@ -186,8 +186,8 @@ class _Window:
         seconds = (time.perf_counter() - self._start) / max(self._timed_steps, 1)
         scalars = {name: total / self._steps for name, total in self._metrics.items()}
         for name, usage in self._usage.items():
-            scalars[f'usage/{name}'] = usage.usage
-            scalars[f'perplexity/{name}'] = usage.perplexity
+            report = usage.report()
+            scalars |= {f'usage/{name}': report.usage, f'perplexity/{name}': report.perplexity}
         scalars['speed/images_per_second'] = batch_size / seconds
         scalars['speed/seconds_per_step'] = seconds
         device = jax.devices()[0]

@@ -45,7 +45,9 @@ def test_runs_agree_with_one_device(name, reference):
             np.testing.assert_allclose(ours.metrics[metric], value, rtol=1e-5, atol=1e-6, err_msg=metric)
         np.testing.assert_array_equal(ours.counts['code'], theirs.counts['code'])
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-5), state.params, reference[0].params
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-5),
+        state.params,
+        reference[0].params,
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6),
@@ -66,15 +68,13 @@ def test_parameters_and_moments_are_really_split():
 
 def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path):
     saved, _ = run('data_fsdp_model')
-    checkpoints = Checkpoints(tmp_path / 'checkpoints')
-    checkpoints.save(4, saved, {'data': {'position': 4}})
-    checkpoints.close()
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        checkpoints.save(4, saved, {'data': {'position': 4}})
     for name in ('one', 'fsdp', 'pmap'):
         runner = make_runner(**RUNNERS[name])
-        reader = Checkpoints(tmp_path / 'checkpoints', read_only=True)
         abstract = runner.abstract_state(toy_step(), jax.random.key(1), next(ToyData()))
-        restored, meta = reader.restore(4, abstract)
-        reader.close()
+        with Checkpoints(tmp_path / 'checkpoints', read_only=True) as reader:
+            restored, meta = reader.restore(4, abstract)
         assert meta == {'data': {'position': 4}}
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), restored, saved)
         kernel = restored.params['model']['mlp_in']['kernel']

@@ -54,7 +54,9 @@ def test_accumulated_gradients_are_the_mean_over_parts():
     after_parts, report_parts = jax.jit(parts)(state, parts.objective.frozen, batch)
     np.testing.assert_allclose(report_whole.metrics['loss/model'], report_parts.metrics['loss/model'], rtol=1e-6)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), after_whole.params['model'], after_parts.params['model']
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+        after_whole.params['model'],
+        after_parts.params['model'],
     )
     np.testing.assert_array_equal(report_whole.counts['code'], report_parts.counts['code'])
 

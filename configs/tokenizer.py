@@ -1,0 +1,120 @@
+"""What the configs of all tokenizers share: every key there is, with its meaning, at the paper-sized recipe's values.
+
+Not an experiment of its own.  `presets` is how a config file offers variants.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """LlamaGen's recipe for ImageNet at 256x256 pixels (Sun et al. 2024, section 3.1 and training code)."""
+    return ConfigDict(
+        {
+            'model': {'name': ''},  # the rest are arguments of the model's class
+            'objective': {
+                'pixel_loss': 'l2',  # 'l2' or 'l1'
+                'pixel_weight': 1.0,
+                'perceptual': 'lpips',  # a judge of distance: 'lpips', 'stand_in_perceptual', or '' for none
+                'perceptual_weight': 1.0,
+                'representation_weight': 0.0,  # of predicting the teachers' features (FQGAN)
+                'representation_temperature': 1.0,
+                'discriminator': 'patchgan',  # 'patchgan', 'stylegan', or '' for none
+                'discriminator_channels': 64,  # PatchGAN: width of the first layer
+                'discriminator_layers': 3,  # PatchGAN: layers with stride 2
+                'adversarial_loss': 'hinge',  # 'hinge', 'vanilla' or 'non_saturating'
+                'adversarial_weight': 0.5,
+                'discriminator_weight': 0.5,
+                'adaptive_weight': False,  # scale the adversarial weight by gradient norms at the last layer
+                'discriminator_start': 20_000,  # step
+                'discriminator_ramp': 0,  # steps from no to full weight
+                'lecam_weight': 0.0,
+            },
+            # Files of official weights, by judge; not part of this project.
+            'judges': {'lpips': '', 'lpips_sha256': '', 'clip_l14': '', 'clip_b16': '', 'dinov2_s': ''},
+            'optimizer': {
+                'learning_rate': 1e-4,
+                'schedule': 'constant',  # 'constant', 'cosine' or 'linear'
+                'warmup_steps': 0,
+                'final_fraction': 0.0,  # of the learning rate, at the end of a decay
+                'b1': 0.9,
+                'b2': 0.95,
+                'weight_decay': 0.0,
+                'clip_norm': 1.0,  # of each player's gradient; 0 clips nothing
+                'discriminator_rate': 1.0,  # learning rate of the discriminator, relative to the tokenizer's
+            },
+            'data': {
+                'source': 'tfds:imagenet2012',  # 'tfds:NAME', 'embedded:photographs', 'embedded:digits', a folder, a zip
+                'data_dir': '',  # where TFDS datasets lie; '' is TFDS's default
+                'image_size': 256,
+                'augmentation': 'resize_crop',
+                'flip': True,
+                'threads': 8,
+            },
+            'train': {
+                'steps': 400_000,
+                'batch_size': 128,  # of all devices together
+                'accumulate': 1,  # parts a batch is cut into to save memory
+                'seed': 0,
+                'ema_decay': 0.0,  # 0 keeps no moving average
+                'runner': 'jit',  # 'jit' (any mesh) or 'pmap' (data parallel)
+                'mesh': {'data': -1, 'fsdp': 1, 'model': 1},
+                'devices': 0,  # 0 uses all
+                'log_every': 100,
+                'checkpoint_every': 5_000,
+                'keep': 2,  # newest checkpoints; the best one stays as well
+            },
+            'evaluate': {
+                'every': 5_000,
+                'batch_size': 128,
+                'pictures': 16,  # on the reconstruction sheet
+                'best_metric': 'psnr',  # decides which checkpoint is kept as the best
+            },
+            'init_from': '',  # a run folder, or a file of official or converted weights, to start from
+        }
+    )
+
+
+def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], config: ConfigDict) -> ConfigDict:
+    """Applies the comma-separated presets named in `variant`, in order.
+
+    Raises:
+      ValueError: an unknown one.
+    """
+    for name in filter(None, variant.split(',')):
+        if name not in known:
+            raise ValueError(f'unknown variant {name!r}; known: {", ".join(known)}')
+        known[name](config)
+    return config
+
+
+def embedded(config: ConfigDict) -> None:
+    """The photographs that ship inside packages, at a size for two CPU cores, judged by the stand-ins."""
+    config.objective.perceptual = 'stand_in_perceptual'
+    config.objective.perceptual_weight = 0.1
+    config.objective.discriminator_channels = 16
+    config.objective.discriminator_layers = 2
+    config.objective.discriminator_start = 500
+    config.objective.discriminator_ramp = 200
+    config.objective.adversarial_weight = 0.02
+    config.optimizer.update(learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
+    config.data.update(source='embedded:photographs', image_size=64, threads=2)
+    config.train.update(steps=800, batch_size=16, log_every=50, checkpoint_every=200, ema_decay=0.99)
+    config.evaluate.update(every=200, batch_size=28, pictures=8)
+
+
+def cifar10(config: ConfigDict) -> None:
+    """A small real run at 32x32 pixels; on top of `embedded`."""
+    config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)
+    config.train.update(steps=2_000, batch_size=64, log_every=50, checkpoint_every=500)
+    config.evaluate.update(every=500, batch_size=500)
+
+
+def tiny(config: ConfigDict) -> None:
+    """Seconds, not quality: for tests; on top of `embedded`."""
+    config.data.image_size = 16
+    config.objective.update(discriminator_channels=8, discriminator_start=0, discriminator_ramp=0)
+    config.optimizer.warmup_steps = 0
+    config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
+    config.evaluate.update(every=2, batch_size=28, pictures=2)

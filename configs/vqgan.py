@@ -1,0 +1,94 @@
+"""VQGAN as LlamaGen trains it (Sun et al. 2024, "Autoregressive Model Beats Diffusion", section 2.1).
+
+    python launch/train.py --config=configs/vqgan.py
+
+trains in about three minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
+by commas:
+
+  digits       handwritten digits at 32x32 pixels, also embedded
+  cifar10      CIFAR-10 at 32x32, 2,000 steps; --config.data.source names a folder or zip instead of TFDS
+  imagenet256  VQ-16 by the paper's recipe: 256x256, batch 128, 400,000 steps, LPIPS.  The paper gives rFID 2.19,
+               20.79 dB; not reproduced here.
+  f8           with imagenet256: VQ-8
+  taming       with imagenet256: the original VQGAN's quantizer, losses and optimizer (Esser et al. 2021)
+  tiny         for tests
+"""
+
+from ml_collections import ConfigDict
+
+from tesserax.configs import tokenizer
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """The default variant, changed by the presets named."""
+    config = tokenizer.base()
+    config.model = ConfigDict(
+        {
+            'name': 'vqgan',
+            'codebook_size': 512,
+            'codebook_dim': 8,
+            'normalize': True,
+            'channels': 32,
+            'channel_multipliers': (1, 2, 2, 4),
+            'res_blocks': 1,
+            'latent_channels': 64,
+            'commitment_weight': 0.25,
+            'codebook_weight': 1.0,
+            'entropy_weight': 0.0,
+            'entropy_temperature': 0.01,
+            'dtype': 'float32',
+            'remat': False,
+        }
+    )
+    tokenizer.embedded(config)
+    presets = {
+        'digits': _digits,
+        'cifar10': _cifar10,
+        'imagenet256': _imagenet256,
+        'f8': _f8,
+        'taming': _taming,
+        'tiny': _tiny,
+    }
+    return tokenizer.presets(variant, presets, config)
+
+
+def _digits(config: ConfigDict) -> None:
+    config.data.update(source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False)
+    config.model.channel_multipliers = (1, 2, 4)
+    config.evaluate.batch_size = 120
+
+
+def _cifar10(config: ConfigDict) -> None:
+    tokenizer.cifar10(config)
+    config.model.channel_multipliers = (1, 2, 4)
+
+
+def _imagenet256(config: ConfigDict) -> None:
+    paper = tokenizer.base()
+    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
+        config[block].update(paper[block])
+    config.model.update(
+        codebook_size=16_384,
+        channels=128,
+        channel_multipliers=(1, 1, 2, 2, 4),
+        res_blocks=2,
+        latent_channels=256,
+        dtype='bfloat16',
+    )
+
+
+def _f8(config: ConfigDict) -> None:
+    config.model.channel_multipliers = (1, 2, 2, 4)
+
+
+def _taming(config: ConfigDict) -> None:
+    config.model.update(codebook_dim=256, normalize=False, codebook_weight=0.25, commitment_weight=1.0)
+    config.objective.update(pixel_loss='l1', adversarial_weight=0.8, discriminator_weight=1.0, adaptive_weight=True)
+    config.optimizer.update(learning_rate=4.5e-6 * 12 * 8, b1=0.5, b2=0.9, clip_norm=0.0)
+    config.data.update(augmentation='shorter_side_crop', flip=False)
+    config.train.batch_size = 12 * 8
+
+
+def _tiny(config: ConfigDict) -> None:
+    tokenizer.tiny(config)
+    config.model.update(codebook_size=32, channels=8, channel_multipliers=(1, 2), latent_channels=16)

@@ -1,0 +1,163 @@
+"""From a config to objects.  The names that a config may use are the keys of the tables here."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tesserax.common.data.pipeline import EvaluationBatches, TrainIterator, open_source
+from tesserax.common.data.pipeline import evaluation_batches as make_evaluation_batches
+from tesserax.common.data.pipeline import train_batches as make_train_batches
+from tesserax.common.nn.patchgan import PatchGAN
+from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
+from tesserax.common.pretrained.judge import Judge, load_judge
+from tesserax.common.training.optimizer import make_optimizer
+from tesserax.common.training.parallel import Runner, make_runner
+from tesserax.common.training.step import TrainStep
+from tesserax.tokenizers.fqgan import FQGAN
+from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
+from tesserax.tokenizers.tokenizer import Tokenizer
+from tesserax.tokenizers.vqgan import VQGAN
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {'vqgan': VQGAN, 'fqgan': FQGAN}
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+    """The module that `config.model` describes.
+
+    Raises:
+      ValueError: an unknown name or argument.
+    """
+    arguments = {key: _hashable(value) for key, value in config.model.items()}
+    cls = _known(TOKENIZERS, arguments.pop('name'), 'model.name')
+    dtype = _known(DTYPES, arguments.pop('dtype', 'float32'), 'model.dtype')
+    fields = {name for name in cls.__dataclass_fields__ if name not in ('parent', 'name')}
+    unknown = sorted(set(arguments) - fields)
+    if unknown:
+        raise ValueError(f'{config.model.name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
+    return cls(**arguments, dtype=dtype)
+
+
+def discriminator(config: ConfigDict) -> nn.Module | None:
+    """The second player, or None."""
+    settings = config.objective
+    dtype = _known(DTYPES, config.model.get('dtype', 'float32'), 'model.dtype')
+    if settings.discriminator == '':
+        return None
+    if settings.discriminator == 'patchgan':
+        return PatchGAN(settings.discriminator_channels, settings.discriminator_layers, dtype=dtype)
+    if settings.discriminator == 'stylegan':
+        return StyleGANDiscriminator(image_size=config.data.image_size, dtype=dtype)
+    raise ValueError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
+
+
+def judge(config: ConfigDict, kind: str) -> Judge:
+    """A frozen network, from the file that `config.judges` names for it."""
+    options = {'sha256': config.judges.lpips_sha256 or None} if kind == 'lpips' else {}
+    return load_judge(kind, config.judges.get(kind) or None, **options)
+
+
+def objective(config: ConfigDict) -> TokenizerObjective:
+    """Tokenizer, discriminator and judges, with their weights."""
+    settings = config.objective
+    model = tokenizer(config)
+    second = discriminator(config)
+    game = None
+    if second is not None:
+        game = AdversarialGame(
+            second,
+            loss=settings.adversarial_loss,
+            weight=settings.adversarial_weight,
+            discriminator_weight=settings.discriminator_weight,
+            adaptive=settings.adaptive_weight,
+            start=settings.discriminator_start,
+            ramp=settings.discriminator_ramp,
+            lecam_weight=settings.lecam_weight,
+        )
+    taught = isinstance(model, FQGAN) and settings.representation_weight
+    teachers = [kind for kind in model.teachers if kind] if taught else []
+    return TokenizerObjective(
+        model,
+        game,
+        perceptual=judge(config, settings.perceptual) if settings.perceptual else None,
+        teachers={kind: judge(config, kind) for kind in teachers},
+        pixel_loss=settings.pixel_loss,
+        pixel_weight=settings.pixel_weight,
+        perceptual_weight=settings.perceptual_weight,
+        representation_weight=settings.representation_weight,
+        representation_temperature=settings.representation_temperature,
+    )
+
+
+def train_step(config: ConfigDict, objective: TokenizerObjective) -> TrainStep:
+    """The step, with one optimizer for each player."""
+    settings = dict(config.optimizer)
+    relative = {'tokenizer': 1.0, 'discriminator': settings.pop('discriminator_rate')}
+    rate, clip = settings.pop('learning_rate'), settings.pop('clip_norm')
+    optimizers = {
+        player: make_optimizer(
+            learning_rate=rate * relative[player], clip_norm=clip or None, total_steps=config.train.steps, **settings
+        )
+        for player in objective.players
+    }
+    return TrainStep(
+        objective,
+        optimizers,
+        seed=config.train.seed,
+        ema_decay=config.train.ema_decay or None,
+        accumulate=config.train.accumulate,
+    )
+
+
+def runner(config: ConfigDict) -> Runner:
+    """The devices."""
+    return make_runner(config.train.runner, **config.train.mesh, devices=config.train.devices or None)
+
+
+def train_batches(config: ConfigDict) -> TrainIterator:
+    """This process's part of the training batches."""
+    source = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None)
+    return make_train_batches(
+        source,
+        image_size=config.data.image_size,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        augmentation=config.data.augmentation,
+        flip=config.data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+    )
+
+
+def evaluation_batches(config: ConfigDict) -> EvaluationBatches:
+    """This process's part of the validation pictures."""
+    return make_evaluation_batches(
+        open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
+        image_size=config.data.image_size,
+        batch_size=config.evaluate.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+    )
+
+
+def example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """A batch of one, for shapes."""
+    size = config.data.image_size
+    return {'image': np.zeros((1, size, size, 3), np.float32), 'label': np.zeros((1,), np.int32)}
+
+
+def _known(table: dict[str, Any], name: str, key: str) -> Any:
+    if name not in table:
+        raise ValueError(f'unknown {key} {name!r}; known: {", ".join(table)}')
+    return table[name]
+
+
+def _hashable(value: Any) -> Any:
+    """Modules are compared by their arguments, so lists (as JSON gives them) become tuples."""
+    return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,149 @@
+"""One training run: from a config to a run folder, and back from a run folder to a model."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import clu.parameter_overview
+import jax
+from ml_collections import ConfigDict
+
+from tesserax.common.pictures import save_png
+from tesserax.common.training.checkpoint import Checkpoints
+from tesserax.common.training.loop import LoopOptions, RunResult, train
+from tesserax.common.training.parallel import Runner
+from tesserax.common.training.state import TrainState
+from tesserax.common.training.writers import MetricWriter, create_writer
+from tesserax.launch import assemble, initial_weights, run_folder
+from tesserax.tokenizers.evaluation import evaluate_tokenizer
+from tesserax.tokenizers.objective import TokenizerObjective
+
+
+def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bool = True) -> RunResult:
+    """Trains what `config` describes in `workdir`, going on where an earlier run of the same model stopped there.
+
+    Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, `pictures/`.
+
+    Raises:
+      UserError, ValueError: a setting or file that does not fit; the folder is not touched before all are checked.
+    """
+    runner = assemble.runner(config)
+    runner.check_batch(config.train.batch_size, config.train.accumulate)
+    runner.check_batch(config.evaluate.batch_size)
+    data = assemble.train_batches(config)
+    validation = assemble.evaluation_batches(config)
+    objective = assemble.objective(config)
+    train_step = assemble.train_step(config, objective)
+    example = assemble.example_batch(config)
+    main_process = jax.process_index() == 0
+
+    run_folder.prepare(workdir, config, primary=main_process)
+    checkpoints = Checkpoints(
+        workdir / 'checkpoints', keep=config.train.keep, best=config.evaluate.best_metric, best_mode=run_folder.best_mode(config)
+    )
+    rng = jax.random.key(config.train.seed)
+    newest = checkpoints.latest_step
+    if newest is None:
+        state = runner.init(train_step, rng, example)
+        if config.init_from:
+            state, report = initial_weights.apply(state, config)
+            if main_process:
+                print(f'starting from {config.init_from}: {report}')
+    else:
+        state, meta = checkpoints.restore(newest, runner.abstract_state(train_step, rng, example))
+        data.restore(meta['data'])
+        if main_process:
+            print(f'resuming {workdir} at step {newest}')
+    if main_process:
+        overview = {player: clu.parameter_overview.get_parameter_overview(p) for player, p in state.params.items()}
+        run_folder.write_text(
+            workdir / 'parameters.txt', '\n\n'.join(f'{player}\n{text}' for player, text in overview.items()) + '\n'
+        )
+        for player, params in state.params.items():
+            print(f'{player}: {sum(x.size for x in jax.tree.leaves(params)):,} parameters')
+
+    writer = create_writer(workdir, resume_step=newest, primary=main_process)
+    evaluate = _evaluation(config, objective, runner, validation, workdir / 'pictures', writer)
+    try:
+        result = train(
+            train_step=train_step,
+            runner=runner,
+            state=state,
+            data=data,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            writer=writer,
+            options=LoopOptions(
+                steps=config.train.steps,
+                log_every=config.train.log_every,
+                evaluate_every=config.evaluate.every,
+                checkpoint_every=config.train.checkpoint_every,
+                compute_dtype=config.model.get('dtype', 'float32'),
+            ),
+            show_progress=show_progress and main_process,
+        )
+        if not result.evaluation and not result.stopped:  # nothing was left to train
+            result = dataclasses.replace(result, evaluation=evaluate(result.state, int(result.state.step)))
+    finally:
+        checkpoints.close()
+        writer.close()
+    if data.skipped and main_process:
+        name, reason = next(iter(data.skipped.items()))
+        print(f'{len(data.skipped)} pictures could not be used and were skipped; the first: {name}: {reason}')
+    return result
+
+
+def _evaluation(
+    config: ConfigDict,
+    objective: TokenizerObjective,
+    runner: Runner,
+    batches: Any,
+    folder: pathlib.Path,
+    writer: MetricWriter,
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """What the loop calls when an evaluation is due: metrics over unseen pictures, and a sheet of reconstructions."""
+    tokenizer = objective.tokenizer
+    perceptual = objective.perceptual
+
+    def forward(variables: Any, batch: Any) -> Any:
+        output = tokenizer.apply(variables, batch['image'], train=False)
+        return output.reconstruction, output.tokens
+
+    compiled = runner.compile_evaluation(forward)
+
+    def evaluate(state: TrainState, step: int) -> dict[str, float]:
+        variables = tokenizer_variables(state)
+        evaluation = evaluate_tokenizer(
+            lambda images: compiled(variables, {'image': images}),
+            batches,
+            tokenizer.spec,
+            perceptual=perceptual,
+            pictures=config.evaluate.pictures,
+        )
+        if jax.process_index() == 0:
+            sheet = evaluation.sheet()
+            folder.mkdir(exist_ok=True)
+            save_png(folder / f'reconstructions_{step:07d}.png', sheet)
+            writer.write_images(step, {'reconstructions': sheet[None]})
+        return evaluation.metrics
+
+    return evaluate
+
+
+def tokenizer_variables(state: TrainState) -> dict[str, Any]:
+    """Variables for `Tokenizer.apply`: the moving average where the run keeps one."""
+    params = state.params['tokenizer'] if state.ema is None else state.ema
+    return {'params': params, **state.model_state['tokenizer']}
+
+
+def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
+    """How a run ended, in one line."""
+    step = int(result.state.step)
+    if result.stopped:
+        return f'stopped at step {step}, saved; the same command goes on from there · {workdir}'
+    metrics = result.evaluation
+    usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
+    return (
+        f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures · codebook usage: {usage} · {workdir}'
+    )

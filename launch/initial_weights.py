@@ -1,0 +1,103 @@
+"""Weights that a run starts from: an earlier run, a converted file, or an official one."""
+
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tesserax.common.convert import ConversionError
+from tesserax.common.errors import UserError
+from tesserax.common.training.initialise import overlay, place_like
+from tesserax.common.training.state import TrainState
+from tesserax.common.weights import is_ours, load_variables, read_state_dict
+from tesserax.launch import run_folder
+from tesserax.tokenizers.convert.official import from_official
+
+LAYOUTS = {
+    'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),
+    'fqgan': ('fqgan_dual', 'fqgan_triple'),
+}
+"""Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
+
+
+def apply(state: TrainState, config: ConfigDict) -> tuple[TrainState, str]:
+    """A fresh state with the weights of `config.init_from` in it, and an account of what became of which.
+
+    Optimizer states stay fresh; moving averages start at the given weights.
+
+    Raises:
+      UserError: there is nothing at that place, or it does not fit the model at all.
+    """
+    given = read(pathlib.Path(config.init_from), config.model.name)
+    params, model_state, lines = dict(state.params), dict(state.model_state), []
+    for player, collections in given.items():
+        if player not in params:
+            continue
+        fitted = overlay(params[player], collections.pop('params'))
+        params[player] = place_like(fitted.params, params[player])
+        lines.append(f'{player}: {fitted.describe()}')
+        if collections and jax.tree.structure(collections) == jax.tree.structure(model_state[player]):
+            model_state[player] = place_like(collections, model_state[player])
+    lines += [f'{player}: not given, left fresh' for player in params if player not in given]
+    ema = state.ema
+    if ema is not None:
+        ema = jax.tree.map(lambda x: x.copy(), params['tokenizer'])
+    return state.replace(params=params, model_state=model_state, ema=ema), '\n'.join(lines)
+
+
+def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
+    """Collections of variables ('params', 'batch_stats', ...) by player, as host arrays.
+
+    Raises:
+      UserError: there is nothing at `source`, or it is neither a run nor weights of such a model.
+    """
+    if source.is_dir():
+        _, tree = run_folder.read_checkpoint(source)
+        players = {
+            player: {'params': params, **(tree['model_state'].get(player) or {})} for player, params in tree['params'].items()
+        }
+        if tree.get('ema') is not None:
+            players['tokenizer']['params'] = tree['ema']
+        return players
+    if not source.is_file():
+        raise UserError(f'init_from: there is no run folder or file {source}')
+    if is_ours(source):
+        return {'tokenizer': load_variables(source).variables}
+    weights = read_state_dict(source)
+    players = {'tokenizer': _host(_official(weights, model, source))}
+    discriminator = {
+        name.removeprefix('loss.discriminator.'): x
+        for name, x in (weights | _discriminator_entry(source)).items()
+        if name.startswith('loss.discriminator.')
+    }
+    if discriminator:
+        name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
+        players['discriminator'] = _host(from_official(name, discriminator).variables)
+    return players
+
+
+def _official(weights: dict[str, np.ndarray], model: str, source: pathlib.Path) -> dict[str, Any]:
+    reasons = []
+    for name in LAYOUTS[model]:
+        try:
+            return from_official(name, weights).variables
+        except ConversionError as error:
+            reasons.append(f'not {name}: {str(error).splitlines()[0]}')
+    raise UserError(f'{source} fits no official layout of {model}: {"; ".join(reasons)}')
+
+
+def _discriminator_entry(source: pathlib.Path) -> dict[str, np.ndarray]:
+    """LlamaGen's training checkpoints keep the discriminator beside the model; taming's keep it inside."""
+    if source.suffix == '.safetensors':
+        return {}
+    entry = read_state_dict(source, wrappers=('discriminator',))
+    named = any(key.startswith(('main.', 'blocks.')) for key in entry)
+    return {f'loss.discriminator.{key}': x for key, x in entry.items()} if named else {}
+
+
+def _host(variables: dict[str, Any]) -> dict[str, Any]:
+    flat = flax.traverse_util.flatten_dict(variables)
+    return flax.traverse_util.unflatten_dict({key: np.asarray(x) for key, x in flat.items()})
