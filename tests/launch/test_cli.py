@@ -1,10 +1,14 @@
 """Every mistake a user can make on the command line is answered in one line, and with an exit code."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tesserax.common.errors import UserError
+from tesserax.launch import cli
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -86,11 +90,7 @@ def test_overrides_reach_the_config(call):
     assert (done.returncode, done.stdout.strip()) == (0, '3 (4, 5) 0.1 True'), done.stderr
 
 
-MISTAKES = {
-    'wrong key': (
-        ['--config=small.py', '--config.model.widht=3'],
-        'unknown key "widht" in config.model; did you mean "width"? known: depth, name, sizes, width',
-    ),
+CONFIG_MISTAKES = {
     'wrong key after a separate value': (['--config', 'small.py', '--config.lrr', '3'], 'unknown key "lrr" in config'),
     'wrong negated key': (['--config=small.py', '--noconfig.flga'], 'unknown key "flga" in config'),
     'wrong parent': (
@@ -98,12 +98,18 @@ MISTAKES = {
         'unknown key "modle" in config; did you mean "model"? known: flag, lr, model',
     ),
     'key below a value': (['--config=small.py', '--config.lr.x=3'], 'config.lr is the value 0.1 and has no keys'),
-    'wrong type': (['--config=small.py', '--config.model.width=wide'], 'config.model.width=wide'),
     'unknown variant': (['--config=small.py:big'], "unknown variant 'big'; known: tiny"),
     'variant of a config without': (['--config=plain.py:big'], "plain.py has no variants, got 'plain.py:big'"),
     'missing file': (['--config=smal.py'], 'did you mean "small.py"? known: plain.py, small.py'),
     'missing folder': (['--config=nowhere/small.py'], "no config file 'nowhere/small.py' in "),
     'no get_config': (['--config=empty.py'], 'empty.py is no config file'),
+}
+MISTAKES = {
+    'wrong key': (
+        ['--config=small.py', '--config.model.widht=3'],
+        'unknown key "widht" in config.model; did you mean "width"? known: depth, name, sizes, width',
+    ),
+    'wrong type': (['--config=small.py', '--config.model.width=wide'], 'config.model.width=wide'),
     'no config': ([], 'Flag --config must have a value'),
     'wrong flag': (['--config=small.py', '--confg=x'], "Unknown command line flag 'confg'"),
     'wrong choice': (['--config=small.py', '--fail=x'], 'flag --fail=x'),
@@ -113,6 +119,15 @@ MISTAKES = {
     'own value error': (['--config=small.py', '--fail=own'], "no config file 'nowhere.py'"),
     'file error': (['--config=small.py', '--fail=file'], 'No such file or directory: absent.txt'),
 }
+
+
+@pytest.mark.parametrize('mistake', CONFIG_MISTAKES)
+def test_a_mistake_in_a_config_is_found_before_anything_is_parsed(folder, monkeypatch, mistake):
+    arguments, message = CONFIG_MISTAKES[mistake]
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        cli.check_config('config', arguments)
+    assert '\n' not in str(caught.value)
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
