@@ -27,9 +27,9 @@ def darken(images):
 
 
 def batches(images, size, padding=0):
-    """Batches of one size; padding pictures are black and come first, where they would hurt most."""
+    """Batches of one size; padding pictures are white and come first, where they would hurt most."""
     mask = np.arange(len(images) + padding) >= padding
-    images = np.concatenate([np.zeros((padding, *images.shape[1:]), np.float32), images])
+    images = np.concatenate([np.ones((padding, *images.shape[1:]), np.float32), images])
     assert len(images) % size == 0
     return [{'image': images[i : i + size], 'mask': mask[i : i + size]} for i in range(0, len(images), size)]
 
