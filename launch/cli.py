@@ -109,7 +109,7 @@ def check_config(flag: str, argv: Sequence[str]) -> None:
     Raises:
       UserError: for the first mistake found.
     """
-    located = flag_text(flag, argv)
+    located = value_of(flag, argv)
     if located is None:
         return
     config = load_config(located)
@@ -119,7 +119,7 @@ def check_config(flag: str, argv: Sequence[str]) -> None:
             _check_key(flag, config, override[1].split('.'))
 
 
-def flag_text(flag: str, argv: Sequence[str]) -> str | None:
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
     """What `argv` gives for `--flag`, before any parsing; None if it is not there."""
     for i, argument in enumerate(argv):
         if match := re.match(rf'--?{flag}=(.*)', argument):
