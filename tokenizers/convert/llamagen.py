@@ -1,0 +1,145 @@
+"""Official LlamaGen tokenizers (VQ-16, VQ-8) <-> VQGAN, and the rules for their networks that other models share."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from tesserax.common.convert import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
+from tesserax.tokenizers.vqgan import VQGAN
+
+IGNORED = ('quantize.codebook_used',)  # a history of usage, not a weight
+
+
+def affine(source: str, target: str, transform: Transform) -> tuple[Rule, Rule]:
+    """Weight and bias of a layer."""
+    return (
+        Rule(f'{source}.weight', f'params/{target}/kernel', transform),
+        Rule(f'{source}.bias', f'params/{target}/bias'),
+    )
+
+
+def norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Scale and bias of a group or layer norm."""
+    return (Rule(f'{source}.weight', f'params/{target}/scale'), Rule(f'{source}.bias', f'params/{target}/bias'))
+
+
+def res_block(source: str, target: str) -> tuple[Rule, ...]:
+    """A residual block."""
+    return (
+        *norm(f'{source}.{{norm:norm1|norm2}}', f'{target}/{{norm:norm1|norm2}}'),
+        *affine(f'{source}.{{conv:conv1|conv2}}', f'{target}/{{conv:conv1|conv2}}', CONV),
+        *affine(f'{source}.nin_shortcut', f'{target}/shortcut', POINTWISE),
+    )
+
+
+def attention_block(source: str, target: str) -> tuple[Rule, ...]:
+    """An attention block."""
+    return (
+        *norm(f'{source}.norm', f'{target}/norm'),
+        *affine(f'{source}.{{part:q|k|v}}', f'{target}/{{part:q|k|v}}', POINTWISE),
+        *affine(f'{source}.proj_out', f'{target}/out', POINTWISE),
+    )
+
+
+def network(source: str, target: str) -> tuple[Rule, ...]:
+    """An encoder's trunk, or a decoder."""
+    level = f'{source}.conv_blocks.{{level}}'
+    ours = f'{target}/level_{{level}}'
+    return (
+        *affine(f'{source}.conv_in', f'{target}/conv_in', CONV),
+        *res_block(f'{level}.res.{{i}}', f'{ours}_res_{{i}}'),
+        *attention_block(f'{level}.attn.{{i}}', f'{ours}_attention_{{i}}'),
+        *affine(f'{level}.{{move:downsample|upsample}}.conv', f'{ours}_{{move:downsample|upsample}}', CONV),
+        *res_block(f'{source}.mid.0', f'{target}/mid/res_0'),
+        *attention_block(f'{source}.mid.1', f'{target}/mid/attention'),
+        *res_block(f'{source}.mid.2', f'{target}/mid/res_1'),
+    )
+
+
+def decoder_end(source: str = 'decoder', target: str = 'decoder') -> tuple[Rule, ...]:
+    """The layers that make the pixels."""
+    return (
+        *norm(f'{source}.norm_out', f'{target}/norm_out'),
+        *affine(f'{source}.conv_out', f'{target}/conv_out', CONV),
+    )
+
+
+def quantizer() -> tuple[Rule, ...]:
+    """The codebook and the projections around it."""
+    return (
+        Rule('quantize.embedding.weight', 'params/quantizer/codebook/codewords'),
+        *affine('quant_conv', 'quant_conv', POINTWISE),
+        *affine('post_quant_conv', 'post_quant_conv', POINTWISE),
+    )
+
+
+def rules() -> tuple[Rule, ...]:
+    """The pairs of names; the same for every size."""
+    return (
+        *network('encoder', 'encoder/trunk'),
+        *norm('encoder.norm_out', 'encoder/head/norm'),
+        *affine('encoder.conv_out', 'encoder/head/conv', CONV),
+        *network('decoder', 'decoder'),
+        *decoder_end(),
+        *quantizer(),
+    )
+
+
+def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, Any]:
+    """Widths, levels and blocks of an encoder trunk, read from its shapes.
+
+    Args:
+      state_dict: official entries.
+      level: name of a level up to its number ('encoder.conv_blocks').
+      block: name of the list of residual blocks in a level ('res').
+    """
+    channels = shape_of(state_dict, 'encoder.conv_in.weight', 4)[0]
+    first = f'{level}.0.{block}.0.conv1.weight'
+    prefix = re.escape(level)
+    levels = numbers(state_dict, rf'{prefix}\.(\d+)\.') if shape_of(state_dict, first, 4) else []
+    blocks = numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
+    attended = numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
+    widths = [shape_of(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
+    return {
+        'channels': channels,
+        'channel_multipliers': tuple(width // channels for width in widths),
+        'res_blocks': len(blocks),
+        'attention_levels': None if attended == [len(levels) - 1] else tuple(attended),
+    }
+
+
+def model(state_dict: StateDict) -> VQGAN:
+    """The module with the sizes of the given weights."""
+    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    return VQGAN(
+        **network_sizes(state_dict, 'encoder.conv_blocks', 'res'),
+        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
+    )
+
+
+def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
+    """Shape of an entry that the model's sizes are read from.
+
+    Raises:
+      ConversionError: there is no such entry, or not with so many axes.
+    """
+    if name not in state_dict:
+        raise ConversionError(
+            f'these are weights of another model: there is no {name!r} among {len(state_dict)} entries '
+            f'such as {next(iter(state_dict), None)!r}'
+        )
+    shape = np.shape(state_dict[name])
+    if len(shape) != (axes or len(shape)):
+        raise ConversionError(f'these are weights of another model: {name} has shape {shape}, not {axes} axes')
+    return shape
+
+
+def numbers(state_dict: StateDict, pattern: str) -> list[int]:
+    """All different numbers that the group of `pattern` catches at the start of names, in order."""
+    found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
+    if found and max(found) > 64:
+        raise ConversionError(f'these are weights of another model: there is a part number {max(found)}')
+    return sorted(found)

@@ -1,0 +1,73 @@
+"""Official VQGANs of taming-transformers (f16, f8; 1024, 16384 or 256 codewords) <-> VQGAN."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tesserax.common.convert import CONV, Rule, StateDict
+from tesserax.tokenizers.convert.llamagen import (
+    affine,
+    attention_block,
+    decoder_end,
+    network_sizes,
+    norm,
+    numbers,
+    quantizer,
+    res_block,
+    shape_of,
+)
+from tesserax.tokenizers.vqgan import PRESETS, VQGAN
+
+IGNORED = ('loss.*',)  # the judges and the discriminator of the training run
+
+
+def rules(levels: int) -> tuple[Rule, ...]:
+    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    pairs: list[Rule] = []
+    for ours, source in (('encoder/trunk', 'encoder'), ('decoder', 'decoder')):
+        pairs += [
+            *affine(f'{source}.conv_in', f'{ours}/conv_in', CONV),
+            *res_block(f'{source}.mid.block_1', f'{ours}/mid/res_0'),
+            *attention_block(f'{source}.mid.attn_1', f'{ours}/mid/attention'),
+            *res_block(f'{source}.mid.block_2', f'{ours}/mid/res_1'),
+        ]
+    for level in range(levels):
+        for official, ours, move in (
+            (f'encoder.down.{level}', f'encoder/trunk/level_{level}', 'downsample'),
+            (f'decoder.up.{levels - 1 - level}', f'decoder/level_{level}', 'upsample'),
+        ):
+            pairs += [
+                *res_block(f'{official}.block.{{i}}', f'{ours}_res_{{i}}'),
+                *attention_block(f'{official}.attn.{{i}}', f'{ours}_attention_{{i}}'),
+                *affine(f'{official}.{move}.conv', f'{ours}_{move}', CONV),
+            ]
+    return (
+        *pairs,
+        *norm('encoder.norm_out', 'encoder/head/norm'),
+        *affine('encoder.conv_out', 'encoder/head/conv', CONV),
+        *decoder_end(),
+        *quantizer(),
+    )
+
+
+def levels_of(state_dict: StateDict) -> int:
+    """Levels of official weights."""
+    return len(numbers(state_dict, r'encoder\.down\.(\d+)\.'))
+
+
+def levels_of_ours(variables: Mapping[str, Any]) -> int:
+    """Levels of our variables: one more than there are halvings."""
+    return 1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']['trunk'])
+
+
+def model(state_dict: StateDict) -> VQGAN:
+    """The module with the sizes of the given weights."""
+    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    return VQGAN(
+        **PRESETS['taming_f16']
+        | network_sizes(state_dict, 'encoder.down', 'block')
+        | {
+            'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+            'codebook_size': codebook_size,
+            'codebook_dim': codebook_dim,
+        }
+    )
