@@ -119,7 +119,7 @@ def _records(name: str, folder: Path, builder: Any, split: Split, image: str) ->
         selected = 'train' if validation else f'train[:{100 - _HELD_OUT}%]'
     decoders = {image: tfds.decode.SkipDecoding()}  # our own decoder has one rule for every kind of file
     try:
-        return builder.as_data_source(split=selected, decoders=decoders)
+        records = builder.as_data_source(split=selected, decoders=decoders)
     except NotImplementedError:
         raise UserError(
             f'the TFDS dataset in {folder} is stored as {builder.info.file_format.value}, which allows no random '
@@ -127,3 +127,7 @@ def _records(name: str, folder: Path, builder: Any, split: Split, image: str) ->
         ) from None
     except Exception as error:
         raise UserError(f'the split {selected!r} of the TFDS dataset in {folder} cannot be opened: {error}') from error
+    for part in splits[selected].file_instructions:
+        if not Path(part.filename).exists():  # found out now, and not as so many bad pictures later
+            raise UserError(f'the TFDS dataset in {folder} is incomplete: {Path(part.filename).name} is missing')
+    return records
