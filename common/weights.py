@@ -129,7 +129,7 @@ def _unwrapped(loaded: Any, wrappers: Sequence[str]) -> dict[str, Any]:
 
 def _without_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
+        if weights and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): x for name, x in weights.items()}
     return weights
 
