@@ -90,7 +90,7 @@ def _builder_class(
 ) -> type[tfds.core.GeneratorBasedBuilder]:
     """A builder class for these folders; TFDS knows a dataset by its class."""
 
-    class PictureFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class PictureFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name = dataset_name
         VERSION = tfds.core.Version(_VERSION)
 

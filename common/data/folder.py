@@ -47,7 +47,7 @@ class PictureFolder:
         self.class_names = _class_names([n for part in splits.values() for n in part], root, path)
         self._names = splits[split]
         labels = {name: label for label, name in enumerate(self.class_names)}
-        self._labels = [labels.get(_class_name(name, root), 0) for name in self._names]
+        self._labels = [labels.get(_class_name(name, root) or '', 0) for name in self._names]
 
     def __len__(self) -> int:
         return len(self._names)
@@ -82,7 +82,7 @@ def _split(names: list[str], path: str | os.PathLike[str]) -> tuple[dict[Split, 
     """Names of each split, and how many leading folders of a name are not its class."""
     parts = [name.split('/') for name in names]
     depth = 0  # of the outer folders that all pictures share
-    while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1 and parts[0][depth] != 'train':
+    while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
         depth += 1
     first = {p[depth] for p in parts if len(p) > depth + 1}
     if 'train' not in first:

@@ -8,7 +8,7 @@ number of processes: the processes of a run share out the very samples that one 
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -24,7 +24,7 @@ from tesserax.common.errors import UserError
 Batch = dict[str, np.ndarray]
 """'image': float32 [b, size, size, 3] in [-1, 1]; 'label': int32 [b]; evaluation adds 'mask': bool [b]."""
 
-_EMBEDDED = {'embedded:photographs': Photographs, 'embedded:digits': Digits}
+_EMBEDDED: dict[str, Callable[[Split], ImageSource]] = {'embedded:photographs': Photographs, 'embedded:digits': Digits}
 
 
 def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> ImageSource:
@@ -91,7 +91,7 @@ class _TrainSample:
                 self.skipped.add(bad)
                 reasons.append(bad)
                 continue
-            return {'image': view, 'label': np.int32(record.label)}
+            return {'image': view, 'label': np.asarray(record.label, np.int32)}
         raise UserError(f'none of the {len(reasons)} pictures of {self.source.name} can be used; {reasons[0]}')
 
 
@@ -241,7 +241,7 @@ class EvaluationBatches:
                 image, label, real = centre_crop(record.image, self._size), record.label, True
             except BadImage as bad:
                 self._skipped.add(bad)
-        return {'image': image, 'label': np.int32(label), 'mask': np.bool_(real)}
+        return {'image': image, 'label': np.asarray(label, np.int32), 'mask': np.asarray(real)}
 
 
 def evaluation_batches(
