@@ -166,11 +166,11 @@ def to_ours(
             problems.append(f'{name}: {path} is filled twice')
         parts[path][i] = name
 
-    if len(unknown) * 2 > len(state_dict) - len(skipped) or not parts:
-        example, wanted = next(iter(unknown or state_dict), None), _official_names(rules, targets)
+    if unknown and len(parts) * 2 < len(targets):
+        wanted = next(iter(_official_names(rules, targets)), None)
         raise ConversionError(
             f'these are weights of another model: {len(parts)} of {len(targets)} variables found, '
-            f'there is {example!r} where names such as {next(iter(wanted), None)!r} belong'
+            f'there is {unknown[0]!r} where names such as {wanted!r} belong'
         )
 
     filled = {}
