@@ -1,11 +1,12 @@
 """Nearest codeword without the matrix of all distances.
 
-Two passes over the codebook, cut into tiles of about sqrt(K) codewords.  The first keeps only each tile's best score;
-the second looks inside the winning tile of each row.  A maximum vectorises where an argmax over K does not, and no
-buffer grows with n * K.
+Two passes over the codebook, cut into small tiles.  The first keeps only each tile's best score; the second looks
+inside the winning tile of each row.  A maximum vectorises where an argmax over K does not, and no buffer grows with
+n * K.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _SCORES_AT_ONCE = 2**22  # float32 scores alive in the first pass
-_GATHERED_WIDTH = 64  # floats gathered per row and step of the second pass
+_GATHERED_AT_ONCE = 2**20  # float32 numbers of codewords gathered in the second pass: small, to stay in the cache
 _FAR = 1e30  # squared norm that no codeword has: padding never wins
 
 
@@ -64,54 +65,47 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
     z = jax.lax.stop_gradient(z).astype(jnp.float32)
     codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
 
-    group = max(1, _GATHERED_WIDTH // dim)
-    tile = group * math.ceil(math.sqrt(size) / group)
-    tiles = code_tiles(codebook, tile)
-    winner = _best_tile(z, tiles)
-    return jnp.minimum(_best_inside(z, tiles, winner, group), size - 1)
+    tiles = code_tiles(codebook, _tile_size(size, dim))
+    tile = tiles.half_norms.shape[1]
 
-
-def _best_tile(z: jax.Array, tiles: CodeTiles) -> jax.Array:
-    """Tile that holds the best codeword of each row, `[n]`."""
-
-    def of_rows(rows: jax.Array) -> jax.Array:
-        def best_score(tile: CodeTiles) -> jax.Array:
-            scores = jnp.matmul(rows, tile.codewords.T, precision=jax.lax.Precision.HIGHEST)
-            return jnp.max(scores - tile.half_norms, axis=-1)
+    def best_tile(rows: jax.Array) -> jax.Array:
+        def best_score(part: CodeTiles) -> jax.Array:
+            scores = jnp.matmul(rows, part.codewords.T, precision=jax.lax.Precision.HIGHEST)
+            return jnp.max(scores - part.half_norms, axis=-1)
 
         return jnp.argmax(jax.lax.map(best_score, tiles), axis=0).astype(jnp.int32)
 
-    n, dim = z.shape
-    chunks = _number_of_chunks(n, tiles.half_norms.shape[1])
+    def best_inside(rows: jax.Array, winner: jax.Array) -> jax.Array:
+        products = jnp.einsum('rd,rtd->rt', rows, tiles.codewords[winner], precision=jax.lax.Precision.HIGHEST)
+        return winner * tile + jnp.argmax(products - tiles.half_norms[winner], axis=-1).astype(jnp.int32)
+
+    winner = _in_chunks(best_tile, _SCORES_AT_ONCE // tile, z)
+    ids = _in_chunks(best_inside, _GATHERED_AT_ONCE // (tile * dim), z, winner)
+    return jnp.minimum(ids, size - 1)  # rows that are not numbers could choose padding
+
+
+def _tile_size(size: int, dim: int) -> int:
+    """Balances the passes: the first has K / tile maxima per row to choose from, the second gathers tile * d numbers.
+
+    Measured on CPU; below 32 the matrix products of the first pass become inefficient.
+    """
+    return min(size, max(32, math.ceil(math.sqrt(8 * size / dim))))
+
+
+def _in_chunks(f: Callable[..., jax.Array], rows_at_once: int, *args: jax.Array) -> jax.Array:
+    """`f(*args)`, computed for at most `rows_at_once` rows at a time.
+
+    Chunk j takes the rows j, j + chunks, j + 2 * chunks, ...: every chunk has rows of every shard of the batch, and the
+    rows stay on their devices.  Chunks of neighbouring rows would lie on one device each and be gathered by all.
+    The number of chunks is a power of two, which divides most batches of grids, so that nothing is padded.
+    """
+    n = args[0].shape[0]
+    chunks = 1 << max(0, math.ceil(math.log2(max(1, n / max(1, rows_at_once)))))
     if chunks == 1:
-        return of_rows(z)
-    # Chunk j takes the rows j, j + chunks, ...: a batch that is sharded over devices stays where it is, because every
-    # chunk has rows of every shard.  Chunks of neighbouring rows would make each step wait for a single device.
-    padding = -n % chunks
-    interleaved = jnp.pad(z, ((0, padding), (0, 0))).reshape(-1, chunks, dim)
-    return jax.lax.map(of_rows, jnp.moveaxis(interleaved, 1, 0)).T.reshape(-1)[:n]
+        return f(*args)
 
+    def interleaved(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, -n % chunks), *((0, 0),) * (x.ndim - 1)))
+        return jnp.moveaxis(padded.reshape(-1, chunks, *x.shape[1:]), 1, 0)
 
-def _number_of_chunks(n: int, tile: int) -> int:
-    """The smallest power of two whose chunks fit the budget (batches of images divide by it: no padding)."""
-    return 1 << max(0, math.ceil(math.log2(max(1, n * tile / _SCORES_AT_ONCE))))
-
-
-def _best_inside(z: jax.Array, tiles: CodeTiles, winner: jax.Array, group: int) -> jax.Array:
-    """Best codeword of each row inside its winning tile, `[n]`; the tile is read `group` codewords at a time."""
-    tile, dim = tiles.codewords.shape[1:]
-    codewords = tiles.codewords.reshape(-1, group, dim)
-    half_norms = tiles.half_norms.reshape(-1, group)
-    steps = tile // group
-
-    def step(i: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        best_score, best_id = best
-        at = winner * steps + i
-        scores = jnp.sum(z[:, None] * codewords[at], axis=-1) - half_norms[at]
-        score = jnp.max(scores, axis=-1)
-        first = at * group + jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        better = score > best_score
-        return jnp.where(better, score, best_score), jnp.where(better, first, best_id)
-
-    start = (jnp.full(z.shape[:1], -jnp.inf), winner * tile)
-    return jax.lax.fori_loop(0, steps, step, start)[1]
+    return jax.lax.map(lambda rows: f(*rows), tuple(map(interleaved, args))).T.reshape(-1)[:n]

@@ -47,7 +47,7 @@ def test_equals_exhaustive_float64_search(n, size, dim):
 @pytest.mark.parametrize('n', [2**17, 70001])
 def test_chunks_of_rows_do_not_change_the_result(n):
     z, codebook = normal(0, n, 8), normal(1, 4096, 8)
-    assert nearest._number_of_chunks(n, 64) > 1
+    assert n * nearest._tile_size(4096, 8) > nearest._SCORES_AT_ONCE
     ids = search(z, codebook)
     assert ids.shape == (n,)
     rows = np.r_[0:50, n // 2 : n // 2 + 50, n - 50 : n]
@@ -111,7 +111,7 @@ def test_nothing_is_differentiated():
 
 def test_ids_stay_in_range_for_vectors_that_are_not_numbers():
     z = normal(0, 4, 8)
-    z[0], z[1], z[2, 0] = np.nan, np.inf, np.nan
+    z[0], z[1], z[2, 0], z[3, 0] = np.nan, np.inf, np.nan, np.inf
     ids = search(z, normal(1, 67, 8))
     assert ids.min() >= 0
     assert ids.max() < 67
@@ -121,7 +121,7 @@ def test_sharded_batch_needs_no_communication():
     mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
     batch, everywhere = NamedSharding(mesh, P(('data', 'fsdp'))), NamedSharding(mesh, P())
     z, codebook = normal(0, 512, 16, 16, 8), normal(1, 4096, 8)
-    assert nearest._number_of_chunks(512 * 16 * 16, 64) > 1
+    assert z.size // 8 * nearest._tile_size(4096, 8) > nearest._SCORES_AT_ONCE
 
     def grid(z, codebook):
         return nearest_codeword(z.reshape(-1, 8), codebook).reshape(z.shape[:-1])
