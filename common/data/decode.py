@@ -5,6 +5,7 @@ rounded.  CMYK and the other colour models are converted by Pillow.  The EXIF or
 stand upright; a damaged EXIF block is ignored.  Of an animation the first frame counts.  All else is a `BadImage`.
 """
 
+import contextlib
 import io
 
 import numpy as np
@@ -25,7 +26,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
       name: of the picture, for the error.
 
     Returns:
-      The upright picture, RGB.
+      The upright picture, RGB, read-only.
 
     Raises:
       BadImage: empty, truncated, damaged, too large, or not a picture.
@@ -38,7 +39,8 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
             if width * height > MAX_PIXELS:
                 raise BadImage(name, _too_large(f'{width}x{height}'))
             image.load()
-            return np.array(_to_rgb(_upright(image), name))
+            _make_upright(image)
+            return np.asarray(_to_rgb(image, name))
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -53,11 +55,10 @@ def _too_large(what: str) -> str:
     return f'{what} is above the limit of {MAX_PIXELS} pixels'
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
+def _make_upright(image: Image.Image) -> None:
+    # A damaged EXIF block says nothing about the pixels.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -69,7 +70,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
-    return image.convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:

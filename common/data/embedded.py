@@ -52,7 +52,7 @@ class Photographs:
 
     def __init__(self, split: Split) -> None:
         self.name = f'embedded:photographs ({split})'
-        self.class_names = ('photograph',)
+        self.class_names: tuple[str, ...] = ('photograph',)
         self._split = split
         self._files = tuple(_PHOTOGRAPHS[split].items())
 
@@ -89,9 +89,7 @@ def _photograph(file: str, package: str, folder: str) -> UInt8[np.ndarray, 'h w 
         data = path.read_bytes()
     except OSError:
         raise UserError(f'the installed {package} lacks the photograph {path}; install another version of it') from None
-    image = decode_image(data, file)
-    image.flags.writeable = False  # shared by every record of the picture
-    return image
+    return decode_image(data, file)
 
 
 class Digits:
