@@ -38,20 +38,23 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     example = assemble.example_batch(config)
     main_process = jax.process_index() == 0
 
+    given = None
+    if config.init_from and not run_folder.has_checkpoints(workdir):
+        given = initial_weights.read(pathlib.Path(config.init_from), config.model.name)
+
     run_folder.prepare(workdir, config, primary=main_process)
     checkpoints = Checkpoints(
         workdir / 'checkpoints', keep=config.train.keep, best=config.evaluate.best_metric, best_mode=run_folder.best_mode(config)
     )
-    rng = jax.random.key(config.train.seed)
     newest = checkpoints.latest_step
     if newest is None:
-        state = runner.init(train_step, rng, example)
-        if config.init_from:
-            state, report = initial_weights.apply(state, config)
+        state = runner.init(train_step, config.train.seed, example)
+        if given is not None:
+            state, report = initial_weights.apply(state, given)
             if main_process:
                 print(f'starting from {config.init_from}: {report}')
     else:
-        state, meta = checkpoints.restore(newest, runner.abstract_state(train_step, rng, example))
+        state, meta = checkpoints.restore(newest, runner.abstract_state(train_step, example))
         data.restore(meta['data'])
         if main_process:
             print(f'resuming {workdir} at step {newest}')

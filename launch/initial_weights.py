@@ -6,7 +6,6 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from tesserax.common.convert import ConversionError
 from tesserax.common.errors import UserError
@@ -23,19 +22,19 @@ LAYOUTS = {
 """Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
 
 
-def apply(state: TrainState, config: ConfigDict) -> tuple[TrainState, str]:
-    """A fresh state with the weights of `config.init_from` in it, and an account of what became of which.
+def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainState, str]:
+    """A fresh state with the weights that `read` gave in it, and an account of what became of which.
 
     Optimizer states stay fresh; moving averages start at the given weights.
 
     Raises:
-      UserError: there is nothing at that place, or it does not fit the model at all.
+      UserError: they do not fit the model at all.
     """
-    given = read(pathlib.Path(config.init_from), config.model.name)
     params, model_state, lines = dict(state.params), dict(state.model_state), []
     for player, collections in given.items():
         if player not in params:
             continue
+        collections = dict(collections)
         fitted = overlay(params[player], collections.pop('params'))
         params[player] = place_like(fitted.params, params[player])
         lines.append(f'{player}: {fitted.describe()}')

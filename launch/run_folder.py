@@ -28,6 +28,11 @@ def prepare(folder: pathlib.Path, config: ConfigDict, *, primary: bool = True) -
         write_text(folder / 'config.json', config.to_json(indent=2) + '\n')
 
 
+def has_checkpoints(run: pathlib.Path) -> bool:
+    """Whether there is anything to go on from."""
+    return (run / 'checkpoints').is_dir() and any(path.name.isdigit() for path in (run / 'checkpoints').iterdir())
+
+
 def read_config(run: pathlib.Path) -> ConfigDict:
     """The config of a run folder.
 

@@ -1,11 +1,19 @@
-"""Shared setup: shape annotations are enforced, and eight CPU devices are simulated."""
+"""Shared setup: shape annotations are enforced, eight CPU devices are simulated, no program is compiled twice."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported: simulated devices, and threads enough that queued steps cannot deadlock on them.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('NPROC', '16')
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+
+# Many tests train the same tiny model, in this process and in others; each program is compiled by the first.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='tesserax-tests-')
+    atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 from jaxtyping import install_import_hook
 

@@ -32,7 +32,7 @@ def main(port: str, process_id: str, folder: str) -> None:
     for name, arguments in RUNNERS.items():
         run = pathlib.Path(folder, name)
         step, runner = toy_step(), make_runner(**arguments)
-        state = runner.init(step, jax.random.key(1), next(ToyData()))
+        state = runner.init(step, 1, next(ToyData()))
         checkpoints = Checkpoints(run / 'checkpoints')
         writer = create_writer(run, primary=jax.process_index() == 0)
         rows = runner.compile_evaluation(lambda variables, batch: batch['image'][:, 0] * variables)

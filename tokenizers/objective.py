@@ -100,12 +100,13 @@ class TokenizerObjective:
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `Objective`."""
-        images = batch['image']
+        images = jax.ShapeDtypeStruct(batch['image'].shape, jnp.float32)
         rng_tokenizer, rng_discriminator = jax.random.split(rng)
-        variables = dict(self.tokenizer.init(rng_tokenizer, images, train=True))
+        # Lazily: only the parameters are computed, not what the networks make of the images.
+        variables = dict(self.tokenizer.lazy_init(rng_tokenizer, images, train=True))
         params, model_state = {'tokenizer': variables.pop('params')}, {'tokenizer': variables}
         if self.game is not None:
-            variables = dict(self.game.discriminator.init(rng_discriminator, images, train=True))
+            variables = dict(self.game.discriminator.lazy_init(rng_discriminator, images, train=True))
             params['discriminator'] = variables.pop('params')
             model_state['discriminator'] = variables
             if self.game.lecam_weight:

@@ -3,8 +3,6 @@
 All of Orbax is behind this file.
 """
 
-import contextlib
-import json
 import pathlib
 from typing import Any
 
@@ -15,6 +13,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from tesserax.common.errors import UserError
 from tesserax.common.training.state import TrainState
+
+
+# What Orbax raises for files that are missing, cut off, or of other shapes.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 
 
 class Checkpoints:
@@ -102,21 +104,27 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
             )
-        except (ValueError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        except _UNREADABLE as error:
             raise UserError(
                 f'checkpoint {self.folder / str(step)} cannot be read into this model '
-                f'(another model or other sizes, or a damaged file): {reason}'
+                f'(another model or other sizes, or a damaged file): {_reason(error)}'
             ) from error
         return restored['state'], restored['meta']
 
     def restore_arrays(self, step: int) -> Any:
-        """The state of `step` as a plain tree of host arrays, whatever it holds."""
-        metadata = self._manager.item_metadata(step)['state']
-        host = jax.tree.map(lambda m: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-        reader = ocp.PyTreeCheckpointer()
-        with contextlib.closing(reader):
-            return reader.restore(self.folder / str(step) / 'state', args=ocp.args.PyTreeRestore(restore_args=host))
+        """The state of `step` as a plain tree of host arrays, whatever it holds.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        folder = self.folder / str(step) / 'state'
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = reader.metadata(folder).item_metadata.tree
+                host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=host))
+        except _UNREADABLE as error:
+            raise UserError(f'checkpoint {self.folder / str(step)} is damaged: {_reason(error)}') from error
 
     def stop_requested(self, step: int) -> bool:
         """Whether the machine is about to be taken away; the same answer in all processes of a multi-process run."""
@@ -138,3 +146,6 @@ class Checkpoints:
         self._manager.close()
 
 
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tesserax.common.errors import UserError
+from tesserax.common.training.parallel import place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +89,5 @@ def _is_resizable(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 
 def place_like(tree: Any, like: Any) -> Any:
-    """Host or device arrays, laid out as `like` is."""
-
-    def one(x: Any, target: jax.Array) -> jax.Array:
-        host = np.asarray(x, target.dtype)
-        return jax.make_array_from_callback(host.shape, target.sharding, lambda index: host[index])
-
-    return jax.tree.map(one, tree, like)
+    """Host arrays, laid out as `like` is, in its types."""
+    return jax.tree.map(lambda x, target: place(np.asarray(x, target.dtype), target.sharding), tree, like)

@@ -46,11 +46,10 @@ def run(folder, data=None, steps=7, evaluate=lambda state, step: {'psnr': float(
     folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder / 'checkpoints', best='psnr')
     newest = checkpoints.latest_step
-    key = jax.random.key(1)
     if newest is None:
-        state = runner.init(step, key, next(ToyData()))
+        state = runner.init(step, 1, next(ToyData()))
     else:
-        state, meta = checkpoints.restore(newest, runner.abstract_state(step, key, next(ToyData())))
+        state, meta = checkpoints.restore(newest, runner.abstract_state(step, next(ToyData())))
         data.restore(meta['data'])
     writer = create_writer(folder, resume_step=newest)
     try:
@@ -126,9 +125,9 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path):
     run(tmp_path / 'run', steps=2)
-    other = make_runner(devices=1).abstract_state(toy_step(), jax.random.key(0), next(ToyData(width=64)))
+    other = make_runner(devices=1).abstract_state(toy_step(), next(ToyData(width=64)))
     without_average = make_runner(devices=1).abstract_state(
-        toy_step(ema_decay=None), jax.random.key(0), next(ToyData())
+        toy_step(ema_decay=None), next(ToyData())
     )
     with Checkpoints(tmp_path / 'run' / 'checkpoints', read_only=True) as checkpoints:
         for abstract in (other, without_average):

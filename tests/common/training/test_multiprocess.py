@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def one_process():
     runner, step, data = make_runner(devices=1), toy_step(), ToyData()
-    state = runner.init(step, jax.random.key(1), next(ToyData()))
+    state = runner.init(step, 1, next(ToyData()))
     frozen, reports, function = runner.put_frozen(step.objective.frozen), [], None
     for _ in range(4):
         batch = runner.put_batch(next(data))
@@ -62,7 +62,7 @@ def test_two_processes_are_one_run(folder, one_process, name):
             np.testing.assert_allclose(line[metric], report.metrics[metric], rtol=1e-5)
         assert line['usage/code'] == np.mean(report.counts['code'] > 0)
 
-    abstract = make_runner(devices=1).abstract_state(toy_step(), jax.random.key(1), next(ToyData()))
+    abstract = make_runner(devices=1).abstract_state(toy_step(), next(ToyData()))
     with Checkpoints(folder / name / 'checkpoints', read_only=True) as checkpoints:
         restored, _ = checkpoints.restore(4, abstract)
     jax.tree.map(

@@ -20,7 +20,7 @@ RUNNERS = {
 
 def run(name, steps=4, state=None):
     runner, step, data = make_runner(**RUNNERS[name]), toy_step(), ToyData()
-    state = runner.init(step, jax.random.key(1), next(ToyData())) if state is None else state
+    state = runner.init(step, 1, next(ToyData())) if state is None else state
     carried, frozen = runner.enter(state), runner.put_frozen(step.objective.frozen)
     function, reports = None, []
     for _ in range(steps):
@@ -58,7 +58,7 @@ def test_runs_agree_with_one_device(name, reference):
 
 def test_parameters_and_moments_are_really_split():
     runner = make_runner(data=2, fsdp=2, model=2)
-    state = runner.init(toy_step(), jax.random.key(1), next(ToyData()))
+    state = runner.init(toy_step(), 1, next(ToyData()))
     kernel = state.params['model']['mlp_in']['kernel']
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     moment = jax.tree.leaves(state.opt_state['model'])
@@ -72,7 +72,7 @@ def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path):
         checkpoints.save(4, saved, {'data': {'position': 4}})
     for name in ('one', 'fsdp', 'pmap'):
         runner = make_runner(**RUNNERS[name])
-        abstract = runner.abstract_state(toy_step(), jax.random.key(1), next(ToyData()))
+        abstract = runner.abstract_state(toy_step(), next(ToyData()))
         with Checkpoints(tmp_path / 'checkpoints', read_only=True) as reader:
             restored, meta = reader.restore(4, abstract)
         assert meta == {'data': {'position': 4}}

@@ -1,0 +1,119 @@
+"""What every tokenizer keeps to, checked on each one at the size of its config's `tiny` variant."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tesserax.launch import assemble, cli
+
+CONFIGS = ['vqgan.py:tiny', 'fqgan.py:tiny', 'fqgan.py:triple,tiny']
+
+
+class Case:
+    """A tokenizer with fresh parameters and a batch."""
+
+    def __init__(self, config: str):
+        self.config = cli.load_config(f'configs/{config}')
+        self.module = assemble.tokenizer(self.config)
+        size = self.config.data.image_size
+        pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
+        self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
+        self.variables = jax.jit(lambda key: self.module.init(key, self.images, train=True))(jax.random.key(0))
+
+    def apply(self, *args, method=None, **kwargs):
+        return jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, **kwargs))(self.variables, *args)
+
+
+@pytest.fixture(scope='module', params=CONFIGS)
+def case(request):
+    return Case(request.param)
+
+
+def test_ids_are_codeword_numbers_on_the_grid_of_the_spec(case):
+    spec = case.module.spec
+    ids = np.asarray(case.apply(case.images, method='encode').ids)
+    side = case.images.shape[1] // spec.downsample_factor
+    assert ids.shape == (4, side, side, len(spec.codebook_sizes))
+    assert ids.dtype == np.int32
+    assert len(spec.codebook_names) == len(spec.codebook_sizes)
+    for i, size in enumerate(spec.codebook_sizes):
+        assert 0 <= ids[..., i].min() <= ids[..., i].max() < size
+
+
+def test_decoding_what_was_encoded_is_the_evaluation_pass(case):
+    output = case.apply(case.images)
+    tokens = case.apply(case.images, method='encode')
+    np.testing.assert_array_equal(tokens.ids, output.tokens.ids)
+    decoded = case.apply(tokens, method='decode')
+    np.testing.assert_allclose(decoded, output.reconstruction, atol=1e-5)
+    assert decoded.shape == case.images.shape
+    assert decoded.dtype == jnp.float32
+    by_hand = case.apply(case.apply(tokens, method='embed'), method='decode_latents')
+    np.testing.assert_allclose(by_hand, decoded, atol=1e-6)
+
+
+def test_images_do_not_influence_each_other(case):
+    together = case.apply(case.images, method='encode').ids
+    alone = case.apply(case.images[1:2], method='encode').ids
+    np.testing.assert_array_equal(together[1:2], alone)
+
+
+def test_losses_are_scalars_with_known_names(case):
+    losses = case.apply(case.images, train=True).losses
+    assert all(loss.shape == () and np.isfinite(loss) for loss in losses.values())
+    assert {name.split('/')[0] for name in losses} <= {'codebook', 'commitment', 'entropy', 'disentangle', 'grain_budget'}
+
+
+def test_the_last_layer_makes_the_pixels(case):
+    node = case.variables['params']
+    for key in case.module.last_layer:
+        node = node[key]
+    assert node.shape[-1] == 3
+
+
+def test_sides_that_do_not_fit_the_grid_are_refused(case):
+    with pytest.raises(ValueError, match='multiples of'):
+        case.module.apply(case.variables, jnp.zeros((1, case.images.shape[1] + 1, case.images.shape[2], 3)))
+
+
+def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
+    config = case.config.copy_and_resolve_references()
+    config.model.dtype = 'bfloat16'
+    module = assemble.tokenizer(config)
+    output = jax.jit(lambda v, x: module.apply(v, x, train=True))(case.variables, case.images)
+    assert output.reconstruction.dtype == jnp.float32
+    assert {loss.dtype for loss in output.losses.values()} == {jnp.dtype('float32')}
+    reference = case.apply(case.images, train=True)
+    assert np.abs(output.reconstruction - reference.reconstruction).mean() < 0.1 * np.abs(reference.reconstruction).mean() + 0.1
+    shapes = jax.eval_shape(lambda key: module.init(key, case.images, train=True), jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
+
+
+def test_one_batch_can_be_overfitted_and_frozen_tables_stay(case):
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, rest, state):
+        def loss(params):
+            output = case.module.apply({'params': params, **rest}, case.images, train=True)
+            return jnp.mean((output.reconstruction - case.images) ** 2) + sum(output.losses.values())
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    rest = {name: tree for name, tree in case.variables.items() if name != 'params'}
+    params = case.variables['params']
+    state = optimizer.init(params)
+
+    def error(params):
+        output = case.module.apply({'params': params, **rest}, case.images)
+        return float(jnp.mean((output.reconstruction - case.images) ** 2))
+
+    before = error(params)
+    for _ in range(80):
+        params, state, _ = step(params, rest, state)
+    assert error(params) < 0.25 * before
+    assert 'frozen' not in params
