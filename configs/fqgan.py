@@ -29,8 +29,8 @@ def get_config(variant: str = '') -> ConfigDict:
             'teacher_widths': (0, 64),
             'codebook_size': 512,
             'codebook_dim': 8,
-            'channels': 32,
-            'channel_multipliers': (1, 2, 2, 4),
+            'channels': 16,
+            'channel_multipliers': (1, 2, 4),
             'res_blocks': 1,
             'latent_channels': 64,
             'image_size': 64,
@@ -67,7 +67,7 @@ def _triple(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     tokenizer.cifar10(config)
-    config.model.update(channel_multipliers=(1, 2, 4), image_size=32)
+    config.model.image_size = 32
 
 
 def _imagenet256(config: ConfigDict) -> None:
@@ -102,6 +102,11 @@ def _f8(config: ConfigDict) -> None:
 def _tiny(config: ConfigDict) -> None:
     tokenizer.tiny(config)
     config.model.update(
-        codebook_size=32, channels=8, channel_multipliers=(1, 2), latent_channels=16, image_size=16, adapter_heads=2,
+        codebook_size=32,
+        channels=8,
+        channel_multipliers=(1, 2),
+        latent_channels=16,
+        image_size=16,
+        adapter_heads=2,
         head_heads=2,
     )

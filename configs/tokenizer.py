@@ -45,10 +45,10 @@ def base() -> ConfigDict:
                 'discriminator_rate': 1.0,  # learning rate of the discriminator, relative to the tokenizer's
             },
             'data': {
-                'source': 'tfds:imagenet2012',  # 'tfds:NAME', 'embedded:photographs', 'embedded:digits', a folder, a zip
+                'source': 'tfds:imagenet2012',  # 'tfds:NAME', 'embedded:photographs' or 'embedded:digits', folder, zip
                 'data_dir': '',  # where TFDS datasets lie; '' is TFDS's default
                 'image_size': 256,
-                'augmentation': 'resize_crop',
+                'augmentation': 'resize_crop',  # or 'any_scale_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
                 'flip': True,
                 'threads': 8,
             },
@@ -95,12 +95,12 @@ def embedded(config: ConfigDict) -> None:
     config.objective.perceptual_weight = 0.1
     config.objective.discriminator_channels = 16
     config.objective.discriminator_layers = 2
-    config.objective.discriminator_start = 500
-    config.objective.discriminator_ramp = 200
+    config.objective.discriminator_start = 200
+    config.objective.discriminator_ramp = 100
     config.objective.adversarial_weight = 0.02
     config.optimizer.update(learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
-    config.data.update(source='embedded:photographs', image_size=64, threads=2)
-    config.train.update(steps=800, batch_size=16, log_every=50, checkpoint_every=200, ema_decay=0.99)
+    config.data.update(source='embedded:photographs', image_size=64, augmentation='any_scale_crop', threads=2)
+    config.train.update(steps=400, batch_size=8, log_every=50, checkpoint_every=100, ema_decay=0.98)
     config.evaluate.update(every=200, batch_size=28, pictures=8)
 
 

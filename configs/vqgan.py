@@ -28,8 +28,8 @@ def get_config(variant: str = '') -> ConfigDict:
             'codebook_size': 512,
             'codebook_dim': 8,
             'normalize': True,
-            'channels': 32,
-            'channel_multipliers': (1, 2, 2, 4),
+            'channels': 16,
+            'channel_multipliers': (1, 2, 4),
             'res_blocks': 1,
             'latent_channels': 64,
             'commitment_weight': 0.25,
@@ -54,13 +54,11 @@ def get_config(variant: str = '') -> ConfigDict:
 
 def _digits(config: ConfigDict) -> None:
     config.data.update(source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False)
-    config.model.channel_multipliers = (1, 2, 4)
     config.evaluate.batch_size = 120
 
 
 def _cifar10(config: ConfigDict) -> None:
     tokenizer.cifar10(config)
-    config.model.channel_multipliers = (1, 2, 4)
 
 
 def _imagenet256(config: ConfigDict) -> None:

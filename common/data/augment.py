@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-Augmentation = Literal['resize_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
+Augmentation = Literal['resize_crop', 'any_scale_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
 
 
 class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the picture
@@ -27,7 +27,7 @@ def augment(
       image: RGB of any size.
       rng: the only source of randomness.
       size: side of the crop in pixels.
-      how: 'resize_crop' (LlamaGen): see `resize_crop`; 'shorter_side_crop' (taming-transformers): shorter side resized
+      how: 'resize_crop' (LlamaGen): see `resize_crop`; 'any_scale_crop': see `any_scale_crop`; 'shorter_side_crop' (taming-transformers): shorter side resized
         to `size`, then a random crop; 'random_crop': of the pixels as they are; 'centre_crop': see `centre_crop`.
       flip: mirrors every other picture, at random.
 
@@ -37,6 +37,8 @@ def augment(
     """
     if how == 'resize_crop':
         view = resize_crop(image, rng, size)
+    elif how == 'any_scale_crop':
+        view = any_scale_crop(image, rng, size)
     elif how == 'shorter_side_crop':
         view = random_crop(resize_shorter_side(image, size), rng, size)
     elif how == 'random_crop':
@@ -56,6 +58,18 @@ def resize_crop(
     The recipe of LlamaGen (Sun et al. 2024) and of the papers built on it.  Small pictures are enlarged.
     """
     shorter_side = int(rng.integers(size, math.ceil(size / 0.8), endpoint=True))
+    return random_crop(resize_shorter_side(image, shorter_side), rng, size)
+
+
+def any_scale_crop(
+    image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """Shorter side resized to between `size` and its own length, all scales equally likely, then a random crop.
+
+    From the whole picture down to single pixels: many different views of few large photographs.
+    """
+    own = max(size, min(image.shape[:2]))
+    shorter_side = round(math.exp(rng.uniform(math.log(size), math.log(own))))
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from tesserax.common.data.augment import (
     Augmentation,
     TooSmall,
+    any_scale_crop,
     augment,
     centre_crop,
     random_crop,
@@ -54,6 +55,22 @@ def test_resize_crop_draws_every_side_from_size_to_a_quarter_more(monkeypatch):
     for _ in range(2000):
         resize_crop(np.zeros((8, 8, 3), np.uint8), rng, 256)
     assert sides == set(range(256, 321))
+
+
+def test_any_scale_crop_reaches_from_the_whole_picture_to_its_pixels(monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        'tesserax.common.data.augment.resize_shorter_side',
+        lambda image, side: sides.append(side) or np.zeros((side, side, 3), np.uint8),
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        any_scale_crop(np.zeros((256, 300, 3), np.uint8), rng, 64)
+    assert min(sides) == 64
+    assert max(sides) in (255, 256)
+    assert 900 < sum(side < 128 for side in sides) < 1100  # half of the doublings
+    any_scale_crop(np.zeros((8, 8, 3), np.uint8), rng, 64)
+    assert sides[-1] == 64
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip():
