@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -120,3 +122,9 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-4, name: str 
     assert actual.shape == expected.shape, f'{name}: shape {actual.shape}, expected {expected.shape}'
     error = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
     assert error <= tolerance, f'{name}: relative error {error:.2e} > {tolerance:.0e}'
+
+
+def random_variables(shapes: Any, seed: int = 0) -> Any:
+    """Arrays for a tree of shapes, in no time: compiling an initialisation takes longer than a tiny model's tests."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
