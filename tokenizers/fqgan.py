@@ -5,16 +5,15 @@ encoder; a penalty keeps the factors apart, and the semantic ones also predict t
 Dual: (vis, sem), with CLIP ViT-L/14 as teacher of sem.  Triple: (vis, sem_mid, sem_high), with DINOv2-S and CLIP B/16.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
+from tesserax.common.nn.positions import on_grid
 from tesserax.common.nn.transformer import TransformerBlock
 from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
 from tesserax.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
@@ -118,15 +117,6 @@ class Tower(nn.Module):
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x)
 
 
-def on_grid(positions: Float[Array, 'n d'], sides: tuple[int, int]) -> Float[Array, 'm d']:
-    """Positions of a square grid, interpolated bicubically where `sides` are others; exact where they are not."""
-    side = math.isqrt(positions.shape[0])
-    if sides == (side, side):
-        return positions
-    grid = positions.reshape(side, side, -1)
-    return jax.image.resize(grid, (*sides, grid.shape[-1]), 'bicubic').reshape(math.prod(sides), -1)
-
-
 class FQGAN(Tokenizer):
     """Shared encoder trunk; per factor an adapter, a head and a codebook; one decoder.  The defaults are the dual f16.
 
@@ -190,13 +180,13 @@ class FQGAN(Tokenizer):
         taught = [teacher for teacher in self.teachers if teacher]
         if len(set(taught)) < len(taught):
             raise ValueError(f'each teacher serves one factor, got {tuple(self.teachers)}')
-        sizes = {
+        sizes: dict[str, Any] = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,
             'res_blocks': self.res_blocks,
             'attention_levels': self.attention_levels,
         }
-        computing = {'dtype': self.dtype, 'remat': self.remat}
+        computing: dict[str, Any] = {'dtype': self.dtype, 'remat': self.remat}
         grid = self.image_size // self.spec.downsample_factor
 
         self.trunk = EncoderTrunk(**sizes, **computing)
@@ -274,7 +264,7 @@ class FQGAN(Tokenizer):
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
         """Codewords of `tokens`, concatenated in the order of `factors`."""
-        return self.quantizer.embed(tokens.ids)
+        return self.quantizer.embed(jnp.asarray(tokens.ids))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
         """Images of codewords, not clipped."""

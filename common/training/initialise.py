@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tesserax.common.errors import UserError
+from tesserax.common.nn.positions import on_grid
 from tesserax.common.training.parallel import place
 
 
@@ -61,7 +62,8 @@ def overlay(fresh: Any, given: Any) -> Overlaid:
             result[name] = jnp.asarray(weight, value.dtype)
             loaded.append(name)
         elif name.endswith('positions') and _is_resizable(weight.shape, value.shape):
-            result[name] = resize_positions(jnp.asarray(weight, value.dtype), value.shape[0])
+            side = math.isqrt(value.shape[0])
+            result[name] = on_grid(jnp.asarray(weight, value.dtype), (side, side))
             resized.append(f'{name} {tuple(weight.shape)} to {tuple(value.shape)}')
         else:
             left.append(f'{name} (given {tuple(weight.shape)}, needed {tuple(value.shape)})')
@@ -74,13 +76,6 @@ def overlay(fresh: Any, given: Any) -> Overlaid:
     return Overlaid(
         flax.traverse_util.unflatten_dict(result, sep='/'), tuple(loaded), tuple(resized), tuple(left), tuple(unused)
     )
-
-
-def resize_positions(positions: Any, count: int) -> jax.Array:
-    """Learned positions `[n, d]` of a square grid, interpolated bicubically to `count` positions of a square grid."""
-    side, new_side = math.isqrt(positions.shape[0]), math.isqrt(count)
-    grid = jnp.reshape(positions, (side, side, -1))
-    return jax.image.resize(grid, (new_side, new_side, grid.shape[-1]), 'bicubic').reshape(count, -1)
 
 
 def _is_resizable(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
