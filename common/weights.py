@@ -21,6 +21,8 @@ import safetensors.numpy
 from tesserax.common.errors import UserError
 
 _FORMAT = 'tesserax'
+WRAPPERS = ('ema', 'model', 'state_dict')
+"""Where training checkpoints keep the weights, in the order of the official loaders: averaged ones come first."""
 _PREFIXES = ('module.', '_orig_mod.')  # left behind by data-parallel and compiled modules
 
 
@@ -84,15 +86,13 @@ def write_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, np.n
         raise UserError(f'cannot write {path}: the name must end in .safetensors or .pt')
 
 
-def read_state_dict(
-    path: str | os.PathLike[str], wrappers: Sequence[str] = ('ema', 'model', 'state_dict')
-) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAPPERS) -> dict[str, np.ndarray]:
     """Official weights from a `.safetensors` file or a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`).
 
     Args:
       path: of the file.
       wrappers: names of the entries that may hold the weights of a training checkpoint; the first that is there is
-        taken.  The default is the order of the official loaders: averaged weights, if there are any, come first.
+        taken.
 
     Raises:
       UserError: the file is missing, damaged, of another kind, or needs torch and torch is not installed.
