@@ -9,6 +9,7 @@
 
 import json
 import pathlib
+from typing import cast
 
 from absl import flags
 
@@ -19,11 +20,13 @@ _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a ste
 _SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own validation pictures.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
 _SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which pictures of the source.')
-_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the centre crops in pixels; default: as trained, or 256.')
+_IMAGE_SIZE = flags.DEFINE_integer(
+    'image_size', None, 'Side of the centre crops, in pixels; default: as trained, or 256.'
+)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pictures at a time.')
 _LPIPS = flags.DEFINE_string('lpips', None, 'Official LPIPS weights (a folder, or one file with --lpips_sha256).')
 _LPIPS_SHA256 = flags.DEFINE_string('lpips_sha256', None, 'Digest that a single LPIPS file should have.')
-_PICTURES = flags.DEFINE_integer('pictures', 16, 'Pictures on the sheet.')
+_PICTURES = flags.DEFINE_integer('pictures', 16, 'Pictures on the sheet; 0 leaves it out.')
 _OUT = flags.DEFINE_string('out', None, 'Folder for the results; default: the run folder.')
 
 
@@ -32,13 +35,15 @@ def main() -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import evaluation_batches, open_source
+    from tesserax.common.data.pipeline import Split, evaluation_batches, open_source
     from tesserax.common.errors import UserError
     from tesserax.common.pictures import save_png
     from tesserax.common.pretrained.judge import load_judge
+    from tesserax.common.training.writers import json_number
     from tesserax.launch import run_folder
     from tesserax.launch.load import load
     from tesserax.tokenizers.evaluation import evaluate_tokenizer
+    from tesserax.tokenizers.tokenizer import Tokens
     from tesserax.tokenizers.trained import TrainedTokenizer
 
     if _RUN.value is None:
@@ -58,13 +63,15 @@ def main() -> None:
     if out is None:
         raise UserError('name a folder for the results by --out')
 
-    def reconstruct(images: np.ndarray) -> tuple[np.ndarray, object]:
+    def reconstruct(images: np.ndarray) -> tuple[np.ndarray, Tokens]:
         output = model(images)
         return np.asarray(output.reconstruction), output.tokens
 
     perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
     batches = evaluation_batches(
-        open_source(source, _SPLIT.value, data_dir=data_dir), image_size=size or 256, batch_size=_BATCH_SIZE.value
+        open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir),
+        image_size=size or 256,
+        batch_size=_BATCH_SIZE.value,
     )
     evaluation = evaluate_tokenizer(
         reconstruct,
@@ -75,14 +82,18 @@ def main() -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     settings = {'weights': str(path), 'source': source, 'split': _SPLIT.value, 'image_size': size or 256}
-    run_folder.write_text(out / 'evaluation.json', json.dumps(settings | evaluation.metrics, indent=2) + '\n')
-    save_png(out / 'evaluation.png', evaluation.sheet())
+    metrics = {name: json_number(value) for name, value in evaluation.metrics.items()}
+    written = [out / 'evaluation.json']
+    run_folder.write_text(written[0], json.dumps(settings | metrics, indent=2, allow_nan=False) + '\n')
+    if len(evaluation.originals):
+        written.append(out / 'evaluation.png')
+        save_png(written[1], evaluation.sheet())
     for name, value in evaluation.metrics.items():
         print(f'{name:24} {value:.4f}' if value % 1 else f'{name:24} {value:.0f}')
     if batches.skipped:
         name, reason = next(iter(batches.skipped.items()))
         print(f'{len(batches.skipped)} pictures could not be read and do not count; the first: {name}: {reason}')
-    print(f'wrote {out / "evaluation.json"} and {out / "evaluation.png"}')
+    print(f'wrote {" and ".join(map(str, written))}')
 
 
 if __name__ == '__main__':

@@ -44,7 +44,10 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
 
     run_folder.prepare(workdir, config, primary=main_process)
     checkpoints = Checkpoints(
-        workdir / 'checkpoints', keep=config.train.keep, best=config.evaluate.best_metric, best_mode=run_folder.best_mode(config)
+        workdir / 'checkpoints',
+        keep=config.train.keep,
+        best=config.evaluate.best_metric,
+        best_mode=run_folder.best_mode(config),
     )
     newest = checkpoints.latest_step
     if newest is None:
@@ -110,7 +113,7 @@ def _evaluation(
     perceptual = objective.perceptual
 
     def forward(variables: Any, batch: Any) -> Any:
-        output = tokenizer.apply(variables, batch['image'], train=False)
+        output: Any = tokenizer.apply(variables, batch['image'], train=False)
         return output.reconstruction, output.tokens
 
     compiled = runner.compile_evaluation(forward)
@@ -124,7 +127,7 @@ def _evaluation(
             perceptual=perceptual,
             pictures=config.evaluate.pictures,
         )
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and len(evaluation.originals):
             sheet = evaluation.sheet()
             folder.mkdir(exist_ok=True)
             save_png(folder / f'reconstructions_{step:07d}.png', sheet)
@@ -147,6 +150,5 @@ def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
         return f'stopped at step {step}, saved; the same command goes on from there · {workdir}'
     metrics = result.evaluation
     usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
-    return (
-        f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures · codebook usage: {usage} · {workdir}'
-    )
+    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures'
+    return f'{quality} · codebook usage: {usage} · {workdir}'

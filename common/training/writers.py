@@ -111,7 +111,7 @@ class JsonlWriter(MetricWriter):
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Appends one line, at once visible to readers."""
-        line = {'step': int(step)} | {name: _json_number(value) for name, value in scalars.items()}
+        line = {'step': int(step)} | {name: json_number(value) for name, value in scalars.items()}
         self._file.write(json.dumps(line, allow_nan=False) + '\n')
         self._file.flush()
 
@@ -137,7 +137,8 @@ def _lines_until(path: Path, step: int) -> list[str]:
     return kept
 
 
-def _json_number(value: Any) -> float | str:
+def json_number(value: Any) -> float | str:
+    """A number as JSON can hold it: those that it lacks become 'NaN', 'Infinity' and '-Infinity'."""
     number = float(value)
     if math.isnan(number):
         return 'NaN'
