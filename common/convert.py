@@ -175,14 +175,14 @@ def to_ours(
 
     filled = {}
     for path, target in targets.items():
-        rule, found = chosen.get(path), parts.get(path, {})
-        if rule is None or len(found) < len(rule.sources):
+        filling, found = chosen.get(path), parts.get(path, {})
+        if filling is None or len(found) < len(filling.sources):
             problems.append(f'{path} {_shape(target)}: nothing given')
             continue
-        sources = [np.asarray(state_dict[found[i]]) for i in range(len(rule.sources))]
+        sources = [np.asarray(state_dict[found[i]]) for i in range(len(filling.sources))]
         label = ', '.join(f'{found[i]} {_shape(source)}' for i, source in enumerate(sources))
         try:
-            value = rule.transform.to_ours(*sources)
+            value = filling.transform.to_ours(*sources)
         except (ValueError, IndexError):
             problems.append(f'{label}: not the layout of {path} {_shape(target)}')
             continue

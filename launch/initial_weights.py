@@ -1,5 +1,6 @@
 """Weights that a run starts from: an earlier run, a converted file, or an official one."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -38,13 +39,14 @@ def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainSta
         fitted = overlay(params[player], collections.pop('params'))
         params[player] = place_like(fitted.params, params[player])
         lines.append(f'{player}: {fitted.describe()}')
-        if collections and jax.tree.structure(collections) == jax.tree.structure(model_state[player]):
+        structure: Any = jax.tree.structure(collections)
+        if collections and structure == jax.tree.structure(model_state[player]):
             model_state[player] = place_like(collections, model_state[player])
     lines += [f'{player}: not given, left fresh' for player in params if player not in given]
     ema = state.ema
     if ema is not None:
         ema = jax.tree.map(lambda x: x.copy(), params['tokenizer'])
-    return state.replace(params=params, model_state=model_state, ema=ema), '\n'.join(lines)
+    return dataclasses.replace(state, params=params, model_state=model_state, ema=ema), '\n'.join(lines)
 
 
 def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
@@ -56,7 +58,8 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
     if source.is_dir():
         _, tree = run_folder.read_checkpoint(source)
         players = {
-            player: {'params': params, **(tree['model_state'].get(player) or {})} for player, params in tree['params'].items()
+            player: {'params': params, **(tree['model_state'].get(player) or {})}
+            for player, params in tree['params'].items()
         }
         if tree.get('ema') is not None:
             players['tokenizer']['params'] = tree['ema']

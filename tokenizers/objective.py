@@ -104,7 +104,8 @@ class TokenizerObjective:
         rng_tokenizer, rng_discriminator = jax.random.split(rng)
         # Lazily: only the parameters are computed, not what the networks make of the images.
         variables = dict(self.tokenizer.lazy_init(rng_tokenizer, images, train=True))
-        params, model_state = {'tokenizer': variables.pop('params')}, {'tokenizer': variables}
+        params: dict[str, Any] = {'tokenizer': variables.pop('params')}
+        model_state: dict[str, Any] = {'tokenizer': variables}
         if self.game is not None:
             variables = dict(self.game.discriminator.lazy_init(rng_discriminator, images, train=True))
             params['discriminator'] = variables.pop('params')
@@ -144,7 +145,7 @@ class TokenizerObjective:
         def fidelity(reconstruction: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             terms = {'pixel': self.pixel_weight * PIXEL_LOSSES[self.pixel_loss](reconstruction, images)}
             if self.perceptual is not None:
-                distance = self.perceptual.module.apply(frozen['perceptual'], reconstruction, images)
+                distance: Any = self.perceptual.module.apply(frozen['perceptual'], reconstruction, images)
                 terms['perceptual'] = self.perceptual_weight * distance.mean()
             return sum(terms.values(), jnp.zeros(())), terms
 
@@ -155,7 +156,7 @@ class TokenizerObjective:
                 raise ValueError(
                     f'the tokenizer predicts no features for teacher {name!r}; it has {sorted(output.predictions)}'
                 )
-            target = jax.lax.stop_gradient(judge.module.apply(frozen['teachers'][name], images))
+            target: Any = jax.lax.stop_gradient(judge.module.apply(frozen['teachers'][name], images))
             terms[f'representation/{name}'] = self.representation_weight * info_nce(
                 output.predictions[name], target, self.representation_temperature
             )
@@ -192,7 +193,12 @@ class TokenizerObjective:
         return logits.astype(jnp.float32), dict(changed)
 
     def _adaptive_weight(
-        self, params: dict[str, Any], model_state: dict[str, Any], fidelity: Any, reconstruction: jax.Array, pull_back: Any
+        self,
+        params: dict[str, Any],
+        model_state: dict[str, Any],
+        fidelity: Any,
+        reconstruction: jax.Array,
+        pull_back: Any,
     ) -> jax.Array:
         """Ratio of gradient norms at the last layer; only the short way from pixels to that layer is differentiated."""
         assert self.game is not None
@@ -207,7 +213,7 @@ class TokenizerObjective:
     def _counts(self, output: TokenizerOutput) -> dict[str, jax.Array]:
         spec = self.tokenizer.spec
         return {
-            name: codeword_counts(output.tokens.ids[..., i], spec.codebook_sizes[i])
+            name: codeword_counts(jnp.asarray(output.tokens.ids[..., i]), spec.codebook_sizes[i])
             for i, name in enumerate(spec.codebook_names)
         }
 

@@ -150,7 +150,7 @@ class VQGAN(Tokenizer):
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
         """Codewords of `tokens`."""
-        return self.quantizer.embed(tokens.ids[..., 0])
+        return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
         """Images of codewords, not clipped."""

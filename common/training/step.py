@@ -37,7 +37,7 @@ def player_gradients(
         (grads_of_all,) = pull_back(one_hot)
         grads[player] = grads_of_all[player]
     metrics = report.metrics | {f'loss/{player}': loss for player, loss in losses.items()}
-    return grads, new_model_state, report.replace(metrics=metrics)
+    return grads, new_model_state, dataclasses.replace(report, metrics=metrics)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity: jit takes it as a function
@@ -84,15 +84,14 @@ class TrainStep:
             ema = optax.incremental_update(params[self.objective.players[0]], state.ema, 1.0 - self.ema_decay)
         finite = [jnp.isfinite(v) for name, v in metrics.items() if name.startswith(('loss/', 'gradient_norm/'))]
         metrics['finite'] = jnp.stack(finite).all().astype(jnp.float32)
-        return TrainState(state.step + 1, params, opt_state, model_state, ema), report.replace(metrics=metrics)
+        report = dataclasses.replace(report, metrics=metrics)
+        return TrainState(state.step + 1, params, opt_state, model_state, ema), report
 
     def _gradients(
         self, state: TrainState, frozen: Any, batch: Batch, rng: jax.Array
     ) -> tuple[dict[str, Any], Any, StepReport]:
         if self.accumulate == 1:
-            return player_gradients(
-                self.objective, state.params, state.model_state, frozen, batch, rng, state.step
-            )
+            return player_gradients(self.objective, state.params, state.model_state, frozen, batch, rng, state.step)
 
         def part(carry: tuple[Any, Any, StepReport], scanned: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             grads, model_state, total = carry
@@ -113,13 +112,11 @@ class TrainStep:
         pieces = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), dict(batch))
         first = jax.tree.map(lambda x: x[0], pieces)
         shapes = jax.eval_shape(
-            lambda: player_gradients(
-                self.objective, state.params, state.model_state, frozen, first, rng, state.step
-            )
+            lambda: player_gradients(self.objective, state.params, state.model_state, frozen, first, rng, state.step)
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
         (grads, model_state, report), _ = jax.lax.scan(
             part, (zeros[0], state.model_state, zeros[1]), (pieces, jnp.arange(n))
         )
         mean = lambda tree: jax.tree.map(lambda x: x / n, tree)  # noqa: E731
-        return mean(grads), model_state, report.replace(metrics=mean(report.metrics))
+        return mean(grads), model_state, dataclasses.replace(report, metrics=mean(report.metrics))
