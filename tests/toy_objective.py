@@ -18,7 +18,7 @@ class ToyObjective:
     """A linear autoencoder against a linear critic; the critic's running mean is a batch statistic."""
 
     players = ('model', 'critic')
-    frozen = {'scale': np.asarray(0.5, np.float32)}  # noqa: RUF012
+    frozen = {'scale': np.asarray(0.5, np.float32)}
 
     def init(self, rng: jax.Array, batch: Any) -> tuple[Any, Any]:
         down, up, critic = jax.random.split(rng, 3)
@@ -72,5 +72,7 @@ class ToyData:
 
 def toy_step(**changes: Any) -> TrainStep:
     # Adam's usual eps makes an update out of the rounding of a gradient near zero; a larger one keeps runs comparable.
-    optimizers = {name: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2, eps=1e-3)) for name in ToyObjective.players}
+    optimizers = {
+        name: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2, eps=1e-3)) for name in ToyObjective.players
+    }
     return TrainStep(**({'objective': ToyObjective(), 'optimizers': optimizers, 'ema_decay': 0.9} | changes))

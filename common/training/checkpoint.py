@@ -14,7 +14,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 from tesserax.common.errors import UserError
 from tesserax.common.training.state import TrainState
 
-
 # What Orbax raises for files that are missing, cut off, or of other shapes.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 
@@ -40,7 +39,7 @@ class Checkpoints:
         best: str | None = None,
         best_mode: str = 'max',
         read_only: bool = False,
-    ):
+    ) -> None:
         self.folder = pathlib.Path(folder).absolute()
         kept: list[Any] = [policies.LatestN(keep)]
         if best is not None:
@@ -83,7 +82,7 @@ class Checkpoints:
         return self._manager.best_step() if self._ranked and scored else None
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Starts to write a checkpoint; returns before it is on disk.  A step that is there already is left as it is."""
+        """Starts to write a checkpoint; returns before it is on disk.  A step that is there already is left alone."""
         if step in self._manager.all_steps():
             return
         self._manager.save(

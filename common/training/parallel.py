@@ -27,7 +27,7 @@ class Runner(abc.ABC):
       mesh: the devices.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.over_batch = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
@@ -48,7 +48,9 @@ class Runner(abc.ABC):
 
     def put_batch(self, batch: Batch) -> Any:
         """This process's part of a batch, as global arrays split over the batch axis."""
-        return {name: jax.make_array_from_process_local_data(self.over_batch, np.asarray(x)) for name, x in batch.items()}
+        return {
+            name: jax.make_array_from_process_local_data(self.over_batch, np.asarray(x)) for name, x in batch.items()
+        }
 
     def put_frozen(self, frozen: Any) -> Any:
         """Variables of frozen networks, on every device."""
@@ -62,7 +64,7 @@ class Runner(abc.ABC):
 
     def init(self, train_step: TrainStep, seed: int, example: Batch) -> TrainState:
         """A fresh state; equal for every mesh, because it is computed on one device and then laid out."""
-        # Counter-based keys of this kind compile several times faster than the default ones, for hundreds of parameters.
+        # For hundreds of parameters, keys of this kind compile several times faster than the default ones.
         key = jax.device_put(jax.random.key(seed, impl='unsafe_rbg'), jax.local_devices()[0])
         abstract = self.abstract_state(train_step, example)
         state = jax.jit(train_step.init)(key, example)
@@ -119,9 +121,11 @@ class PmapRunner(Runner):
 
     axis_name = 'replica'
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh) -> None:
         if mesh.shape['fsdp'] != 1 or mesh.shape['model'] != 1:
-            raise ValueError(f'the pmap runner is data parallel only, but the mesh is {dict(mesh.shape)}; use runner jit')
+            raise ValueError(
+                f'the pmap runner is data parallel only, but the mesh is {dict(mesh.shape)}; use runner jit'
+            )
         super().__init__(mesh)
         self.over_devices = NamedSharding(mesh, PartitionSpec('data'))
 
@@ -135,9 +139,7 @@ class PmapRunner(Runner):
             with replica_axis_named(self.axis_name):
                 return train_step(state, frozen, batch)
 
-        mapped = jax.pmap(
-            body, axis_name=self.axis_name, donate_argnums=0, devices=list(self.mesh.devices.flat)
-        )
+        mapped = jax.pmap(body, axis_name=self.axis_name, donate_argnums=0, devices=list(self.mesh.devices.flat))
         compiled = mapped.lower(state, frozen, batch).compile()
 
         def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, StepReport]:
@@ -191,7 +193,9 @@ class PmapRunner(Runner):
 RUNNERS = {'jit': JitRunner, 'pmap': PmapRunner}
 
 
-def make_runner(kind: str = 'jit', *, data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None = None) -> Runner:
+def make_runner(
+    kind: str = 'jit', *, data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None = None
+) -> Runner:
     """A runner by name over a mesh; see `make_mesh` for the sizes.
 
     Raises:

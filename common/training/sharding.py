@@ -44,9 +44,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None
         sizes[free[0]] = count // fixed
     if math.prod(sizes.values()) != count:
         raise ValueError(f'mesh {sizes} does not cover the {count} devices of this run exactly')
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=available[:count]
-    )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=available[:count])
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -69,7 +67,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def state_shardings(state: TrainState, transformations: dict[str, optax.GradientTransformation], mesh: Mesh) -> Any:
-    """Shardings in the form of `state` (arrays or shapes): optimizer moments and averages lie where their parameters do."""
+    """Shardings in the form of `state` (arrays or shapes): moments and averages lie where their parameters do."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def of_params(params: Any) -> Any:

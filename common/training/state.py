@@ -68,5 +68,3 @@ class Objective(Protocol):
         self, params: dict[str, Any], model_state: Any, frozen: Any, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
         """One scalar per player, the new model state, and a report."""
-
-

@@ -1,3 +1,5 @@
+"""Layers of encoder and decoder compute what they say, at the borders too."""
+
 import functools
 
 import jax

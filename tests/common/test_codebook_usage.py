@@ -1,3 +1,5 @@
+"""Usage and perplexity are exact over batches, masks and replicas."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

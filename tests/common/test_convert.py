@@ -1,3 +1,5 @@
+"""Weights come through the rules unchanged, both ways, and every mismatch is reported."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -120,7 +120,9 @@ def test_weights_of_an_earlier_run_are_taken_and_told(whole, tmp_path, capsys):
     assert '0 left fresh' in told
     expected = result.state.ema
     jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), started.state.params['tokenizer'], expected
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
+        started.state.params['tokenizer'],
+        expected,
     )
 
 
@@ -130,7 +132,9 @@ def test_positions_are_resized_and_other_sizes_left_fresh(whole, tmp_path, capsy
     config.data.image_size = 32
     experiment.run_training(config, tmp_path / 'larger', show_progress=False)
     told = capsys.readouterr().out
-    assert 'adapter_vis/positions (64, 64) to (256, 64)' in told or 'adapter_vis/positions (64, 16) to (256, 16)' in told
+    assert (
+        'adapter_vis/positions (64, 64) to (256, 64)' in told or 'adapter_vis/positions (64, 16) to (256, 16)' in told
+    )
     assert '(given (32, 8), needed (64, 8))' in told
 
 

@@ -63,7 +63,13 @@ def test_images_do_not_influence_each_other(case):
 def test_losses_are_scalars_with_known_names(case):
     losses = case.apply(case.images, train=True).losses
     assert all(loss.shape == () and np.isfinite(loss) for loss in losses.values())
-    assert {name.split('/')[0] for name in losses} <= {'codebook', 'commitment', 'entropy', 'disentangle', 'grain_budget'}
+    assert {name.split('/')[0] for name in losses} <= {
+        'codebook',
+        'commitment',
+        'entropy',
+        'disentangle',
+        'grain_budget',
+    }
 
 
 def test_the_last_layer_makes_the_pixels(case):
@@ -86,7 +92,10 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     assert output.reconstruction.dtype == jnp.float32
     assert {loss.dtype for loss in output.losses.values()} == {jnp.dtype('float32')}
     reference = case.apply(case.images, train=True)
-    assert np.abs(output.reconstruction - reference.reconstruction).mean() < 0.1 * np.abs(reference.reconstruction).mean() + 0.1
+    assert (
+        np.abs(output.reconstruction - reference.reconstruction).mean()
+        < 0.1 * np.abs(reference.reconstruction).mean() + 0.1
+    )
     shapes = jax.eval_shape(lambda key: module.init(key, case.images, train=True), jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
 

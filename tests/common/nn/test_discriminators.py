@@ -1,3 +1,5 @@
+"""The discriminators equal the official ones and convert both ways."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""A judge comes with the weights it names, or with a clear refusal."""
+
 import dataclasses
 import hashlib
 

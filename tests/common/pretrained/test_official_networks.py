@@ -1,3 +1,5 @@
+"""LPIPS, CLIP and DINOv2 equal the official networks."""
+
 import functools
 
 import jax

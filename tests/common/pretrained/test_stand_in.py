@@ -1,3 +1,5 @@
+"""The perceptual distance that comes with the package behaves like one."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

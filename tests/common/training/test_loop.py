@@ -126,9 +126,7 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path):
     run(tmp_path / 'run', steps=2)
     other = make_runner(devices=1).abstract_state(toy_step(), next(ToyData(width=64)))
-    without_average = make_runner(devices=1).abstract_state(
-        toy_step(ema_decay=None), next(ToyData())
-    )
+    without_average = make_runner(devices=1).abstract_state(toy_step(ema_decay=None), next(ToyData()))
     with Checkpoints(tmp_path / 'run' / 'checkpoints', read_only=True) as checkpoints:
         for abstract in (other, without_average):
             with pytest.raises(UserError, match='cannot be read into this model'):

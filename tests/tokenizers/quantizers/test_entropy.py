@@ -1,3 +1,5 @@
+"""The entropy loss equals its definition, and replicas together compute the global one."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

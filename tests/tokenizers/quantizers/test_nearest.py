@@ -1,3 +1,5 @@
+"""The nearest codeword is the one that an exhaustive search finds."""
+
 import re
 
 import jax

@@ -1,3 +1,5 @@
+"""Vector and factorized quantizers: values, straight-through gradients, and who is pulled by which loss."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
