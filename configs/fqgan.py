@@ -30,7 +30,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'codebook_size': 512,
             'codebook_dim': 8,
             'channels': 16,
-            'channel_multipliers': (1, 2, 4),
+            'channel_multipliers': (1, 2, 2),
             'res_blocks': 1,
             'latent_channels': 64,
             'image_size': 64,

@@ -29,7 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'codebook_dim': 8,
             'normalize': True,
             'channels': 16,
-            'channel_multipliers': (1, 2, 4),
+            'channel_multipliers': (1, 2, 2),
             'res_blocks': 1,
             'latent_channels': 64,
             'commitment_weight': 0.25,
