@@ -1,0 +1,75 @@
+"""The evaluation command writes valid JSON and the sheet that was asked for."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+import tesserax.launch.load
+from tesserax.launch import evaluate
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+
+class Exact(Tokenizer):
+    """Gives every picture back as it was."""
+
+    @property
+    def spec(self):
+        return TokenSpec((2,), 8)
+
+    def __call__(self, images, *, train=False):
+        return TokenizerOutput(images, self.encode(images), losses={})
+
+    def encode(self, images):
+        return Tokens(jnp.zeros((len(images), images.shape[1] // 8, images.shape[2] // 8, 1), jnp.int32))
+
+    def embed(self, tokens):
+        raise NotImplementedError
+
+    def decode_latents(self, latents):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """Runs the command on white pictures; gives its folder."""
+    (tmp_path / 'white').mkdir()
+    for i in range(4):
+        Image.new('RGB', (16, 16), 'white').save(tmp_path / 'white' / f'{i}.png')
+    monkeypatch.setattr(tesserax.launch.load, 'load', lambda path, which: TrainedTokenizer(Exact(), {}))
+
+    def run(pictures):
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS(['evaluate'])
+        settings = {
+            'run': str(tmp_path), 'source': str(tmp_path / 'white'), 'split': 'train', 'image_size': 16,
+            'pictures': pictures, 'out': str(tmp_path / 'out'),
+        }  # fmt: skip
+        with flagsaver.flagsaver(**settings):
+            evaluate.main()
+        return tmp_path / 'out'
+
+    return run
+
+
+def refuse(constant):
+    raise AssertionError(f'{constant} is no JSON')
+
+
+def test_an_exact_reconstruction_makes_valid_json(evaluated, capsys):
+    text = (evaluated(pictures=2) / 'evaluation.json').read_text()
+    found = json.loads(text, parse_constant=refuse)
+    assert found['psnr'] == 'Infinity'
+    assert found['ssim'] == pytest.approx(1)
+    assert found['image_size'] == 16
+    assert 'evaluation.png' in capsys.readouterr().out
+
+
+def test_without_pictures_there_is_no_sheet(evaluated, capsys):
+    out = evaluated(pictures=0)
+    assert [path.name for path in out.iterdir()] == ['evaluation.json']
+    assert 'evaluation.png' not in capsys.readouterr().out
