@@ -94,6 +94,9 @@ def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAP
       wrappers: names of the entries that may hold the weights of a training checkpoint; the first that is there is
         taken.
 
+    Returns:
+      The named tensors: none if the file holds nothing of the kind, such as a checkpoint without any of `wrappers`.
+
     Raises:
       UserError: the file is missing, damaged, of another kind, or needs torch and torch is not installed.
     """
@@ -111,10 +114,7 @@ def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAP
         raise UserError(
             f'{path} is damaged, or holds other objects than tensors (then save its state dict alone): {reason}'
         ) from None
-    weights = _unwrapped(loaded, wrappers)
-    tensors = {name: x for name, x in weights.items() if isinstance(x, torch.Tensor)}
-    if not tensors:
-        raise UserError(f'{path} holds no named tensors')
+    tensors = {name: x for name, x in _unwrapped(loaded, wrappers).items() if isinstance(x, torch.Tensor)}
     return _without_prefix({name: _numpy(torch, x) for name, x in tensors.items()})
 
 
