@@ -1,3 +1,5 @@
+"""Weight files come back bit for bit, and damaged or foreign ones are refused in a sentence."""
+
 import importlib.util
 import sys
 

@@ -1,3 +1,5 @@
+"""The command that converts weights: both ways, its account, and what it refuses."""
+
 import subprocess
 import sys
 from pathlib import Path
