@@ -7,7 +7,7 @@ FQGAN, and both optimizers.  Frozen networks have random weights of the right sh
 changes the time.
 
 Each part is then compiled and timed alone, forward and backward, on the shapes it has in the step.  The compiler fuses
-across parts in the step and cannot do so here, so the parts need not add up to it.  Times are medians over `--steps`
+across parts in the step and cannot do so here, so the parts need not add up to it.  Times are the fastest of `--steps`
 calls after one that is not counted.  Memory is what the compiler plans: arguments, results that share no memory with
 them, and temporaries.  FLOPs are the compiler's count, which is 0 where it sees none (calls into other libraries).
 
@@ -18,7 +18,6 @@ PyTorch (eager, both memory layouts), on equal shapes; neither judge, discrimina
 import argparse
 import dataclasses
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,13 +45,13 @@ from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.vqgan import PRESETS as VQGAN_PRESETS
 from tesserax.tokenizers.vqgan import VQGAN
 
-TINY = {'channels': 8, 'channel_multipliers': (1, 2), 'attention_levels': (), 'res_blocks': 1, 'codebook_size': 64}
+TINY = {'channels': 8, 'channel_multipliers': (1,), 'attention_levels': (), 'res_blocks': 1, 'codebook_size': 64}
 TINY_FACTORS = {'adapter_layers': 1, 'head_layers': 1, 'adapter_heads': 2, 'head_heads': 2, 'teacher_widths': (0, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Median seconds of a call, and what the compiler says of it."""
+    """Seconds of a call, and what the compiler says of it."""
 
     seconds: float
     flops: float = 0.0
@@ -68,14 +67,14 @@ class Part:
     arguments: tuple[Any, ...]
 
 
-def median_seconds(call: Callable[[], Any], steps: int) -> float:
-    """Median over `steps` calls, after one that is not counted; the call waits for its result."""
+def fastest(call: Callable[[], Any], steps: int) -> float:
+    """Seconds of the fastest of `steps` calls, after one that is not counted; the call waits for its result."""
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return min(times[1:])
 
 
 def planned_bytes(compiled: Any) -> int | None:
@@ -87,7 +86,7 @@ def planned_bytes(compiled: Any) -> int | None:
 
 def measure(part: Part, steps: int) -> Measured:
     compiled = jax.jit(part.function).lower(*part.arguments).compile()
-    seconds = median_seconds(lambda: jax.block_until_ready(compiled(*part.arguments)), steps)
+    seconds = fastest(lambda: jax.block_until_ready(compiled(*part.arguments)), steps)
     return Measured(seconds, float((compiled.cost_analysis() or {}).get('flops', 0.0)), planned_bytes(compiled))
 
 
@@ -145,7 +144,7 @@ def step_parts(
     encoding = {n: value for n, value in params.items() if n not in {*decoding, *quantizing, *predicting}}
 
     def applied(method: Any) -> Callable[[Any, Any], Any]:
-        return lambda wanted, _: tokenizer.apply({'params': wanted[0]}, wanted[1], method=method)
+        return lambda wanted, fixed: tokenizer.apply({'params': wanted[0] | fixed}, wanted[1], method=method)
 
     def encode(params: Any, images: Any) -> Any:
         return tokenizer.apply({'params': params}, images, method='latents')
@@ -163,15 +162,14 @@ def step_parts(
         return {name: (optax.apply_updates(params[name], updates), kept) for name, (updates, kept) in new.items()}
 
     latents = noise(jax.eval_shape(encode, encoding, images))
-    z_q = noise(jax.eval_shape(applied(quantize), (quantizing, latents), None)[0])
+    z_q = noise(jax.eval_shape(applied(quantize), (quantizing, latents), {})[0])
     parts = [
         with_gradient('encoder', encode, encoding, images),
-        with_gradient('quantizer', applied(quantize), (quantizing, latents), None),
-        with_gradient('decoder', applied('decode_latents'), (decoding, z_q), None),
+        with_gradient('quantizer', applied(quantize), (quantizing, latents), {}),
+        with_gradient('decoder', applied('decode_latents'), (decoding, z_q), {}),
     ]
     if predicting:
-        # The predictors cut z_q into factors by the quantizer's own method, which reads none of its parameters.
-        parts.append(with_gradient('feature predictors', applied(predict), (predicting, z_q), None))
+        parts.append(with_gradient('feature predictors', applied(predict), (predicting, z_q), quantizing))
     for name, teacher in objective.teachers.items():
         parts.append(Part(f'{name}, forward only', teacher.module.apply, (frozen['teachers'][name], images)))
     judge = objective.perceptual
@@ -226,7 +224,7 @@ def compare_with_torch(args: argparse.Namespace, model: VQGAN, params: Any, imag
     print(f'{"":<24}{"seconds":>10}{"/ JAX":>9}')
     rows = {'JAX': measure(Part('autoencoder', jax.value_and_grad(loss), (params, images)), args.steps).seconds}
     for name, channels_last in (('PyTorch, NCHW', False), ('PyTorch, NHWC', True)):
-        rows[name] = median_seconds(theirs.call(np.asarray(images), args.dtype, channels_last), args.steps)
+        rows[name] = fastest(theirs.call(np.asarray(images), args.dtype, channels_last), args.steps)
     for name, seconds in rows.items():
         print(f'{name:<24}{seconds:>10.4f}{seconds / rows["JAX"]:>9.2f}')
 
@@ -247,7 +245,7 @@ def measure_step(train_step: TrainStep, state: TrainState, batch: Batch, steps: 
         if not report.metrics['finite']:
             raise FloatingPointError('a loss or a gradient is not finite')
 
-    return Measured(median_seconds(advance, steps), flops, planned_bytes(compiled)), compiling
+    return Measured(fastest(advance, steps), flops, planned_bytes(compiled)), compiling
 
 
 def report(name: str, part: Measured, step: Measured, args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ def printed():
         lines = []
         patch.setattr('builtins.print', lambda *words: lines.append(' '.join(words)))
         patch.setattr(importlib.util, 'find_spec', lambda name: None)  # no comparison, whatever is installed
-        script.main(['--preset', 'tiny', '--image_size', '16', '--batch_size', '2', '--steps', '1'])
+        script.main(['--preset', 'tiny', '--image_size', '8', '--batch_size', '2', '--steps', '1'])
     return '\n'.join(lines)
 
 
