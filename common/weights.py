@@ -3,6 +3,7 @@
 Ours are `.safetensors` files of flat names ('params/encoder/...') with the model's name in the header.
 """
 
+import argparse
 import dataclasses
 import io
 import os
@@ -108,7 +109,9 @@ def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAP
         raise UserError(f'cannot read {path}: known are .safetensors, .pt, .pth, .ckpt and .bin')
     torch = _torch(path)
     try:
-        loaded = torch.load(path, map_location='cpu', weights_only=True)
+        # Official trainers store their flags beside the weights; a plain record of values is harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -1,5 +1,6 @@
 """Weight files come back bit for bit, and damaged or foreign ones are refused in a sentence."""
 
+import argparse
 import importlib.util
 import sys
 
@@ -116,6 +117,14 @@ def test_the_averaged_weights_of_a_checkpoint_come_first(tmp_path):
     assert save(state_dict={'module.a': torch.zeros(2)}).keys() == {'a'}
     assert save(model={'state_dict': b}).keys() == {'b'}
     assert read_state_dict(tmp_path / 'x.pt', ('nothing',)) == {}
+
+
+@needs_torch
+def test_a_checkpoint_may_hold_the_flags_of_its_training(tmp_path):
+    import torch
+
+    torch.save({'model': {'a': torch.ones(1)}, 'args': argparse.Namespace(lr=1e-4)}, tmp_path / 'x.pt')
+    assert read_state_dict(tmp_path / 'x.pt').keys() == {'a'}
 
 
 @needs_torch
