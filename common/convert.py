@@ -162,9 +162,9 @@ def to_ours(
             )
             continue
         rule, i, path = places[0]
-        if i in parts.setdefault(path, {}) or chosen.setdefault(path, rule) is not rule:
+        if chosen.setdefault(path, rule) is not rule:
             problems.append(f'{name}: {path} is filled twice')
-        parts[path][i] = name
+        parts.setdefault(path, {})[i] = name
 
     if unknown and len(parts) * 2 < len(targets):
         wanted = next(iter(_official_names(rules, targets)), None)
