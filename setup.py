@@ -39,6 +39,6 @@ setup(
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'torch': ['torch>=2.6'],  # only to open .pt files
-        'test': ['beartype>=0.22', 'mypy>=1.18', 'pre-commit>=4', 'pytest>=8.4', 'ruff>=0.14'],
+        'test': ['beartype>=0.22', 'mypy>=1.18', 'pre-commit>=4', 'pytest>=8.4', 'pytest-xdist>=3.8', 'ruff>=0.14'],
     },
 )

@@ -47,8 +47,8 @@ def get_config(variant: str = '') -> ConfigDict:
             'remat': False,
         }
     )
-    config.objective.representation_weight = 0.5
     tokenizer.embedded(config)
+    config.objective.representation_weight = 0.1
     presets = {
         'triple': _triple,
         'cifar10': _cifar10,

@@ -27,8 +27,9 @@ def augment(
       image: RGB of any size.
       rng: the only source of randomness.
       size: side of the crop in pixels.
-      how: 'resize_crop' (LlamaGen): see `resize_crop`; 'any_scale_crop': see `any_scale_crop`; 'shorter_side_crop' (taming-transformers): shorter side resized
-        to `size`, then a random crop; 'random_crop': of the pixels as they are; 'centre_crop': see `centre_crop`.
+      how: 'resize_crop' (LlamaGen), 'any_scale_crop', 'centre_crop': see the functions of these names;
+        'shorter_side_crop' (taming-transformers): shorter side resized to `size`, then a random crop; 'random_crop': of
+        the pixels as they are.
       flip: mirrors every other picture, at random.
 
     Raises:

@@ -20,7 +20,8 @@ class GroupNorm(nn.Module):
     general layer on a CPU.
 
     Attributes:
-      num_groups: groups; fewer channels than that are one group each.
+      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group of
+        one channel would erase its mean and contrast, which a reconstruction needs).
       epsilon: added to the variance.
       dtype: type of the result.
     """
@@ -33,7 +34,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Normalizes each sample."""
         b, h, w, c = x.shape
-        groups = min(self.num_groups, c)
+        groups = min(self.num_groups, max(c // 4, 1))
         if c % groups:
             raise ValueError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
         scale = self.param('scale', nn.initializers.ones, (c,))

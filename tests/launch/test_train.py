@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,7 +72,7 @@ def test_load_gives_the_tokenizer_that_was_evaluated(whole):
     tokens = tokenizer.encode(images)
     assert tokens.ids.shape == (2, 8, 8, 2)
     variables = experiment.tokenizer_variables(result.state)
-    expected = tokenizer.module.apply(variables, images).reconstruction
+    expected = tokenizer.module.apply(variables, jnp.asarray(images)).reconstruction
     np.testing.assert_allclose(tokenizer.decode(tokens), expected, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tesserax.launch import assemble, cli
 
-CONFIGS = ['vqgan.py:tiny', 'fqgan.py:tiny', 'fqgan.py:triple,tiny']
+CONFIGS = ['vqgan.py:tiny', 'fqgan.py:triple,tiny']
 
 
 class Case:
@@ -16,14 +16,19 @@ class Case:
 
     def __init__(self, config: str):
         self.config = cli.load_config(f'configs/{config}')
+        self.compiled = {}
         self.module = assemble.tokenizer(self.config)
         size = self.config.data.image_size
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
         self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
         self.variables = jax.jit(lambda key: self.module.init(key, self.images, train=True))(jax.random.key(0))
 
-    def apply(self, *args, method=None, **kwargs):
-        return jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, **kwargs))(self.variables, *args)
+    def apply(self, *args, method='__call__', **kwargs):
+        """Calls a method, compiled once for all tests."""
+        key = (method, *kwargs.items())
+        if key not in self.compiled:
+            self.compiled[key] = jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, **kwargs))
+        return self.compiled[key](self.variables, *args)
 
 
 @pytest.fixture(scope='module', params=CONFIGS)
@@ -56,8 +61,8 @@ def test_decoding_what_was_encoded_is_the_evaluation_pass(case):
 
 def test_images_do_not_influence_each_other(case):
     together = case.apply(case.images, method='encode').ids
-    alone = case.apply(case.images[1:2], method='encode').ids
-    np.testing.assert_array_equal(together[1:2], alone)
+    others = case.apply(case.images.at[2:].set(0), method='encode').ids
+    np.testing.assert_array_equal(together[:2], others[:2])
 
 
 def test_losses_are_scalars_with_known_names(case):
@@ -91,11 +96,11 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     output = jax.jit(lambda v, x: module.apply(v, x, train=True))(case.variables, case.images)
     assert output.reconstruction.dtype == jnp.float32
     assert {loss.dtype for loss in output.losses.values()} == {jnp.dtype('float32')}
-    reference = case.apply(case.images, train=True)
-    assert (
-        np.abs(output.reconstruction - reference.reconstruction).mean()
-        < 0.1 * np.abs(reference.reconstruction).mean() + 0.1
-    )
+    # The same tokens: rounding before the quantizer may choose other ones, which says nothing of the decoder.
+    tokens = case.apply(case.images, method='encode')
+    reference = case.apply(tokens, method='decode')
+    rounded = jax.jit(lambda v, x: module.apply(v, x, method='decode'))(case.variables, tokens)
+    assert 0 < np.abs(rounded - reference).max() < 0.05 * np.abs(reference).max()
     shapes = jax.eval_shape(lambda key: module.init(key, case.images, train=True), jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
 

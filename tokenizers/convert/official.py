@@ -63,9 +63,10 @@ def from_official(name: str, state_dict: StateDict, **arguments: Any) -> Trained
     module = kind.model(state_dict).clone(**arguments)
     shapes = variable_shapes(module, *kind.inputs(module), **kind.options)
     converted = to_ours(kind.reading(state_dict), state_dict, shapes, kind.ignored(module))
-    cls = TrainedTokenizer if isinstance(module, Tokenizer) else Network
     variables = jax.tree.map(jnp.asarray, converted.variables)
-    return cls(module, variables, converted.ignored)
+    if isinstance(module, Tokenizer):
+        return TrainedTokenizer(module, variables, converted.ignored)
+    return Network(module, variables, converted.ignored)
 
 
 def to_official(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
