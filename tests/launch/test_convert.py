@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_packs import random_variables
 
 import tesserax
 from tesserax.common.convert import variable_shapes
@@ -15,10 +16,11 @@ from tesserax.common.errors import UserError
 from tesserax.common.weights import load_variables, read_state_dict, write_state_dict
 from tesserax.launch.convert import write_official, write_ours
 from tesserax.tokenizers.vqgan import VQGAN
-from tests.golden_packs import random_variables
 
 SCRIPT = Path(__file__).parents[2] / 'launch' / 'convert.py'
-TINY = VQGAN(channels=32, channel_multipliers=(1, 1), res_blocks=1, latent_channels=8, codebook_size=16, codebook_dim=4)
+TINY = VQGAN(
+    channels=128, channel_multipliers=(1, 1), res_blocks=1, latent_channels=8, codebook_size=16, codebook_dim=4
+)
 
 
 @pytest.fixture(scope='module')
@@ -66,9 +68,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path, source, name)
 
 
 def test_sizes_that_no_model_can_have_are_answered_in_a_sentence(tmp_path, official):
-    odd = {name: np.zeros([40 if n == 32 else n for n in x.shape], np.float32) for name, x in official.items()}
+    odd = {name: np.zeros([130 if n == 128 else n for n in x.shape], np.float32) for name, x in official.items()}
     write_state_dict(tmp_path / 'odd.safetensors', odd)
-    with pytest.raises(UserError, match='40 channels'):
+    with pytest.raises(UserError, match='130 channels'):
         write_ours(tmp_path / 'odd.safetensors', tmp_path, 'llamagen_vq16')
 
 

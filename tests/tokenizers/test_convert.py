@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_packs import load_pack, random_variables
 
 import tesserax
 from tesserax.common.convert import ConversionError, variable_shapes
@@ -16,10 +17,9 @@ from tesserax.common.pretrained.lpips import LPIPS
 from tesserax.tokenizers.convert.official import OFFICIAL
 from tesserax.tokenizers.fqgan import FQGAN
 from tesserax.tokenizers.vqgan import PRESETS, VQGAN
-from tests.golden_packs import load_pack, random_variables
 
 SIZES = {
-    'channels': 32,
+    'channels': 128,
     'channel_multipliers': (1, 2),
     'res_blocks': 1,
     'latent_channels': 16,
@@ -166,6 +166,13 @@ def test_a_missing_a_strange_and_a_misshapen_entry_are_all_named():
         tesserax.from_official('llamagen_vq16', state_dict)
     for part in ('decoder/norm_out/bias', 'decoder.new.weight', 'quant_conv.bias [7]'):
         assert part in str(error.value)
+
+
+def test_widths_at_which_the_norms_would_differ_are_refused():
+    narrow = VQGAN(**SIZES | {'channels': 64})
+    state_dict = tesserax.to_official('llamagen_vq16', random_variables(variable_shapes(narrow, IMAGE)))
+    with pytest.raises(ConversionError, match='a layer has 64 channels'):
+        tesserax.from_official('llamagen_vq16', state_dict)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():

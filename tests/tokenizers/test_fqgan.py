@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_packs import random_variables
 
 from tesserax.common.convert import variable_shapes
 from tesserax.tokenizers.fqgan import FQGAN, PRESETS
 from tesserax.tokenizers.tokenizer import Tokens
-from tests.golden_packs import random_variables
 
 TINY = FQGAN(
     factors=('vis', 'sem'),

@@ -6,12 +6,12 @@ import functools
 import jax
 import numpy as np
 import pytest
+from golden_packs import Pack, assert_close, load_pack
 
 import tesserax
 from tesserax.tokenizers.quantizers.factorized import disentangle_loss
 from tesserax.tokenizers.tokenizer import Tokens
 from tesserax.tokenizers.trained import TrainedTokenizer
-from tests.golden_packs import Pack, assert_close, load_pack
 
 # Factor -> what the pack calls its feature predictor.
 PREDICTED = {

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_packs import Pack, assert_close, load_pack
 
 import tesserax
 from tesserax.tokenizers.tokenizer import Tokens
 from tesserax.tokenizers.trained import TrainedTokenizer
-from tests.golden_packs import Pack, assert_close, load_pack
 
 PACKS = {
     'llamagen_vq16': {'entropy_weight': 0.1},

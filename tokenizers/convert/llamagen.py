@@ -8,6 +8,8 @@ import numpy as np
 from tesserax.common.convert import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
 from tesserax.tokenizers.vqgan import VQGAN
 
+_NARROWEST = 128  # channels; all published models have at least these
+
 IGNORED = ('quantize.codebook_used',)  # a history of usage, not a weight
 
 
@@ -101,6 +103,11 @@ def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, An
     blocks = numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
     attended = numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
     widths = [shape_of(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
+    if min(channels, *widths) < _NARROWEST:
+        raise ConversionError(
+            f'a layer has {min(channels, *widths)} channels: official norms have 32 groups at any width, ours from '
+            f'{_NARROWEST} channels on'
+        )
     return {
         'channels': channels,
         'channel_multipliers': tuple(width // channels for width in widths),
