@@ -20,8 +20,8 @@ class GroupNorm(nn.Module):
     general layer on a CPU.
 
     Attributes:
-      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group of
-        one channel would erase its mean and contrast, which a reconstruction needs).
+      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group
+        of one channel would erase its mean and contrast, which a reconstruction needs).
       epsilon: added to the variance.
       dtype: type of the result.
     """
