@@ -32,6 +32,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'channels': 16,
             'channel_multipliers': (1, 2, 2),
             'res_blocks': 1,
+            'attention_levels': (),  # besides the middle; None: the coarsest
             'latent_channels': 64,
             'image_size': 64,
             'adapter_layers': 1,
@@ -82,6 +83,7 @@ def _imagenet256(config: ConfigDict) -> None:
         channels=128,
         channel_multipliers=(1, 1, 2, 2, 4),
         res_blocks=2,
+        attention_levels=None,
         latent_channels=256,
         image_size=256,
         adapter_layers=6,

@@ -48,8 +48,9 @@ def base() -> ConfigDict:
                 'source': 'tfds:imagenet2012',  # 'tfds:NAME', 'embedded:photographs' or 'embedded:digits', folder, zip
                 'data_dir': '',  # where TFDS datasets lie; '' is TFDS's default
                 'image_size': 256,
-                'augmentation': 'resize_crop',  # or 'any_scale_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
-                'flip': True,
+                'augmentation': 'resize_crop',  # or 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
+                'flip': True,  # wrong for digits and text
+                'recolouring': False,  # random colours, for few photographs
                 'threads': 8,
             },
             'train': {
@@ -67,6 +68,7 @@ def base() -> ConfigDict:
             },
             'evaluate': {
                 'every': 5_000,
+                'image_size': 0,  # 0: that of the training crops
                 'batch_size': 128,
                 'pictures': 16,  # on the reconstruction sheet
                 'best_metric': 'psnr',  # decides which checkpoint is kept as the best
@@ -92,23 +94,26 @@ def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], con
 def embedded(config: ConfigDict) -> None:
     """The photographs that ship inside packages, at a size for two CPU cores, judged by the stand-ins."""
     config.objective.perceptual = 'stand_in_perceptual'
-    config.objective.perceptual_weight = 0.1
+    config.objective.perceptual_weight = 0.05
     config.objective.discriminator_channels = 16
     config.objective.discriminator_layers = 2
-    config.objective.discriminator_start = 200
+    config.objective.discriminator_start = 250
     config.objective.discriminator_ramp = 100
     config.objective.adversarial_weight = 0.02
     config.optimizer.update(learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
-    config.data.update(source='embedded:photographs', image_size=64, augmentation='any_scale_crop', threads=2)
-    config.train.update(steps=400, batch_size=8, log_every=50, checkpoint_every=100, ema_decay=0.98)
-    config.evaluate.update(every=200, batch_size=28, pictures=8)
+    config.data.update(
+        source='embedded:photographs', image_size=64, augmentation='zoom_crop', recolouring=True, threads=2
+    )
+    config.train.update(steps=400, batch_size=8, log_every=50, checkpoint_every=200, ema_decay=0.98)
+    config.evaluate.update(every=200, image_size=128, batch_size=28, pictures=8)
 
 
 def cifar10(config: ConfigDict) -> None:
     """A small real run at 32x32 pixels; on top of `embedded`."""
-    config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)
-    config.train.update(steps=2_000, batch_size=64, log_every=50, checkpoint_every=500)
-    config.evaluate.update(every=500, batch_size=500)
+    config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', recolouring=False, threads=4)
+    config.objective.update(discriminator_start=1_000, discriminator_ramp=500)
+    config.train.update(steps=2_000, batch_size=32, log_every=50, checkpoint_every=500)
+    config.evaluate.update(every=500, image_size=0, batch_size=500, pictures=16)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -117,4 +122,4 @@ def tiny(config: ConfigDict) -> None:
     config.objective.update(discriminator_channels=8, discriminator_start=0, discriminator_ramp=0)
     config.optimizer.warmup_steps = 0
     config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
-    config.evaluate.update(every=2, batch_size=28, pictures=2)
+    config.evaluate.update(every=2, image_size=0, batch_size=28, pictures=2)

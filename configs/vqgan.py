@@ -31,6 +31,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'channels': 16,
             'channel_multipliers': (1, 2, 2),
             'res_blocks': 1,
+            'attention_levels': (),  # besides the middle; None: the coarsest
             'latent_channels': 64,
             'commitment_weight': 0.25,
             'codebook_weight': 1.0,
@@ -53,7 +54,10 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def _digits(config: ConfigDict) -> None:
-    config.data.update(source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False)
+    config.data.update(
+        source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False, recolouring=False
+    )
+    config.evaluate.image_size = 0
     config.evaluate.batch_size = 120
 
 
@@ -70,6 +74,7 @@ def _imagenet256(config: ConfigDict) -> None:
         channels=128,
         channel_multipliers=(1, 1, 2, 2, 4),
         res_blocks=2,
+        attention_levels=None,
         latent_channels=256,
         dtype='bfloat16',
     )

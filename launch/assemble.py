@@ -128,6 +128,7 @@ def train_batches(config: ConfigDict) -> TrainIterator:
         seed=config.train.seed,
         augmentation=config.data.augmentation,
         flip=config.data.flip,
+        recolouring=config.data.recolouring,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=config.data.threads,
@@ -138,7 +139,7 @@ def evaluation_batches(config: ConfigDict) -> EvaluationBatches:
     """This process's part of the validation pictures."""
     return make_evaluation_batches(
         open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
-        image_size=config.data.image_size,
+        image_size=config.evaluate.image_size or config.data.image_size,
         batch_size=config.evaluate.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

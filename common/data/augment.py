@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-Augmentation = Literal['resize_crop', 'any_scale_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
+Augmentation = Literal['resize_crop', 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
 
 
 class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the picture
@@ -19,7 +19,13 @@ class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the pictu
 
 
 def augment(
-    image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, *, size: int, how: Augmentation, flip: bool
+    image: UInt8[np.ndarray, 'h w 3'],
+    rng: np.random.Generator,
+    *,
+    size: int,
+    how: Augmentation,
+    flip: bool,
+    recolouring: bool = False,
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
     """Cuts one training view.
 
@@ -27,10 +33,11 @@ def augment(
       image: RGB of any size.
       rng: the only source of randomness.
       size: side of the crop in pixels.
-      how: 'resize_crop' (LlamaGen), 'any_scale_crop', 'centre_crop': see the functions of these names;
+      how: 'resize_crop' (LlamaGen), 'zoom_crop', 'centre_crop': see the functions of these names;
         'shorter_side_crop' (taming-transformers): shorter side resized to `size`, then a random crop; 'random_crop': of
         the pixels as they are.
       flip: mirrors every other picture, at random.
+      recolouring: whether colours are changed as well; see `recolour`.
 
     Raises:
       TooSmall: a 'random_crop' larger than the picture.
@@ -38,8 +45,8 @@ def augment(
     """
     if how == 'resize_crop':
         view = resize_crop(image, rng, size)
-    elif how == 'any_scale_crop':
-        view = any_scale_crop(image, rng, size)
+    elif how == 'zoom_crop':
+        view = zoom_crop(image, rng, size)
     elif how == 'shorter_side_crop':
         view = random_crop(resize_shorter_side(image, size), rng, size)
     elif how == 'random_crop':
@@ -48,7 +55,8 @@ def augment(
         view = centre_crop(image, size)
     else:
         raise ValueError(f'augmentation must be one of {Augmentation.__args__}, got {how!r}')
-    return view[:, ::-1] if flip and rng.random() < 0.5 else view
+    view = view[:, ::-1] if flip and rng.random() < 0.5 else view
+    return recolour(view, rng) if recolouring else view
 
 
 def resize_crop(
@@ -62,16 +70,22 @@ def resize_crop(
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
 
 
-def any_scale_crop(
+def zoom_crop(
     image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """Shorter side resized to between `size` and its own length, all scales equally likely, then a random crop.
+    """Shorter side resized to between 1 and 4 times `size`, all zooms equally likely, then a random crop.
 
-    From the whole picture down to single pixels: many different views of few large photographs.
+    From the whole picture to a sixteenth of it: many different views of few photographs.
     """
-    own = max(size, min(image.shape[:2]))
-    shorter_side = round(math.exp(rng.uniform(math.log(size), math.log(own))))
+    shorter_side = round(size * math.exp(rng.uniform(0, math.log(4))))
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
+
+
+def recolour(image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator) -> UInt8[np.ndarray, 'h w 3']:
+    """Exchanges the colour channels at random and changes brightness and contrast: few photographs have few colours."""
+    contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-30, 30)
+    changed = (image[..., rng.permutation(3)].astype(np.float32) - 127.5) * contrast + 127.5 + brightness
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 def random_crop(

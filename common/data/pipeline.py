@@ -79,6 +79,7 @@ class _TrainSample:
     size: int
     how: Augmentation
     flip: bool
+    recolouring: bool
     skipped: _Skipped
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
@@ -86,7 +87,7 @@ class _TrainSample:
         for offset in range(len(self.source)):
             try:
                 record = self.source[(index + offset) % len(self.source)]
-                view = _view(record, rng, size=self.size, how=self.how, flip=self.flip)
+                view = self._view(record, rng)
             except BadImage as bad:
                 self.skipped.add(bad)
                 reasons.append(bad)
@@ -94,14 +95,13 @@ class _TrainSample:
             return {'image': view, 'label': np.asarray(record.label, np.int32)}
         raise UserError(f'none of the {len(reasons)} pictures of {self.source.name} can be used; {reasons[0]}')
 
-
-def _view(
-    record: ImageRecord, rng: np.random.Generator, *, size: int, how: Augmentation, flip: bool
-) -> UInt8[np.ndarray, '{size} {size} 3']:
-    try:
-        return augment(record.image, rng, size=size, how=how, flip=flip)
-    except TooSmall as error:
-        raise BadImage(record.name, str(error)) from None
+    def _view(self, record: ImageRecord, rng: np.random.Generator) -> UInt8[np.ndarray, 's s 3']:
+        try:
+            return augment(
+                record.image, rng, size=self.size, how=self.how, flip=self.flip, recolouring=self.recolouring
+            )
+        except TooSmall as error:
+            raise BadImage(record.name, str(error)) from None
 
 
 def to_model_range(images: UInt8[np.ndarray, '*b h w c']) -> Float[np.ndarray, '*b h w c']:
@@ -170,6 +170,7 @@ def train_batches(
     seed: int,
     augmentation: Augmentation = 'resize_crop',
     flip: bool = True,
+    recolouring: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
@@ -183,6 +184,7 @@ def train_batches(
       seed: of order and augmentation.
       augmentation: how a crop is cut; see `tesserax.common.data.augment.augment`.
       flip: mirror every other picture, at random; wrong for digits and text.
+      recolouring: change colours at random; see `tesserax.common.data.augment.recolour`.
       process_index: of this process.
       process_count: among which each batch is divided.
       threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
@@ -198,7 +200,7 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
     skipped = _Skipped(source.name)
-    sample = _TrainSample(source, image_size, augmentation, flip, skipped)
+    sample = _TrainSample(source, image_size, augmentation, flip, recolouring, skipped)
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
     stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None).random_map(sample)
     batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(_finish)

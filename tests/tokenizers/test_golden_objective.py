@@ -40,7 +40,9 @@ def golden():
 
     @jax.jit
     def losses(params, state, frozen, step):
-        return objective.losses(params, state, frozen, {'image': jnp.asarray(pack.nhwc('input'))}, jax.random.key(0), step)
+        return objective.losses(
+            params, state, frozen, {'image': jnp.asarray(pack.nhwc('input'))}, jax.random.key(0), step
+        )
 
     with jax.default_matmul_precision('highest'):
         results = {step: jax.device_get(losses(params, state, objective.frozen, step)) for step in (250_000, 250_001)}
@@ -68,5 +70,3 @@ def test_from_its_start_the_adaptive_weight_is_the_official_one(golden):
     close(-metrics['logits/fake'], pack['loss_g_loss'])
     close(losses['tokenizer'], pack['loss_after_start_gen'], 1e-3)
     close(losses['discriminator'], pack['loss_after_start_disc'])
-
-

@@ -8,12 +8,13 @@ from PIL import Image
 from tesserax.common.data.augment import (
     Augmentation,
     TooSmall,
-    any_scale_crop,
     augment,
     centre_crop,
     random_crop,
+    recolour,
     resize_crop,
     resize_shorter_side,
+    zoom_crop,
 )
 
 SIZES = [(64, 64), (64, 100), (100, 64), (129, 257), (20, 31), (33, 500), (3, 2)]
@@ -57,7 +58,7 @@ def test_resize_crop_draws_every_side_from_size_to_a_quarter_more(monkeypatch):
     assert sides == set(range(256, 321))
 
 
-def test_any_scale_crop_reaches_from_the_whole_picture_to_its_pixels(monkeypatch):
+def test_zoom_crop_reaches_from_the_whole_picture_to_four_times_its_size(monkeypatch):
     sides = []
     monkeypatch.setattr(
         'tesserax.common.data.augment.resize_shorter_side',
@@ -65,12 +66,24 @@ def test_any_scale_crop_reaches_from_the_whole_picture_to_its_pixels(monkeypatch
     )
     rng = np.random.default_rng(0)
     for _ in range(2000):
-        any_scale_crop(np.zeros((256, 300, 3), np.uint8), rng, 64)
+        zoom_crop(np.zeros((8, 8, 3), np.uint8), rng, 64)
     assert min(sides) == 64
     assert max(sides) in (255, 256)
-    assert 900 < sum(side < 128 for side in sides) < 1100  # half of the doublings
-    any_scale_crop(np.zeros((8, 8, 3), np.uint8), rng, 64)
-    assert sides[-1] == 64
+    assert 900 < sum(side < 128 for side in sides) < 1100
+
+
+def test_recolouring_exchanges_channels_and_keeps_the_drawing():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0], image[..., 1], image[:2, :, 2] = 60, 120, 180
+    rng = np.random.default_rng(0)
+    views = [recolour(image, rng).astype(int) for _ in range(100)]
+    edges = {tuple(np.abs(view[1, 0] - view[2, 0]) > 0) for view in views}
+    assert edges == {(True, False, False), (False, True, False), (False, False, True)}
+    assert len({view.tobytes() for view in views}) > 90
+    flat = augment(colour_picture(0, 8, 8), rng, size=8, how='random_crop', flip=False)
+    np.testing.assert_array_equal(flat, colour_picture(0, 8, 8))
+    changed = augment(colour_picture(0, 8, 8), rng, size=8, how='random_crop', flip=False, recolouring=True)
+    assert not np.array_equal(changed, flat)
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip():
