@@ -97,15 +97,13 @@ def embedded(config: ConfigDict) -> None:
     config.objective.perceptual_weight = 0.05
     config.objective.discriminator_channels = 16
     config.objective.discriminator_layers = 2
-    config.objective.discriminator_start = 250
+    config.objective.discriminator_start = 350
     config.objective.discriminator_ramp = 100
-    config.objective.adversarial_weight = 0.02
-    config.optimizer.update(learning_rate=2e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
-    config.data.update(
-        source='embedded:photographs', image_size=64, augmentation='zoom_crop', recolouring=True, threads=2
-    )
-    config.train.update(steps=400, batch_size=8, log_every=50, checkpoint_every=200, ema_decay=0.98)
-    config.evaluate.update(every=200, image_size=128, batch_size=28, pictures=8)
+    config.objective.adversarial_weight = 0.01
+    config.optimizer.update(learning_rate=3e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
+    config.data.update(source='embedded:photographs', image_size=64, augmentation='zoom_crop', threads=2)
+    config.train.update(steps=480, batch_size=8, log_every=50, checkpoint_every=240, ema_decay=0.98)
+    config.evaluate.update(every=240, image_size=128, batch_size=28, pictures=8)
 
 
 def cifar10(config: ConfigDict) -> None:
