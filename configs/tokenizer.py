@@ -111,7 +111,7 @@ def cifar10(config: ConfigDict) -> None:
     config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', recolouring=False, threads=4)
     config.objective.update(discriminator_start=1_000, discriminator_ramp=500)
     config.train.update(steps=2_000, batch_size=32, log_every=50, checkpoint_every=500)
-    config.evaluate.update(every=500, image_size=0, batch_size=500, pictures=16)
+    config.evaluate.update(every=1_000, image_size=0, batch_size=500, pictures=16)
 
 
 def tiny(config: ConfigDict) -> None:

@@ -119,7 +119,7 @@ def train(
             last = step == options.steps
             if step % options.log_every == 0 or last:
                 settle()
-                scalars = window.summary(batch_size, flops, options.compute_dtype)
+                scalars = window.summary(batch_size, flops, runner.mesh.size, options.compute_dtype)
                 bar.set_postfix_str(f'{scalars["speed/images_per_second"]:.1f} images/s')
                 writer.write_scalars(step, scalars)
                 window = _Window()
@@ -181,7 +181,7 @@ class _Window:
         self._steps += 1
         self._timed_steps += 1
 
-    def summary(self, batch_size: int, flops: float, dtype: str) -> dict[str, float]:
+    def summary(self, batch_size: int, flops: float, devices: int, dtype: str) -> dict[str, float]:
         """Scalars for the log."""
         seconds = (time.perf_counter() - self._start) / max(self._timed_steps, 1)
         scalars = {name: total / self._steps for name, total in self._metrics.items()}
@@ -190,8 +190,7 @@ class _Window:
             scalars |= {f'usage/{name}': report.usage, f'perplexity/{name}': report.perplexity}
         scalars['speed/images_per_second'] = batch_size / seconds
         scalars['speed/seconds_per_step'] = seconds
-        device = jax.devices()[0]
-        utilisation = model_flops_utilisation(flops, seconds, jax.device_count(), device.device_kind, dtype)
+        utilisation = model_flops_utilisation(flops, seconds, devices, jax.devices()[0].device_kind, dtype)
         if utilisation is not None:
             scalars['speed/model_flops_utilisation'] = utilisation
         return scalars
