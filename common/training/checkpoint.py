@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from tesserax.common.errors import UserError
+from tesserax.common.training.sharding import path_name
 from tesserax.common.training.state import TrainState
 
 # What Orbax raises for files that are missing, cut off, or of other shapes.
@@ -98,6 +99,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged, or it is of another model.
         """
+        self._check_model(step, abstract)
         try:
             restored = self._manager.restore(
                 step,
@@ -110,6 +112,35 @@ class Checkpoints:
             ) from error
         return restored['state'], restored['meta']
 
+    def _check_model(self, step: int, abstract: TrainState) -> None:
+        """Compares names and shapes first: Orbax finds a difference only after it has begun to read."""
+        tree = self._stored(step)
+        stored = {path_name(path): tuple(x.shape) for path, x in _leaves(tree.get('params'))}
+        needed = {path_name(path): tuple(x.shape) for path, x in _leaves(abstract.params)}
+        different = [name for name in (*needed, *stored) if stored.get(name) != needed.get(name)]
+        problem = ''
+        if different:
+            name = different[0]
+            problem = (
+                f'{name} is {stored.get(name, "not there")} in it and {needed.get(name, "not there")} in this model'
+            )
+        elif (tree.get('ema') is None) != (abstract.ema is None):
+            problem = 'only one of the two has moving averages (train.ema_decay)'
+        if problem:
+            raise UserError(f'checkpoint {self.folder / str(step)} cannot be read into this model: {problem}')
+
+    def _stored(self, step: int) -> Any:
+        """Metadata of every array in a checkpoint, as a tree.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                return reader.metadata(self.folder / str(step) / 'state').item_metadata.tree
+        except _UNREADABLE as error:
+            raise UserError(f'checkpoint {self.folder / str(step)} is damaged: {_reason(error)}') from error
+
     def restore_arrays(self, step: int) -> Any:
         """The state of `step` as a plain tree of host arrays, whatever it holds.
 
@@ -117,10 +148,9 @@ class Checkpoints:
           UserError: the checkpoint is damaged.
         """
         folder = self.folder / str(step) / 'state'
+        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._stored(step))
         try:
             with ocp.PyTreeCheckpointer() as reader:
-                tree = reader.metadata(folder).item_metadata.tree
-                host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=host))
         except _UNREADABLE as error:
             raise UserError(f'checkpoint {self.folder / str(step)} is damaged: {_reason(error)}') from error
@@ -143,6 +173,10 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _reason(error: Exception) -> str:
