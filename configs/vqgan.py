@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/vqgan.py
 
-trains in about four minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
+trains on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
 by commas:
 
   digits       handwritten digits at 32x32 pixels, also embedded

@@ -135,11 +135,16 @@ def train_batches(config: ConfigDict) -> TrainIterator:
     )
 
 
+def evaluation_image_size(config: ConfigDict) -> int:
+    """Side of the pictures that a run is evaluated on, in pixels."""
+    return config.evaluate.image_size or config.data.image_size
+
+
 def evaluation_batches(config: ConfigDict) -> EvaluationBatches:
     """This process's part of the validation pictures."""
     return make_evaluation_batches(
         open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
-        image_size=config.evaluate.image_size or config.data.image_size,
+        image_size=evaluation_image_size(config),
         batch_size=config.evaluate.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -21,7 +21,7 @@ _SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own 
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
 _SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which pictures of the source.')
 _IMAGE_SIZE = flags.DEFINE_integer(
-    'image_size', None, 'Side of the centre crops, in pixels; default: as trained, or 256.'
+    'image_size', None, 'Side of the centre crops, in pixels; default: that of the run, or 256.'
 )
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pictures at a time.')
 _LPIPS = flags.DEFINE_string('lpips', None, 'Official LPIPS weights (a folder, or one file with --lpips_sha256).')
@@ -40,7 +40,7 @@ def main() -> None:
     from tesserax.common.pictures import save_png
     from tesserax.common.pretrained.judge import load_judge
     from tesserax.common.training.writers import json_number
-    from tesserax.launch import run_folder
+    from tesserax.launch import assemble, run_folder
     from tesserax.launch.load import load
     from tesserax.tokenizers.evaluation import evaluate_tokenizer
     from tesserax.tokenizers.tokenizer import Tokens
@@ -55,8 +55,9 @@ def main() -> None:
     folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
     source, data_dir, size = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     if folder is not None:
-        data = run_folder.read_config(folder).data
-        source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or data.image_size
+        config = run_folder.read_config(folder)
+        data, own_size = config.data, assemble.evaluation_image_size(config)
+        source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or own_size
     if source is None:
         raise UserError(f'{path} is no run folder: name pictures to evaluate on by --source')
     out = pathlib.Path(_OUT.value) if _OUT.value else folder

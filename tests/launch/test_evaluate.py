@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import tesserax.launch.load
-from tesserax.launch import evaluate
+from tesserax.launch import cli, evaluate
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 from tesserax.tokenizers.trained import TrainedTokenizer
 
@@ -42,11 +42,11 @@ def evaluated(tmp_path, monkeypatch):
         Image.new('RGB', (16, 16), 'white').save(tmp_path / 'white' / f'{i}.png')
     monkeypatch.setattr(tesserax.launch.load, 'load', lambda path, which: TrainedTokenizer(Exact(), {}))
 
-    def run(pictures):
+    def run(pictures, image_size=16):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(['evaluate'])
         settings = {
-            'run': str(tmp_path), 'source': str(tmp_path / 'white'), 'split': 'train', 'image_size': 16,
+            'run': str(tmp_path), 'source': str(tmp_path / 'white'), 'split': 'train', 'image_size': image_size,
             'pictures': pictures, 'out': str(tmp_path / 'out'),
         }  # fmt: skip
         with flagsaver.flagsaver(**settings):
@@ -73,3 +73,12 @@ def test_without_pictures_there_is_no_sheet(evaluated, capsys):
     out = evaluated(pictures=0)
     assert [path.name for path in out.iterdir()] == ['evaluation.json']
     assert 'evaluation.png' not in capsys.readouterr().out
+
+
+def test_a_run_is_measured_at_the_size_it_was_evaluated_at(evaluated, tmp_path):
+    config = cli.load_config('configs/fqgan.py:tiny')
+    for size, expected in ((24, 24), (0, 16)):
+        config.evaluate.image_size = size
+        (tmp_path / 'config.json').write_text(config.to_json())
+        found = json.loads((evaluated(pictures=0, image_size=None) / 'evaluation.json').read_text())
+        assert found['image_size'] == expected
