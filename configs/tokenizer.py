@@ -50,7 +50,6 @@ def base() -> ConfigDict:
                 'image_size': 256,
                 'augmentation': 'resize_crop',  # or 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
                 'flip': True,  # wrong for digits and text
-                'recolouring': False,  # random colours, for few photographs
                 'threads': 8,
             },
             'train': {
@@ -108,7 +107,7 @@ def embedded(config: ConfigDict) -> None:
 
 def cifar10(config: ConfigDict) -> None:
     """A small real run at 32x32 pixels; on top of `embedded`."""
-    config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', recolouring=False, threads=4)
+    config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)
     config.objective.update(discriminator_start=1_000, discriminator_ramp=500)
     config.train.update(steps=2_000, batch_size=32, log_every=50, checkpoint_every=500)
     config.evaluate.update(every=1_000, image_size=0, batch_size=500, pictures=16)

@@ -54,9 +54,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def _digits(config: ConfigDict) -> None:
-    config.data.update(
-        source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False, recolouring=False
-    )
+    config.data.update(source='embedded:digits', image_size=32, augmentation='centre_crop', flip=False)
     config.evaluate.image_size = 0
     config.evaluate.batch_size = 120
 

@@ -128,7 +128,6 @@ def train_batches(config: ConfigDict) -> TrainIterator:
         seed=config.train.seed,
         augmentation=config.data.augmentation,
         flip=config.data.flip,
-        recolouring=config.data.recolouring,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=config.data.threads,

@@ -116,7 +116,7 @@ class VQGAN(Tokenizer):
         self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
         self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
         self.quantizer = VectorQuantizer(
-            codebook=LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None),
+            codebook=self.make_codebook(),
             normalize=self.normalize,
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
@@ -125,6 +125,10 @@ class VQGAN(Tokenizer):
         )
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = Decoder(**sizes)
+
+    def make_codebook(self) -> nn.Module:
+        """Where the codewords come from; papers that differ in nothing else override this."""
+        return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
     @property
     def spec(self) -> TokenSpec:

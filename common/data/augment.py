@@ -25,7 +25,6 @@ def augment(
     size: int,
     how: Augmentation,
     flip: bool,
-    recolouring: bool = False,
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
     """Cuts one training view.
 
@@ -37,7 +36,6 @@ def augment(
         'shorter_side_crop' (taming-transformers): shorter side resized to `size`, then a random crop; 'random_crop': of
         the pixels as they are.
       flip: mirrors every other picture, at random.
-      recolouring: whether colours are changed as well; see `recolour`.
 
     Raises:
       TooSmall: a 'random_crop' larger than the picture.
@@ -55,8 +53,7 @@ def augment(
         view = centre_crop(image, size)
     else:
         raise ValueError(f'augmentation must be one of {Augmentation.__args__}, got {how!r}')
-    view = view[:, ::-1] if flip and rng.random() < 0.5 else view
-    return recolour(view, rng) if recolouring else view
+    return view[:, ::-1] if flip and rng.random() < 0.5 else view
 
 
 def resize_crop(
@@ -79,13 +76,6 @@ def zoom_crop(
     """
     shorter_side = round(size * math.exp(rng.uniform(0, math.log(4))))
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
-
-
-def recolour(image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator) -> UInt8[np.ndarray, 'h w 3']:
-    """Exchanges the colour channels at random and changes brightness and contrast: few photographs have few colours."""
-    contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-30, 30)
-    changed = (image[..., rng.permutation(3)].astype(np.float32) - 127.5) * contrast + 127.5 + brightness
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 def random_crop(

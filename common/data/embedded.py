@@ -23,6 +23,7 @@ _PHOTOGRAPHS = {
         'china.jpg': _SCIKIT_LEARN,
         'flower.jpg': _SCIKIT_LEARN,
         'rocket.jpg': _SCIKIT_IMAGE,
+        'motorcycle_left.png': _SCIKIT_IMAGE,
         'retina.jpg': _SCIKIT_IMAGE,
         'hubble_deep_field.jpg': _SCIKIT_IMAGE,
         'ihc.png': _SCIKIT_IMAGE,
@@ -44,7 +45,7 @@ _CROP_ROWS, _CROP_COLUMNS = 2, 3
 
 
 class Photographs:
-    """Fifteen photographs, divided by picture: what validation measures was never seen in training.
+    """Sixteen photographs, divided by picture: what validation measures was never seen in training.
 
     The training split lists every picture 64 times, so that an epoch is 64 random views of each.  The validation split
     lists each whole picture first, then six crops of 256x256 pixels spread evenly over each.

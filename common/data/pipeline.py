@@ -79,7 +79,6 @@ class _TrainSample:
     size: int
     how: Augmentation
     flip: bool
-    recolouring: bool
     skipped: _Skipped
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
@@ -97,9 +96,7 @@ class _TrainSample:
 
     def _view(self, record: ImageRecord, rng: np.random.Generator) -> UInt8[np.ndarray, 's s 3']:
         try:
-            return augment(
-                record.image, rng, size=self.size, how=self.how, flip=self.flip, recolouring=self.recolouring
-            )
+            return augment(record.image, rng, size=self.size, how=self.how, flip=self.flip)
         except TooSmall as error:
             raise BadImage(record.name, str(error)) from None
 
@@ -170,7 +167,6 @@ def train_batches(
     seed: int,
     augmentation: Augmentation = 'resize_crop',
     flip: bool = True,
-    recolouring: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
@@ -184,7 +180,6 @@ def train_batches(
       seed: of order and augmentation.
       augmentation: how a crop is cut; see `tesserax.common.data.augment.augment`.
       flip: mirror every other picture, at random; wrong for digits and text.
-      recolouring: change colours at random; see `tesserax.common.data.augment.recolour`.
       process_index: of this process.
       process_count: among which each batch is divided.
       threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
@@ -200,7 +195,7 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
     skipped = _Skipped(source.name)
-    sample = _TrainSample(source, image_size, augmentation, flip, recolouring, skipped)
+    sample = _TrainSample(source, image_size, augmentation, flip, skipped)
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
     stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None).random_map(sample)
     batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(_finish)

@@ -11,7 +11,6 @@ from tesserax.common.data.augment import (
     augment,
     centre_crop,
     random_crop,
-    recolour,
     resize_crop,
     resize_shorter_side,
     zoom_crop,
@@ -70,20 +69,6 @@ def test_zoom_crop_reaches_from_the_whole_picture_to_four_times_its_size(monkeyp
     assert min(sides) == 64
     assert max(sides) in (255, 256)
     assert 900 < sum(side < 128 for side in sides) < 1100
-
-
-def test_recolouring_exchanges_channels_and_keeps_the_drawing():
-    image = np.zeros((4, 4, 3), np.uint8)
-    image[..., 0], image[..., 1], image[:2, :, 2] = 60, 120, 180
-    rng = np.random.default_rng(0)
-    views = [recolour(image, rng).astype(int) for _ in range(100)]
-    edges = {tuple(np.abs(view[1, 0] - view[2, 0]) > 0) for view in views}
-    assert edges == {(True, False, False), (False, True, False), (False, False, True)}
-    assert len({view.tobytes() for view in views}) > 90
-    flat = augment(colour_picture(0, 8, 8), rng, size=8, how='random_crop', flip=False)
-    np.testing.assert_array_equal(flat, colour_picture(0, 8, 8))
-    changed = augment(colour_picture(0, 8, 8), rng, size=8, how='random_crop', flip=False, recolouring=True)
-    assert not np.array_equal(changed, flat)
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip():

@@ -25,17 +25,17 @@ def test_no_photograph_is_in_both_splits():
     train, validation = (Photographs(split) for split in ('train', 'validation'))
     names = [{source[i].name.split()[0] for i in range(len(source))} for source in (train, validation)]
     assert not names[0] & names[1]
-    assert (len(names[0]), len(names[1])) == (11, 4)
-    pixels = [{source[i].image.tobytes() for i in range(count)} for source, count in ((train, 11), (validation, 4))]
+    assert (len(names[0]), len(names[1])) == (12, 4)
+    pixels = [{source[i].image.tobytes() for i in range(count)} for source, count in ((train, 12), (validation, 4))]
     assert not pixels[0] & pixels[1]
 
 
 def test_training_epoch_lists_each_photograph_64_times():
     train = Photographs('train')
-    assert len(train) == 11 * 64
+    assert len(train) == 12 * 64
     assert train.class_names == ('photograph',)
-    assert [train[i].name for i in range(11)] == [train[i + 5 * 11].name for i in range(11)]
-    for i in range(11):
+    assert [train[i].name for i in range(12)] == [train[i + 5 * 12].name for i in range(12)]
+    for i in range(12):
         record = train[i]
         assert record.image.dtype == np.uint8
         assert min(record.image.shape[:2]) >= 256
