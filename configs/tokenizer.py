@@ -92,6 +92,7 @@ def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], con
 
 def embedded(config: ConfigDict) -> None:
     """The photographs that ship inside packages, at a size for two CPU cores, judged by the stand-ins."""
+    config.objective.pixel_weight = 10.0  # in 480 steps the codebooks' own losses would outweigh the picture
     config.objective.perceptual = 'stand_in_perceptual'
     config.objective.perceptual_weight = 0.05
     config.objective.discriminator_channels = 16
@@ -99,7 +100,7 @@ def embedded(config: ConfigDict) -> None:
     config.objective.discriminator_start = 350
     config.objective.discriminator_ramp = 100
     config.objective.adversarial_weight = 0.01
-    config.optimizer.update(learning_rate=3e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
+    config.optimizer.update(learning_rate=1.5e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
     config.data.update(source='embedded:photographs', image_size=64, augmentation='zoom_crop', threads=2)
     config.train.update(steps=480, batch_size=8, log_every=50, checkpoint_every=240, ema_decay=0.98)
     config.evaluate.update(every=240, image_size=128, batch_size=28, pictures=8)
