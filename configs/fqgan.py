@@ -29,11 +29,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'teacher_widths': (0, 64),
             'codebook_size': 512,
             'codebook_dim': 8,
-            'channels': 16,
-            'channel_multipliers': (1, 2, 2),
-            'res_blocks': 1,
-            'attention_levels': (),  # besides the middle; None: the coarsest
-            'latent_channels': 64,
+            **tokenizer.SMALL_NETWORK,
             'image_size': 64,
             'adapter_layers': 1,
             'adapter_heads': 4,
@@ -80,11 +76,7 @@ def _imagenet256(config: ConfigDict) -> None:
         teachers=('', 'dinov2_s', 'clip_b16') if triple else ('', 'clip_l14'),
         teacher_widths=(0, 384, 768) if triple else (0, 1024),
         codebook_size=16_384,
-        channels=128,
-        channel_multipliers=(1, 1, 2, 2, 4),
-        res_blocks=2,
-        attention_levels=None,
-        latent_channels=256,
+        **tokenizer.VQ16_NETWORK,
         image_size=256,
         adapter_layers=6,
         adapter_heads=8,
@@ -103,12 +95,4 @@ def _f8(config: ConfigDict) -> None:
 
 def _tiny(config: ConfigDict) -> None:
     tokenizer.tiny(config)
-    config.model.update(
-        codebook_size=32,
-        channels=8,
-        channel_multipliers=(1, 2),
-        latent_channels=16,
-        image_size=16,
-        adapter_heads=2,
-        head_heads=2,
-    )
+    config.model.update(**tokenizer.TINY_NETWORK, codebook_size=32, image_size=16, adapter_heads=2, head_heads=2)

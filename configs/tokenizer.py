@@ -7,6 +7,23 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+# Sizes of the convolutional autoencoder.  Attention besides the middle: None is the coarsest level, () none.
+SMALL_NETWORK = {
+    'channels': 16,
+    'channel_multipliers': (1, 2, 2),
+    'res_blocks': 1,
+    'attention_levels': (),
+    'latent_channels': 64,
+}
+VQ16_NETWORK = {
+    'channels': 128,
+    'channel_multipliers': (1, 1, 2, 2, 4),
+    'res_blocks': 2,
+    'attention_levels': None,
+    'latent_channels': 256,
+}
+TINY_NETWORK = {'channels': 8, 'channel_multipliers': (1, 2), 'latent_channels': 16}
+
 
 def base() -> ConfigDict:
     """LlamaGen's recipe for ImageNet at 256x256 pixels (Sun et al. 2024, section 3.1 and training code)."""

@@ -28,11 +28,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'codebook_size': 512,
             'codebook_dim': 8,
             'normalize': True,
-            'channels': 16,
-            'channel_multipliers': (1, 2, 2),
-            'res_blocks': 1,
-            'attention_levels': (),  # besides the middle; None: the coarsest
-            'latent_channels': 64,
+            **tokenizer.SMALL_NETWORK,
             'commitment_weight': 0.25,
             'codebook_weight': 1.0,
             'entropy_weight': 0.0,
@@ -67,15 +63,7 @@ def _imagenet256(config: ConfigDict) -> None:
     paper = tokenizer.base()
     for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
         config[block].update(paper[block])
-    config.model.update(
-        codebook_size=16_384,
-        channels=128,
-        channel_multipliers=(1, 1, 2, 2, 4),
-        res_blocks=2,
-        attention_levels=None,
-        latent_channels=256,
-        dtype='bfloat16',
-    )
+    config.model.update(**tokenizer.VQ16_NETWORK, codebook_size=16_384, dtype='bfloat16')
 
 
 def _f8(config: ConfigDict) -> None:
@@ -92,4 +80,4 @@ def _taming(config: ConfigDict) -> None:
 
 def _tiny(config: ConfigDict) -> None:
     tokenizer.tiny(config)
-    config.model.update(codebook_size=32, channels=8, channel_multipliers=(1, 2), latent_channels=16)
+    config.model.update(**tokenizer.TINY_NETWORK, codebook_size=32)

@@ -1,8 +1,8 @@
 """A small frozen network for machines without the official weights: neither LPIPS nor CLIP, but trained, and ours.
 
 It was trained by instance discrimination (which two crops show the same place?) on the embedded training photographs
-and digits, with `python launch/train_stand_in.py` as it stands: 500 steps of 48 places, seed 0, six minutes on two CPU
-cores.  A crop of a held-out photograph then finds its partner among 128 crops in 42 % of cases (untrained: 11 %,
+and digits, with `python launch/train_stand_in.py` as it stands: 500 steps of 48 places, seed 0, five minutes on one CPU
+core.  A crop of a held-out photograph then finds its partner among 128 crops in 42 % of cases (untrained: 11 %,
 chance: 1 %), of a training photograph in 50 %.  It lets perceptual and representation losses run anywhere; numbers
 obtained with it compare with nothing published.
 """
