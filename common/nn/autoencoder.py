@@ -55,21 +55,23 @@ class ResBlock(nn.Module):
 
     Attributes:
       channels: width of the output.
+      use_bias: whether the convolutions have biases.
       dtype: computation type.
     """
 
     channels: int
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
         """Applies the block."""
         y = nn.swish(GroupNorm(dtype=self.dtype, name='norm1')(x))
-        y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
+        y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv1')(y)
         y = nn.swish(GroupNorm(dtype=self.dtype, name='norm2')(y))
-        y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv2')(y)
+        y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv2')(y)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(x)
+            x = nn.Dense(self.channels, use_bias=self.use_bias, dtype=self.dtype, name='shortcut')(x)
         return x + y
 
 
