@@ -5,12 +5,13 @@ Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (2021), 
 and of unit norm.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
 from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
@@ -68,22 +69,16 @@ class Encoder(nn.Module):
         return ConvHead(self.latent_channels, dtype=self.dtype, name='head')(x)
 
 
-class VQGAN(Tokenizer):
-    """Convolutional encoder, one codebook, convolutional decoder.  The defaults are LlamaGen's VQ-16.
+class ConvTokenizer(Tokenizer):
+    """Convolutional encoder, a quantizer, convolutional decoder.
 
     Attributes:
       channels: width at the finest level.
       channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
       res_blocks: residual blocks per level of the encoder; the decoder has one more.
       attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
-      latent_channels: width between the networks and the 1x1 projections around the codebook.
-      codebook_size: number of codewords.
-      codebook_dim: their width.
-      normalize: whether vectors and codewords are scaled to unit norm (LlamaGen).
-      codebook_weight: weight of the loss that moves codewords to vectors.
-      commitment_weight: weight of the loss that moves vectors to codewords.
-      entropy_weight: weight of the entropy loss.
-      entropy_temperature: temperature of its soft assignment.
+      latent_channels: width between the networks and the 1x1 projections around the quantizer.
+      codebook_dim: width of the vectors that are quantized.
       dtype: computation type of the networks; parameters and the quantizer stay float32.
       remat: whether blocks are computed again in the backward pass, to save memory.
     """
@@ -93,13 +88,7 @@ class VQGAN(Tokenizer):
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     latent_channels: int = 256
-    codebook_size: int = 16384
     codebook_dim: int = 8
-    normalize: bool = True
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    entropy_weight: float = 0.0
-    entropy_temperature: float = 0.01
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -115,32 +104,25 @@ class VQGAN(Tokenizer):
         }
         self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
         self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
-        self.quantizer = VectorQuantizer(
-            codebook=self.make_codebook(),
-            normalize=self.normalize,
-            codebook_weight=self.codebook_weight,
-            commitment_weight=self.commitment_weight,
-            entropy_weight=self.entropy_weight,
-            entropy_temperature=self.entropy_temperature,
-        )
+        self.quantizer = self.make_quantizer()
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = Decoder(**sizes)
 
-    def make_codebook(self) -> nn.Module:
-        """Where the codewords come from; papers that differ in nothing else override this."""
-        return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
+    @abc.abstractmethod
+    def make_quantizer(self) -> nn.Module:
+        """A module that answers vectors with `Quantized` and embeds the ids it gives."""
 
     @property
-    def spec(self) -> TokenSpec:
-        """One codebook."""
-        return TokenSpec((self.codebook_size,), 2 ** (len(self.channel_multipliers) - 1))
+    def downsample_factor(self) -> int:
+        """Pixels per grid cell along one side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
 
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
-        """Reconstructs `images`; losses 'codebook', 'commitment' and, in training, 'entropy'."""
+        """Reconstructs `images`, with the losses of the quantizer."""
         quantized = self.quantizer(self.latents(images), train=train)
         return TokenizerOutput(
             reconstruction=self.decode_latents(quantized.z_q),
-            tokens=Tokens(ids=quantized.ids[..., None]),
+            tokens=Tokens(ids=_on_dense_grid(quantized.ids)),
             losses=quantized.losses,
         )
 
@@ -150,12 +132,62 @@ class VQGAN(Tokenizer):
 
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
         """Tokens of `images` in [-1, 1]."""
-        return Tokens(ids=self.quantizer(self.latents(images)).ids[..., None])
+        return Tokens(ids=_on_dense_grid(self.quantizer(self.latents(images)).ids))
+
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`."""
+        return self.quantizer.embed(jnp.asarray(tokens.ids))
+
+    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
+        """Images of codewords, not clipped."""
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+
+
+class VQGAN(ConvTokenizer):
+    """One codebook.  The defaults are LlamaGen's VQ-16.
+
+    Attributes:
+      codebook_size: number of codewords.
+      codebook_dim: their width.
+      normalize: whether vectors and codewords are scaled to unit norm (LlamaGen).
+      codebook_weight: weight of the loss that moves codewords to vectors.
+      commitment_weight: weight of the loss that moves vectors to codewords.
+      entropy_weight: weight of the entropy loss.
+      entropy_temperature: temperature of its soft assignment.
+    """
+
+    codebook_size: int = 16384
+    normalize: bool = True
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+
+    def make_quantizer(self) -> nn.Module:
+        """The nearest of the codewords; losses 'codebook', 'commitment' and, in training, 'entropy'."""
+        return VectorQuantizer(
+            codebook=self.make_codebook(),
+            normalize=self.normalize,
+            codebook_weight=self.codebook_weight,
+            commitment_weight=self.commitment_weight,
+            entropy_weight=self.entropy_weight,
+            entropy_temperature=self.entropy_temperature,
+        )
+
+    def make_codebook(self) -> nn.Module:
+        """Where the codewords come from; papers that differ in nothing else override this."""
+        return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """One codebook."""
+        return TokenSpec((self.codebook_size,), self.downsample_factor)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
         """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
-    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped."""
-        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+
+def _on_dense_grid(ids: Int[Array, 'b h w *k']) -> Int[Array, 'b h w k']:
+    """Ids with an axis of sub-codebooks, also where there is one only."""
+    return ids.reshape(*ids.shape[:3], -1)

@@ -20,10 +20,12 @@ class SelfAttention(nn.Module):
     Attributes:
       num_heads: heads; the width must be a multiple of it.
       dtype: computation type of the matrix products.
+      kernel_init: initializer of both kernels.
     """
 
     num_heads: int
     dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
@@ -31,12 +33,12 @@ class SelfAttention(nn.Module):
         b, n, d = x.shape
         if d % self.num_heads:
             raise ValueError(f'width {d} is not a multiple of num_heads {self.num_heads}')
-        qkv = nn.Dense(3 * d, dtype=self.dtype, name='qkv')(x)
+        qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=self.kernel_init, name='qkv')(x)
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
         logits = jnp.einsum('bqhc,bkhc->bhqk', q * (d // self.num_heads) ** -0.5, k)
         weights = nn.softmax(logits.astype(jnp.float32)).astype(v.dtype)
         out = jnp.einsum('bhqk,bkhc->bqhc', weights, v).reshape(b, n, d)
-        return nn.Dense(d, dtype=self.dtype, name='out')(out)
+        return nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='out')(out)
 
 
 class TransformerBlock(nn.Module):

@@ -1,0 +1,159 @@
+"""Multi-scale residual quantization: a grid of codewords per scale, from one cell up to the full grid.
+
+Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR, 2024), with
+one codebook for all scales.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from tesserax.tokenizers.quantizers.nearest import nearest_codeword
+from tesserax.tokenizers.quantizers.vector import Quantized, straight_through
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Each scale quantizes, on a grid of its own, what the coarser ones left over.
+
+    Codewords of a scale are enlarged to the full grid (bicubic), blended with a 3x3 convolution of themselves, and
+    added up.  Ids are dense, like all tokens: there is one id per position and scale, and the id of a coarse cell is
+    repeated over the positions it covers (nearest neighbour), so that the grid of each scale can be read back.
+
+    Attributes:
+      codebook: module that returns the rows, `[K, d]`, when called without arguments.
+      dim: their width, d.
+      scales: sides of the grids, rising; the last is that of the full grid for which they are meant, and full grids of
+        other sizes have scales in proportion.
+      convolutions: how many different convolutions the scales share, neighbours the same one.
+      blend: share of the convolution in what is added.
+      codebook_weight: weight of mean |partial sum - sg(z)|^2, averaged over scales.
+      commitment_weight: weight of mean |z - sg(partial sum)|^2, averaged over scales.
+    """
+
+    codebook: nn.Module
+    dim: int
+    scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    convolutions: int = 4
+    blend: float = 0.5
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+
+    def setup(self) -> None:
+        """Builds the shared convolutions."""
+        if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
+            raise ValueError(f'scales must be positive and rising, got {tuple(self.scales)}')
+        self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(self.convolutions)]
+
+    def codewords(self) -> Float[Array, 'K d']:
+        """The rows that every scale chooses from."""
+        return self.codebook().astype(jnp.float32)
+
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+        """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
+
+        Raises:
+          ValueError: the vectors are not as wide as the codewords.
+        """
+        codewords = self.codewords()
+        if z.shape[-1] != codewords.shape[-1]:
+            raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
+        z = z.astype(jnp.float32)
+        fixed = jax.lax.stop_gradient(z)
+        sides = z.shape[1:3]
+
+        total, dense = jnp.zeros_like(z), []
+        losses = {'codebook': jnp.zeros(()), 'commitment': jnp.zeros(())}
+        for i, grid in enumerate(self.grids(sides)):
+            rest = _resized(fixed - jax.lax.stop_gradient(total), grid, _area)
+            ids = nearest_codeword(rest.reshape(-1, rest.shape[-1]), codewords).reshape(rest.shape[:-1])
+            total = total + self._enlarged(codewords[ids], i, sides)
+            dense.append(_repeated(ids, sides))
+            losses['codebook'] += jnp.mean((total - fixed) ** 2)
+            losses['commitment'] += jnp.mean((z - jax.lax.stop_gradient(total)) ** 2)
+        weights = {'codebook': self.codebook_weight, 'commitment': self.commitment_weight}
+        return Quantized(
+            z_q=straight_through(z, total),
+            ids=jnp.stack(dense, axis=-1),
+            losses={name: weights[name] * loss / len(self.scales) for name, loss in losses.items()},
+        )
+
+    def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
+        """Sums over scales of the enlarged codewords of `ids`, the same values as `z_q`."""
+        codewords, sides = self.codewords(), ids.shape[1:3]
+        total = jnp.zeros((*ids.shape[:3], codewords.shape[-1]))
+        for i, grid in enumerate(self.grids(sides)):
+            total = total + self._enlarged(codewords[_read_back(ids[..., i], grid)], i, sides)
+        return total
+
+    def grids(self, sides: Sequence[int]) -> list[tuple[int, int]]:
+        """Rows and columns of each scale, for a full grid of `sides`."""
+        h, w = sides
+        return [
+            (_in_proportion(scale, self.scales[-1], h), _in_proportion(scale, self.scales[-1], w))
+            for scale in self.scales
+        ]
+
+    def _enlarged(self, chosen: Float[Array, 'b p q d'], scale: int, sides: Sequence[int]) -> Float[Array, 'b h w d']:
+        """What codewords of a scale add to the full grid."""
+        x = _resized(chosen, sides, _bicubic)
+        if not self.convolutions:
+            return x
+        # The convolution whose place among equally spaced ones is nearest to the scale's own.
+        place = scale / max(len(self.scales) - 1, 1)
+        margin = 1 / (3 if self.convolutions == 4 else 2) / self.convolutions
+        places = np.linspace(margin, 1 - margin, self.convolutions)
+        convolution = self.convolution[int(np.argmin(np.abs(places - place)))]
+        return (1 - self.blend) * x + self.blend * convolution(x)
+
+
+def _in_proportion(scale: int, full: int, side: int) -> int:
+    """`scale` on a grid of `side` cells instead of `full`, at least 1."""
+    return max(1, (2 * scale * side + full) // (2 * full))
+
+
+def _repeated(ids: Int[Array, 'b p q'], sides: Sequence[int]) -> Int[Array, 'b h w']:
+    """Each id over the positions its cell covers."""
+    rows, columns = (np.arange(side) * cells // side for side, cells in zip(sides, ids.shape[1:], strict=True))
+    return ids[:, rows[:, None], columns]
+
+
+def _read_back(dense: Int[Array, 'b h w'], grid: tuple[int, int]) -> Int[Array, 'b p q']:
+    """Undoes `_repeated`: the id at the first position that each cell covers."""
+    rows, columns = (-(-np.arange(cells) * side // cells) for side, cells in zip(dense.shape[1:], grid, strict=True))
+    return dense[:, rows[:, None], columns]
+
+
+def _resized(
+    x: Float[Array, 'b h w d'], sides: Sequence[int], weights: Callable[[int, int], np.ndarray]
+) -> Float[Array, 'b p q d']:
+    """`x` on another grid, axis by axis; `weights(old, new)` are `[new, old]`."""
+    for axis, side in zip((1, 2), sides, strict=True):
+        if x.shape[axis] != side:
+            matrix = jnp.asarray(weights(x.shape[axis], side), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
+    return x
+
+
+def _area(old: int, new: int) -> np.ndarray:
+    """Means over the old cells that each new one touches."""
+    starts, ends = np.arange(new) * old // new, -(-(np.arange(new) + 1) * old // new)
+    cells = np.arange(old)
+    touched = (cells >= starts[:, None]) & (cells < ends[:, None])
+    return touched / touched.sum(axis=1, keepdims=True)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Cubic convolution with a = -0.75, the border repeated (what PyTorch calls bicubic, and VAR is built with)."""
+    a = -0.75
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(places).astype(int)
+    weights = np.zeros((new, old))
+    for offset in range(-1, 3):
+        t = np.abs(places - (first + offset))
+        near, far = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * (t**3 - 5 * t**2 + 8 * t - 4)
+        np.add.at(weights, (np.arange(new), np.clip(first + offset, 0, old - 1)), np.where(t <= 1, near, far))
+    return weights
