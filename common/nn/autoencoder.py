@@ -50,6 +50,25 @@ class GroupNorm(nn.Module):
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
+class SpatialNorm(nn.Module):
+    """Group normalization whose scale and offset at each position are linear in the codeword there.
+
+    Zheng et al., "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation" (2022), section 3.2.
+
+    Attributes:
+      dtype: computation type.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w c']:
+        """Normalizes `x`; `z_q` is brought to its grid by repeating or skipping positions."""
+        z_q = on_grid_of(x, z_q)
+        factor, offset = (nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(z_q) for name in ('factor', 'offset'))
+        return GroupNorm(dtype=self.dtype, name='norm')(x) * factor + offset
+
+
 class ResBlock(nn.Module):
     """Norm, swish, convolution, twice, around a shortcut that is a 1x1 projection where the width changes.
 
@@ -64,11 +83,13 @@ class ResBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
-        """Applies the block."""
-        y = nn.swish(GroupNorm(dtype=self.dtype, name='norm1')(x))
+    def __call__(
+        self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e'] | None = None
+    ) -> Float[Array, 'b h w d']:
+        """Applies the block; with codewords `z_q` its norms are modulated by them."""
+        y = nn.swish(_norm(x, z_q, self.dtype, 'norm1'))
         y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv1')(y)
-        y = nn.swish(GroupNorm(dtype=self.dtype, name='norm2')(y))
+        y = nn.swish(_norm(y, z_q, self.dtype, 'norm2'))
         y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv2')(y)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, use_bias=self.use_bias, dtype=self.dtype, name='shortcut')(x)
@@ -85,10 +106,12 @@ class AttentionBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Applies the block."""
+    def __call__(
+        self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e'] | None = None
+    ) -> Float[Array, 'b h w c']:
+        """Applies the block; with codewords `z_q` its norm is modulated by them."""
         b, h, w, c = x.shape
-        y = GroupNorm(dtype=self.dtype, name='norm')(x).reshape(b, h * w, 1, c)
+        y = _norm(x, z_q, self.dtype, 'norm').reshape(b, h * w, 1, c)
         q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('q', 'k', 'v'))
         y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
         return x + nn.Dense(c, dtype=self.dtype, name='out')(y)
@@ -106,12 +129,14 @@ class Middle(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Applies the three blocks."""
+    def __call__(
+        self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e'] | None = None
+    ) -> Float[Array, 'b h w c']:
+        """Applies the three blocks; with codewords `z_q` their norms are modulated by them."""
         res, attention = _blocks(self.remat)
-        x = res(x.shape[-1], dtype=self.dtype, name='res_0')(x)
-        x = attention(dtype=self.dtype, name='attention')(x)
-        return res(x.shape[-1], dtype=self.dtype, name='res_1')(x)
+        x = res(x.shape[-1], dtype=self.dtype, name='res_0')(x, z_q)
+        x = attention(dtype=self.dtype, name='attention')(x, z_q)
+        return res(x.shape[-1], dtype=self.dtype, name='res_1')(x, z_q)
 
 
 class EncoderTrunk(nn.Module):
@@ -136,27 +161,55 @@ class EncoderTrunk(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w c']:
         """Features of `images` in [-1, 1]; sides are multiples of 2^(levels - 1)."""
-        levels = len(self.channel_multipliers)
-        check_sides(images.shape[1:3], 2 ** (levels - 1))
-        res, attention = _blocks(self.remat)
-        attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
+        levels = encoder_levels(
+            images,
+            self.channels,
+            self.channel_multipliers,
+            self.res_blocks,
+            self.attention_levels,
+            dtype=self.dtype,
+            remat=self.remat,
+        )
+        return Middle(self.dtype, self.remat, name='mid')(levels[-1])
 
-        x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv_in')(images)
-        for level, multiplier in enumerate(self.channel_multipliers):
-            for i in range(self.res_blocks):
-                x = res(self.channels * multiplier, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
-                if level in attended:
-                    x = attention(dtype=self.dtype, name=f'level_{level}_attention_{i}')(x)
-            if level < levels - 1:
-                x = nn.Conv(
-                    x.shape[-1],
-                    (3, 3),
-                    strides=(2, 2),
-                    padding=((0, 1), (0, 1)),  # right and bottom only, as the released weights expect
-                    dtype=self.dtype,
-                    name=f'level_{level}_downsample',
-                )(x)
-        return Middle(self.dtype, self.remat, name='mid')(x)
+
+def encoder_levels(
+    images: Float[Array, 'b H W 3'],
+    channels: int,
+    channel_multipliers: Sequence[int],
+    res_blocks: int,
+    attention_levels: Sequence[int] | None,
+    *,
+    dtype: Any,
+    remat: bool,
+) -> list[Float[Array, 'b _ _ _']]:
+    """Features of each level, from fine to coarse, as they are before they are halved.
+
+    To be called in a compact method, whose module gets the layers; the arguments are those of `EncoderTrunk`.
+    """
+    count = len(channel_multipliers)
+    check_sides(images.shape[1:3], 2 ** (count - 1))
+    res, attention = _blocks(remat)
+    attended = (count - 1,) if attention_levels is None else tuple(attention_levels)
+
+    x = nn.Conv(channels, (3, 3), dtype=dtype, name='conv_in')(images)
+    levels = []
+    for level, multiplier in enumerate(channel_multipliers):
+        for i in range(res_blocks):
+            x = res(channels * multiplier, dtype=dtype, name=f'level_{level}_res_{i}')(x)
+            if level in attended:
+                x = attention(dtype=dtype, name=f'level_{level}_attention_{i}')(x)
+        levels.append(x)
+        if level < count - 1:
+            x = nn.Conv(
+                x.shape[-1],
+                (3, 3),
+                strides=(2, 2),
+                padding=((0, 1), (0, 1)),  # right and bottom only, as the released weights expect
+                dtype=dtype,
+                name=f'level_{level}_downsample',
+            )(x)
+    return levels
 
 
 class ConvHead(nn.Module):
@@ -202,20 +255,60 @@ class Decoder(nn.Module):
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
         """Images of `latents`, not clipped."""
         levels = len(self.channel_multipliers)
-        res, attention = _blocks(self.remat)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
 
         x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
         x = Middle(self.dtype, self.remat, name='mid')(x)
         for level, multiplier in enumerate(reversed(self.channel_multipliers)):
-            for i in range(self.res_blocks + 1):
-                x = res(self.channels * multiplier, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
-                if levels - 1 - level in attended:
-                    x = attention(dtype=self.dtype, name=f'level_{level}_attention_{i}')(x)
-            if level < levels - 1:
-                x = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(doubled(x))
+            x = decoder_level(
+                x,
+                level,
+                self.channels * multiplier,
+                self.res_blocks,
+                attended=levels - 1 - level in attended,
+                upsample=level < levels - 1,
+                dtype=self.dtype,
+                remat=self.remat,
+            )
         x = nn.swish(GroupNorm(name='norm_out')(x))
         return nn.Conv(self.image_channels, (3, 3), name='conv_out')(x)
+
+
+def decoder_level(
+    x: Float[Array, 'b h w c'],
+    level: int,
+    width: int,
+    res_blocks: int,
+    *,
+    attended: bool,
+    upsample: bool,
+    dtype: Any,
+    remat: bool,
+    z_q: Float[Array, 'b i j e'] | None = None,
+) -> Float[Array, 'b H W d']:
+    """One level of a decoder: residual blocks (one more than in the encoder), then a doubling of the sides.
+
+    To be called in a compact method, whose module gets the layers.  With codewords `z_q` the norms are modulated.
+    """
+    res, attention = _blocks(remat)
+    for i in range(res_blocks + 1):
+        x = res(width, dtype=dtype, name=f'level_{level}_res_{i}')(x, z_q)
+        if attended:
+            x = attention(dtype=dtype, name=f'level_{level}_attention_{i}')(x, z_q)
+    if upsample:
+        x = nn.Conv(x.shape[-1], (3, 3), dtype=dtype, name=f'level_{level}_upsample')(doubled(x))
+    return x
+
+
+def on_grid_of(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w e']:
+    """`z_q` on the grid of `x`: each position repeated, or the first of each block kept (nearest neighbour)."""
+    for axis in (1, 2):
+        here, there = z_q.shape[axis], x.shape[axis]
+        if here > there:
+            z_q = jax.lax.slice_in_dim(z_q, 0, here, here // there, axis)
+        elif here < there:
+            z_q = jnp.repeat(z_q, there // here, axis)
+    return z_q
 
 
 def doubled(x: Float[Array, 'b h w c']) -> Float[Array, 'b H W c']:
@@ -233,3 +326,8 @@ def check_sides(sides: Sequence[int], factor: int) -> None:
 def _blocks(remat: bool) -> tuple[Any, Any]:
     """The two kinds of block, recomputing their activations if asked."""
     return (nn.remat(ResBlock), nn.remat(AttentionBlock)) if remat else (ResBlock, AttentionBlock)
+
+
+def _norm(x: jax.Array, z_q: jax.Array | None, dtype: Any, name: str) -> jax.Array:
+    """The plain norm, or the one modulated by codewords."""
+    return GroupNorm(dtype=dtype, name=name)(x) if z_q is None else SpatialNorm(dtype=dtype, name=name)(x, z_q)
