@@ -17,7 +17,7 @@ from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
 from tesserax.common.pretrained.convert import LPIPS_IGNORED, lpips_rules
 from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.tokenizers.convert import fqgan, llamagen, taming
+from tesserax.tokenizers.convert import fqgan, fvq, llamagen, simvq, taming, vqgan_lc
 from tesserax.tokenizers.convert.llamagen import numbers, shape_of
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.trained import TrainedTokenizer
@@ -34,6 +34,7 @@ class Official:
       ignored: patterns of entries that have no place in the module.
       inputs: shapes of the arrays the module is called with.
       options: what else it is called with.
+      prepared: the entries under the names that everything else here expects.
     """
 
     model: Callable[[StateDict], nn.Module]
@@ -42,6 +43,7 @@ class Official:
     ignored: Callable[[Any], Sequence[str]]
     inputs: Callable[[Any], tuple[Any, ...]]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prepared: Callable[[StateDict], StateDict] = dict
 
 
 def from_official(name: str, state_dict: StateDict, **arguments: Any) -> TrainedTokenizer | Network:
@@ -60,6 +62,7 @@ def from_official(name: str, state_dict: StateDict, **arguments: Any) -> Trained
       ConversionError: an unknown name, or weights that do not fit.
     """
     kind = _kind(name)
+    state_dict = kind.prepared(state_dict)
     module = kind.model(state_dict).clone(**arguments)
     shapes = variable_shapes(module, *kind.inputs(module), **kind.options)
     converted = to_ours(kind.reading(state_dict), state_dict, shapes, kind.ignored(module))
@@ -147,6 +150,28 @@ OFFICIAL: dict[str, Official] = {
     ),
     'fqgan_dual': _fqgan('dual'),
     'fqgan_triple': _fqgan('triple'),
+    'vqgan_lc': Official(
+        model=vqgan_lc.model,
+        reading=lambda state_dict: vqgan_lc.rules(taming.levels_of(state_dict)),
+        writing=vqgan_lc.rules_of_ours,
+        ignored=lambda module: vqgan_lc.IGNORED,
+        inputs=_smallest_picture,
+    ),
+    'simvq': Official(
+        model=simvq.model,
+        reading=lambda state_dict: simvq.rules(simvq.levels_of(state_dict)),
+        writing=lambda variables: simvq.rules(simvq.levels_of_ours(variables)),
+        ignored=lambda module: simvq.IGNORED,
+        inputs=_smallest_picture,
+        prepared=simvq.averaged,
+    ),
+    'fvq': Official(
+        model=fvq.model,
+        reading=lambda state_dict: fvq.rules(fvq.is_bridged(state_dict)),
+        writing=lambda variables: fvq.rules(fvq.is_bridged_of_ours(variables)),
+        ignored=lambda module: fvq.IGNORED,
+        inputs=_smallest_picture,
+    ),
     'patchgan': Official(
         model=_patchgan,
         reading=lambda state_dict: patchgan_rules(_patchgan_layers(state_dict)),

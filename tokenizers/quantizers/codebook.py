@@ -1,5 +1,8 @@
 """Codebooks: what the codewords are.  Which of them is chosen is the quantizer's business."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,3 +42,89 @@ class LearnedCodebook(nn.Module):
             return unit_norm(rows) if self.normalized_init else rows
 
         return jnp.asarray(self.param('codewords', init, (self.size, self.dim)))
+
+
+class Table(nn.Module):
+    """Rows that codewords are made of, frozen or trained.
+
+    The rows start Gaussian with standard deviation width^-0.5, as SimVQ draws them; rows made of features (VQGAN-LC)
+    are put in their place before training.  A frozen table lies in the collection 'frozen', out of the optimizer's
+    sight.
+
+    Attributes:
+      size: number of rows, K.
+      width: their width.
+      trained: whether the rows are parameters.
+    """
+
+    size: int
+    width: int
+    trained: bool = False
+
+    @nn.compact
+    def __call__(self) -> Float[Array, 'K width']:
+        """The float32 rows."""
+        shape, init = (self.size, self.width), nn.initializers.normal(self.width**-0.5)
+        if self.trained:
+            return jnp.asarray(self.param('codewords', init, shape))
+        rows: Any = self.variable('frozen', 'codewords', lambda: init(self.make_rng('params'), shape))
+        return jnp.asarray(rows.value)
+
+
+class Projector(nn.Module):
+    """Dense layers, ReLU between them, that make codewords of a table's rows.
+
+    Float32 at full matmul precision: which codeword is nearest must not depend on how a device rounds products.
+
+    Attributes:
+      dim: width of the codewords.
+      hidden: widths of the hidden layers; none: a linear map.
+      kernel_std: standard deviation of Gaussian initial kernels; None: uniform within fan_in^-0.5, like the biases.
+    """
+
+    dim: int
+    hidden: Sequence[int] = ()
+    kernel_std: float | None = None
+
+    @nn.compact
+    def __call__(self, rows: Float[Array, 'K width']) -> Float[Array, 'K d']:
+        """Codewords of `rows`."""
+        for i, width in enumerate((*self.hidden, self.dim)):
+            uniform = symmetric_uniform(rows.shape[-1] ** -0.5)
+            rows = nn.Dense(
+                width,
+                precision=jax.lax.Precision.HIGHEST,
+                kernel_init=uniform if self.kernel_std is None else nn.initializers.normal(self.kernel_std),
+                bias_init=uniform,
+                name=f'dense_{i}',
+            )(nn.relu(rows) if i else rows)
+        return rows
+
+
+class ProjectedCodebook(nn.Module):
+    """Codewords that are a trained function of a table's rows: each gradient step moves all of them.
+
+    Zhu et al., "Scaling the Codebook Size of VQGAN to 100,000 with a Utilization Rate of 99%" (VQGAN-LC, 2024); Zhu et
+    al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (SimVQ, 2024).
+
+    Attributes:
+      table: module that returns rows, `[K, width]`.
+      projector: module from rows to codewords, `[K, width]` to `[K, d]`; None: the rows are the codewords.
+    """
+
+    table: nn.Module
+    projector: nn.Module | None = None
+
+    def __call__(self) -> Float[Array, 'K d']:
+        """The codewords."""
+        rows = self.table()
+        return rows if self.projector is None else self.projector(rows)
+
+
+def symmetric_uniform(bound: float) -> Callable[..., jax.Array]:
+    """Initializer: uniform in (-bound, bound)."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,94 @@
+"""SimVQ's quantizer with official weights against numbers recorded from the official code."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_packs import assert_close, load_pack
+
+from tesserax.common.convert import to_official, to_ours, variable_shapes
+from tesserax.tokenizers.convert.simvq import codebook_rules
+from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from tesserax.tokenizers.simvq import gaussian_codebook
+
+RULES = codebook_rules('', 'codebook')
+SIZES = {'': 1024, 'n65536': 65_536}
+
+
+@functools.cache
+def quantizer(variant):
+    """The module, its variables and the official entries."""
+    pack = load_pack('simvq')
+    module = VectorQuantizer(gaussian_codebook(SIZES[variant], 128), codebook_weight=1.0, commitment_weight=0.25)
+    state_dict = pack.state_dict(variant)
+    shapes = variable_shapes(module, jax.ShapeDtypeStruct((1, 2, 2, 128), jnp.float32))
+    return module, to_ours(RULES, state_dict, shapes).variables, state_dict
+
+
+@pytest.fixture(scope='module', params=SIZES)
+def case(request):
+    """What the quantizer says to the recorded vectors, by the names of the recording."""
+    variant = request.param
+    pack = load_pack('simvq')
+    module, variables, state_dict = quantizer(variant)
+
+    def loss(params, z):
+        bound = {'params': params, 'frozen': variables['frozen']}
+        quantized = module.apply(bound, z, train=True)
+        codewords = module.apply(bound, method='codewords')
+        commitment = sum(quantized.losses.values())
+        return commitment + jnp.mean(quantized.z_q**2), (quantized, codewords, commitment)
+
+    with jax.default_matmul_precision('highest'):
+        found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(variables['params'], pack.nhwc('z'))
+    (_, (quantized, codewords, commitment)), (gradients, gradient_of_z) = found
+    gradients = to_official(RULES, {'params': gradients})
+    prefix = f'{variant}_' if variant else ''
+    recorded = {
+        name.removeprefix(prefix): x
+        for name, x in pack.arrays.items()
+        if name.startswith(prefix) and (variant or not name.startswith('n65536_'))
+    }
+    return recorded, state_dict, variables, quantized, codewords, commitment, gradients, gradient_of_z
+
+
+def test_official_weights_come_back_bit_for_bit(case):
+    _, state_dict, variables, *_ = case
+    back = to_official(RULES, variables)
+    assert back.keys() == state_dict.keys()
+    assert all(np.array_equal(back[name], state_dict[name]) for name in back)
+
+
+def test_codewords_are_the_official_ones(case):
+    recorded, _, _, _, codewords, *_ = case
+    rows = recorded['codebook_rows']
+    assert_close(codewords[:: len(codewords) // len(rows)], rows)
+
+
+def test_nearest_codewords_are_the_official_ones(case):
+    recorded, _, _, quantized, *_ = case
+    sure = recorded['margin_rel'] > 1e-3
+    assert sure.mean() > 0.95
+    np.testing.assert_array_equal(np.asarray(quantized.ids).ravel()[sure], recorded['indices'][sure])
+    channels_first = quantized.z_q.transpose(0, 3, 1, 2)
+    if 'quant' in recorded:
+        assert_close(channels_first, recorded['quant'])
+    else:
+        assert_close(channels_first[:, ::8], recorded['quant_c8'])
+
+
+def test_the_loss_is_the_official_one(case):
+    recorded, *_, commitment, _, _ = case
+    np.testing.assert_allclose(commitment, recorded['commit_loss'], rtol=1e-4)
+    if 'commit_loss_legacy_true' in recorded:
+        np.testing.assert_allclose(commitment, recorded['commit_loss_legacy_true'], rtol=1e-4)
+
+
+def test_gradients_are_the_official_ones(case):
+    recorded, *_, gradients, gradient_of_z = case
+    for name in ('embedding_proj.weight', 'embedding_proj.bias'):
+        assert_close(gradients[name], recorded[f'grad:{name}'], 1e-3, name)
+    if 'grad:z' in recorded:
+        assert_close(gradient_of_z.transpose(0, 3, 1, 2), recorded['grad:z'], 1e-3, 'z')

@@ -1,0 +1,62 @@
+"""Official VQGAN-LC tokenizers (f16, f8) <-> VQGANLC: taming's names for the networks, a table and its projector."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tesserax.common.convert import LINEAR, ConversionError, Rule, StateDict
+from tesserax.tokenizers.convert import taming
+from tesserax.tokenizers.convert.llamagen import affine, network_sizes, shape_of
+from tesserax.tokenizers.vqgan_lc import VQGANLC
+
+IGNORED = ('discriminator.*', 'perceptual_loss.*')  # the other networks of the training run
+
+_TABLE = 'tok_embeddings.weight'
+_PROJECTOR = 'codebook_projection'
+_ONLY_Z_NORMALIZED = 768  # at this width the official code scales z, and not the codewords, to unit norm
+
+
+def rules(levels: int, table: str = 'frozen') -> tuple[Rule, ...]:
+    """The pairs of names.
+
+    Args:
+      levels: of the networks.
+      table: collection that holds the table, 'frozen' or 'params'.
+    """
+    return (
+        *taming.rules(levels),
+        Rule(_TABLE, f'{table}/quantizer/codebook/table/codewords'),
+        *affine(_PROJECTOR, 'quantizer/codebook/projector/dense_0', LINEAR),
+        *affine(f'{_PROJECTOR}.0', 'quantizer/codebook/projector/dense_0', LINEAR),
+        *affine(f'{_PROJECTOR}.2', 'quantizer/codebook/projector/dense_1', LINEAR),
+    )
+
+
+def rules_of_ours(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The pairs of names that fit our variables: a linear projector's layer has no number."""
+    codebook = variables['params'].get('quantizer', {}).get('codebook', {})
+    other = _PROJECTOR if 'dense_1' in codebook.get('projector', {}) else f'{_PROJECTOR}.0'
+    pairs = rules(taming.levels_of_ours(variables), 'params' if 'table' in codebook else 'frozen')
+    return tuple(rule for rule in pairs if rule.source not in (f'{other}.weight', f'{other}.bias'))
+
+
+def model(state_dict: StateDict) -> VQGANLC:
+    """The module with the sizes and the projector of the given weights; its table is frozen."""
+    codebook_size, table_width = shape_of(state_dict, _TABLE, 2)
+    codebook_dim, latent_channels, _, _ = shape_of(state_dict, 'quant_conv.weight', 4)
+    if codebook_dim == _ONLY_Z_NORMALIZED:
+        raise ConversionError(
+            f'codewords of width {codebook_dim} are compared with vectors of unit norm by the official code; ours '
+            'scales both or neither'
+        )
+    if f'{_PROJECTOR}.weight' in state_dict:
+        projector = 'linear'
+    else:
+        projector = 'mlp' if f'{_PROJECTOR}.0.weight' in state_dict else 'none'
+    return VQGANLC(
+        **network_sizes(state_dict, 'encoder.down', 'block'),
+        latent_channels=latent_channels,
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
+        table_width=table_width,
+        projector=projector,
+    )
