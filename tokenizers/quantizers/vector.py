@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tesserax.tokenizers.quantizers.codebook import unit_norm
+from tesserax.tokenizers.quantizers.ema import EMACodebook
 from tesserax.tokenizers.quantizers.entropy import entropy_loss
 from tesserax.tokenizers.quantizers.nearest import nearest_codeword
 
@@ -54,8 +55,16 @@ class VectorQuantizer(nn.Module):
         rows = self.codebook().astype(jnp.float32)
         return unit_norm(rows) if self.normalize else rows
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
-        """Quantizes a grid of vectors and returns the losses 'codebook', 'commitment' and, in training, 'entropy'."""
+    def __call__(
+        self, z: Float[Array, 'b h w d'], *, train: bool = False, weights: Float[Array, 'b h w 1'] | None = None
+    ) -> Quantized:
+        """Quantizes a grid of vectors and returns the losses 'codebook', 'commitment' and, in training, 'entropy'.
+
+        Args:
+          z: the vectors.
+          train: whether codebooks that follow the vectors by themselves do so, and the entropy loss is computed.
+          weights: of each position in the first two losses; None: 1.
+        """
         codewords = self.codewords()
         if z.shape[-1] != codewords.shape[-1]:
             raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
@@ -66,10 +75,13 @@ class VectorQuantizer(nn.Module):
         ids = nearest_codeword(rows, codewords).reshape(z.shape[:-1])
         chosen = codewords[ids]
 
+        scale = 1.0 if weights is None else weights
         losses = {
-            'codebook': self.codebook_weight * jnp.mean((chosen - jax.lax.stop_gradient(z)) ** 2),
-            'commitment': self.commitment_weight * jnp.mean((z - jax.lax.stop_gradient(chosen)) ** 2),
+            'codebook': self.codebook_weight * jnp.mean(scale * (chosen - jax.lax.stop_gradient(z)) ** 2),
+            'commitment': self.commitment_weight * jnp.mean(scale * (z - jax.lax.stop_gradient(chosen)) ** 2),
         }
+        if train and isinstance(self.codebook, EMACodebook):
+            self.codebook.update(rows, ids.reshape(-1))
         if train and self.entropy_weight:
             losses['entropy'] = self.entropy_weight * entropy_loss(rows, codewords, self.entropy_temperature)
         return Quantized(z_q=straight_through(z, chosen), ids=ids, losses=losses)
