@@ -52,9 +52,11 @@ def base() -> ConfigDict:
             'judges': {'lpips': '', 'lpips_sha256': '', 'clip_l14': '', 'clip_b16': '', 'dinov2_s': ''},
             'optimizer': {
                 'learning_rate': 1e-4,
-                'schedule': 'constant',  # 'constant', 'cosine' or 'linear'
+                'schedule': 'constant',  # 'constant', 'cosine', 'linear' or 'annealing'
                 'warmup_steps': 0,
+                'initial_fraction': 0.0,  # of the learning rate, at the start of the warm-up
                 'final_fraction': 0.0,  # of the learning rate, at the end of a decay
+                'hold_fraction': 0.3,  # 'annealing': of the steps after warm-up, before the decay
                 'b1': 0.9,
                 'b2': 0.95,
                 'weight_decay': 0.0,

@@ -4,18 +4,13 @@ Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codeboo
 the bridge is baked into a plain codebook (`tokenizers/materialize.py`).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from tesserax.tokenizers.quantizers.bridge import BridgedCodebook, VQBridge
 from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.multiscale import MultiScaleQuantizer
-from tesserax.tokenizers.quantizers.residual import ResidualQuantizer
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from tesserax.tokenizers.vqgan import VQGAN
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -67,74 +62,11 @@ class FVQ(VQGAN):
         )
 
 
-class ResidualFVQ(FVQ):
-    """FVQ with several codewords per position, all from one bridged table; each is a sub-codebook of the tokens.
-
-    Attributes:
-      depth: codewords per position.
-    """
-
-    depth: int = 4
-
-    def make_quantizer(self) -> nn.Module:
-        """A residual quantizer; losses 'codebook' and 'commitment'."""
-        _only_what_sums_of_codewords_have(self)
-        return ResidualQuantizer(
-            codebook=self.make_codebook(),
-            depth=self.depth,
-            codebook_weight=self.codebook_weight,
-            commitment_weight=self.commitment_weight,
-        )
-
-    @property
-    def spec(self) -> TokenSpec:
-        """The same codebook at each depth."""
-        names = tuple(f'depth_{i}' for i in range(self.depth))
-        return TokenSpec((self.codebook_size,) * self.depth, self.downsample_factor, names)
-
-    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Sums of the codewords of `tokens`."""
-        return self.quantizer.embed(jnp.asarray(tokens.ids))
+class ResidualFVQ(FVQ, ResidualVQGAN):
+    """FVQ with several codewords per position, all from one bridged table."""
 
 
-class MultiScaleFVQ(FVQ):
-    """FVQ with a grid of codewords per scale, all from one bridged table; each scale is a sub-codebook of the tokens.
-
-    Token grids are dense: the id of a coarse cell is repeated over the positions it covers.
-
-    Attributes:
-      scales: sides of the grids for pictures of `scales[-1] * downsample_factor` pixels; others have grids in
-        proportion.
-    """
+class MultiScaleFVQ(FVQ, MultiScaleVQGAN):
+    """FVQ with a grid of codewords per scale, all from one bridged table."""
 
     codebook_dim: int = 32
-    scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-
-    def make_quantizer(self) -> nn.Module:
-        """A multi-scale quantizer; losses 'codebook' and 'commitment'."""
-        _only_what_sums_of_codewords_have(self)
-        return MultiScaleQuantizer(
-            codebook=self.make_codebook(),
-            dim=self.codebook_dim,
-            scales=self.scales,
-            codebook_weight=self.codebook_weight,
-            commitment_weight=self.commitment_weight,
-        )
-
-    @property
-    def spec(self) -> TokenSpec:
-        """The same codebook at each scale."""
-        names = tuple(f'scale_{scale}' for scale in self.scales)
-        return TokenSpec((self.codebook_size,) * len(self.scales), self.downsample_factor, names)
-
-    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Sums over scales of the enlarged codewords of `tokens`."""
-        return self.quantizer.embed(jnp.asarray(tokens.ids))
-
-
-def _only_what_sums_of_codewords_have(tokenizer: FVQ) -> None:
-    if tokenizer.normalize or tokenizer.entropy_weight:
-        raise ValueError(
-            f'sums of codewords have neither unit norm nor an entropy loss, got normalize={tokenizer.normalize} and '
-            f'entropy_weight={tokenizer.entropy_weight}'
-        )
