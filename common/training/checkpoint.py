@@ -3,6 +3,7 @@
 All of Orbax is behind this file.
 """
 
+import logging
 import pathlib
 from typing import Any
 
@@ -14,6 +15,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from tesserax.common.errors import UserError
 from tesserax.common.training.sharding import path_name
 from tesserax.common.training.state import TrainState
+
+# Orbax warns of what is as it should be: a folder opened for reading only, a checkpoint without metrics.
+logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.WARNING or 'orbax' not in record.pathname)
 
 # What Orbax raises for files that are missing, cut off, or of other shapes.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
