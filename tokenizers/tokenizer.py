@@ -44,6 +44,11 @@ class TokenSpec:
     codebook_names: tuple[str, ...] = ('code',)
     grains: tuple[int, ...] = (1,)
 
+    @property
+    def cell(self) -> int:
+        """Pixels along one side of the coarsest grain's block; the sides of images are multiples of it."""
+        return self.downsample_factor * max(self.grains)
+
 
 @flax.struct.dataclass
 class TokenizerOutput:
@@ -65,8 +70,25 @@ class TokenizerOutput:
     predictions: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
+def fit_to_grid(images: Float[np.ndarray, 'b h w 3'], spec: TokenSpec) -> Float[np.ndarray, 'b H W 3']:
+    """Continues images to the right and below by reflection, to the next multiple of `spec.cell`.
+
+    Whoever knows the true size cuts the decoded images back to it: `decoded[:, :h, :w]`.
+    """
+    for axis in (1, 2):
+        size = images.shape[axis]
+        period = max(2 * (size - 1), 1)  # a line of one pixel is repeated
+        place = np.arange(-(-size // spec.cell) * spec.cell) % period
+        images = np.take(images, np.minimum(place, period - place) if size > 1 else 0 * place, axis)
+    return images
+
+
 class Tokenizer(nn.Module, abc.ABC):
-    """Image <-> tokens.  Images are float32 `[b, h, w, 3]` in [-1, 1]; sides are multiples of the downsample factor."""
+    """Image <-> tokens.  Images are float32 `[b, h, w, 3]` in [-1, 1]; sides are multiples of `spec.cell`.
+
+    Tokenizers with grains also take the shares of the grains, `encode(images, grain_ratios=(0.1, 0.4, 0.5))`, from
+    coarse to fine; those whose decoder needs the grains take them as `decode_latents(latents, grain)`.
+    """
 
     @property
     @abc.abstractmethod

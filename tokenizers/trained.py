@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
@@ -14,8 +15,13 @@ AnyArray = Array | np.ndarray
 
 
 @functools.partial(jax.jit, static_argnames=('module', 'method'))
-def _apply(module: Tokenizer, method: str, variables: Any, x: Any) -> Any:
-    return module.apply(variables, x, method=method)
+def _apply(module: Tokenizer, method: str, variables: Any, *args: Any) -> Any:
+    return module.apply(variables, *args, method=method)
+
+
+@functools.partial(jax.jit, static_argnames=('module', 'grain_ratios'))
+def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ratios: tuple[float, ...]) -> Any:
+    return module.apply(variables, images, method='encode', grain_ratios=grain_ratios)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +47,21 @@ class TrainedTokenizer:
         """Reconstructs `images` in [-1, 1] through the tokens."""
         return _apply(self.module, '__call__', self.variables, images)
 
-    def encode(self, images: Float[AnyArray, 'b H W 3']) -> Tokens:
-        """Tokens of `images` in [-1, 1]."""
-        return _apply(self.module, 'encode', self.variables, images)
+    def encode(self, images: Float[AnyArray, 'b H W 3'], *, grain_ratios: Sequence[float] | None = None) -> Tokens:
+        """Tokens of `images` in [-1, 1].
+
+        Args:
+          images: sides are multiples of `spec.cell`.
+          grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with grains.
+
+        Raises:
+          ValueError: the tokenizer has other grains.
+        """
+        if grain_ratios is None:
+            return _apply(self.module, 'encode', self.variables, images)
+        if len(self.spec.grains) == 1:
+            raise ValueError(f'{type(self.module).__name__} has no grains that could have shares {tuple(grain_ratios)}')
+        return _encode_with_shares(self.module, self.variables, images, tuple(grain_ratios))
 
     def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
         """Images of `tokens`, not clipped."""
@@ -53,6 +71,9 @@ class TrainedTokenizer:
         """Codewords of `tokens`."""
         return _apply(self.module, 'embed', self.variables, tokens)
 
-    def decode_latents(self, latents: Float[AnyArray, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, which may be soft."""
-        return _apply(self.module, 'decode_latents', self.variables, latents)
+    def decode_latents(
+        self, latents: Float[AnyArray, 'b h w d'], grain: Int[AnyArray, 'b h w'] | None = None
+    ) -> Float[Array, 'b H W 3']:
+        """Images of codewords, which may be soft; with their grains where the decoder needs them."""
+        given = () if grain is None else (grain,)
+        return _apply(self.module, 'decode_latents', self.variables, latents, *given)

@@ -1,0 +1,225 @@
+"""Control-GIC: shares of three grains, chosen by the user, set the bit rate.
+
+Li et al., "Once-for-All: Controllable Generative Image Compression with Dynamic Granularity Adaptation" (2025).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tesserax.common.nn.autoencoder import Middle, SpatialNorm, decoder_level
+from tesserax.tokenizers.grain_encoder import GrainEncoder
+from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
+from tesserax.tokenizers.quantizers.granularity import (
+    RatioRouter,
+    check_grain_ratios,
+    grain_shares,
+    information_density,
+    merge_grains,
+)
+from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+
+_GRAINS = 3
+
+
+class ConditionalDecoder(nn.Module):
+    """Codewords and their grains to images.
+
+    Every grain has a stem of its own; its result enters the way up where the grid has the size of the grain, at the
+    positions of this grain.  All norms are modulated by the codewords.
+
+    Attributes:
+      channels: width at the finest level.
+      channel_multipliers: width of each level over `channels`, from fine to coarse; the coarsest level has the grid of
+        the coarsest grain.
+      res_blocks: residual blocks per level of the encoder; here there is one more.
+      attention_levels: levels (0 is the finest) with attention, besides the stems.
+      dtype: computation type; the last convolution is float32.
+      remat: whether blocks are computed again in the backward pass.
+    """
+
+    channels: int
+    channel_multipliers: Sequence[int]
+    res_blocks: int
+    attention_levels: Sequence[int]
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, 'b h w c'],
+        z_q: Float[Array, 'b h w d'],
+        grain: Int[Array, 'b h w'],
+    ) -> Float[Array, 'b H W 3']:
+        """Images, not clipped.
+
+        Args:
+          latents: projected codewords.
+          z_q: the codewords, for the norms.
+          grain: side of the block that each position belongs to.
+        """
+        levels, width = len(self.channel_multipliers), self.channels * self.channel_multipliers[-1]
+        x = jnp.zeros((), self.dtype)
+        for level, multiplier in enumerate(reversed(self.channel_multipliers)):
+            side = 2 ** (_GRAINS - 1 - level) if level < _GRAINS else 0
+            if side:
+                stem = nn.Conv(width, (3, 3), dtype=self.dtype, name=f'stem_{side}_conv_in')(latents)
+                stem = Middle(self.dtype, self.remat, name=f'stem_{side}_mid')(stem, z_q)
+                stem = nn.avg_pool(stem, (side, side), strides=(side, side))
+                here = grain[:, ::side, ::side, None]
+                # Positions of finer grains start from nothing: their own stem replaces them further up.
+                x = stem if level == 0 else jnp.where(here > side, x, jnp.where(here == side, stem, 0))
+            x = decoder_level(
+                x,
+                level,
+                self.channels * multiplier,
+                self.res_blocks,
+                attended=levels - 1 - level in self.attention_levels,
+                upsample=level < levels - 1,
+                dtype=self.dtype,
+                remat=self.remat,
+                z_q=z_q,
+            )
+        return nn.Conv(3, (3, 3), name='conv_out')(nn.swish(SpatialNorm(name='norm_out')(x, z_q)))
+
+
+class ControlGIC(Tokenizer):
+    """Branches for three grains, routing by information density, one tiny codebook, a conditional decoder.
+
+    Attributes:
+      channels: width at the finest level.
+      channel_multipliers: width of each level over `channels`; the finest grid is 2^(levels - 3) times smaller than
+        the image.
+      res_blocks: residual blocks per level of the encoder; the decoder has one more.
+      attention_levels: levels (0 is the finest) with attention, besides branches and stems.
+      latent_channels: width between the networks and the 1x1 projections around the codebook.
+      codebook_size: number of codewords.
+      codebook_dim: their width.
+      grain_ratios: share of the area of each grain, coarse, medium and fine, unless others are asked for.
+      random_shares: whether each training batch has random shares, evenly spread over all that there are.
+      codebook_weight: weight of the loss that moves codewords to vectors.
+      commitment_weight: weight of the loss that moves vectors to codewords.
+      entropy_range: centres of the first and the last bin of the density's histogram.
+      unit_range: whether the networks work in [0, 1] instead of [-1, 1], as the official inference has it; images
+        outside are in [-1, 1] all the same.
+      strict_thresholds: the official routing instead of exact shares; see `RatioRouter`.
+      dtype: computation type of the networks; parameters, router and quantizer stay float32.
+      remat: whether blocks are computed again in the backward pass, to save memory.
+    """
+
+    channels: int = 128
+    channel_multipliers: Sequence[int] = (1, 2, 2, 4, 4)
+    res_blocks: int = 2
+    attention_levels: Sequence[int] = (3,)
+    latent_channels: int = 4
+    codebook_size: int = 1024
+    codebook_dim: int = 4
+    grain_ratios: Sequence[float] = (0.1, 0.4, 0.5)
+    random_shares: bool = False
+    codebook_weight: float = 0.25
+    commitment_weight: float = 1.0
+    entropy_range: Sequence[float] = (-1.0, 1.0)
+    unit_range: bool = False
+    strict_thresholds: bool = False
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Builds the parts."""
+        check_grain_ratios(self.grain_ratios, _GRAINS)
+        networks: dict[str, Any] = {
+            'channels': self.channels,
+            'channel_multipliers': self.channel_multipliers,
+            'res_blocks': self.res_blocks,
+            'attention_levels': tuple(self.attention_levels),
+            'dtype': self.dtype,
+            'remat': self.remat,
+        }
+        self.encoder = GrainEncoder(_GRAINS, latent_channels=self.latent_channels, **networks)
+        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quantizer = VectorQuantizer(
+            LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None),
+            codebook_weight=self.codebook_weight,
+            commitment_weight=self.commitment_weight,
+        )
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.decoder = ConditionalDecoder(**networks)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """One codebook, three grains."""
+        return TokenSpec((self.codebook_size,), 2 ** (len(self.channel_multipliers) - _GRAINS), grains=(1, 2, 4))
+
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
+        """Reconstructs `images`; losses 'codebook' and 'commitment'.
+
+        Random shares come from the random stream 'sampling'.
+        """
+        shares = jnp.asarray(self.grain_ratios, jnp.float32)
+        if train and self.random_shares:
+            shares = jax.random.dirichlet(self.make_rng('sampling'), jnp.ones(_GRAINS))
+        grain = self.route(images, shares)
+        quantized = self.quantizer(self.latents(images, grain), train=train)
+        return TokenizerOutput(
+            reconstruction=self.decode_latents(quantized.z_q, grain),
+            tokens=Tokens(ids=quantized.ids[..., None], grain=grain),
+            losses=quantized.losses,
+            metrics=grain_shares(grain, self.spec.grains),
+        )
+
+    def route(
+        self, images: Float[Array, 'b H W 3'], grain_ratios: Sequence[float] | Float[Array, ' 3']
+    ) -> Int[Array, 'b h w']:
+        """Side of the block of each position of the finest grid, by the information density of `images`."""
+        images = self._to_networks(images)
+        patches = [self.spec.downsample_factor * side for side in (4, 2)]
+        densities = [information_density(images, patch, self.entropy_range) for patch in patches]
+        return RatioRouter(self.strict_thresholds)(densities, grain_ratios)
+
+    def latents(self, images: Float[Array, 'b H W 3'], grain: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
+        """Vectors before quantization, d = `codebook_dim`; equal over the block of a coarse grain."""
+        return self.quant_conv(merge_grains(self.encoder(self._to_networks(images)), grain))
+
+    def encode(
+        self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | Float[Array, ' 3'] | None = None
+    ) -> Tokens:
+        """Tokens of `images` in [-1, 1].
+
+        Args:
+          images: sides are multiples of the coarsest cell (`TokenSpec.cell`); `fit_to_grid` makes others fit.
+          grain_ratios: shares of the area, coarse, medium and fine; each is realised to one cell in every picture.
+            An array changes without compiling again, and is not checked.
+        """
+        if grain_ratios is None:
+            grain_ratios = self.grain_ratios
+        elif not isinstance(grain_ratios, jax.Array):
+            check_grain_ratios(grain_ratios, _GRAINS)
+        grain = self.route(images, grain_ratios)
+        return Tokens(ids=self.quantizer(self.latents(images, grain)).ids[..., None], grain=grain)
+
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`."""
+        return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
+
+    def decode_latents(
+        self, latents: Float[Array, 'b h w d'], grain: Int[Array, 'b h w'] | None = None
+    ) -> Float[Array, 'b H W 3']:
+        """Images of codewords, not clipped; without `grain` all are taken for fine ones."""
+        if grain is None:
+            grain = jnp.ones(latents.shape[:3], jnp.int32)
+        images = self.decoder(self.post_quant_conv(latents), latents, grain).astype(jnp.float32)
+        return 2 * images - 1 if self.unit_range else images
+
+    def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
+        """Images of `tokens`: of their ids and grains."""
+        grain = None if tokens.grain is None else jnp.asarray(tokens.grain)
+        return self.decode_latents(self.embed(tokens), grain)
+
+    def _to_networks(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
+        return (images + 1) / 2 if self.unit_range else images

@@ -1,0 +1,274 @@
+"""DQ-VAE: one code for a smooth region, four or sixteen for a detailed one, all from one codebook.
+
+Huang et al., "Towards Accurate Image Coding: Improved Autoregressive Image Generation with Dynamic Vector Quantization"
+(2023).  Each cell of the coarsest grid is written at one grain.  Dual: 1 or 4 codes; triple: 1, 4 or 16.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tesserax.common.nn.autoencoder import Decoder
+from tesserax.tokenizers.grain_encoder import GrainEncoder
+from tesserax.tokenizers.quantizers.ema import EMACodebook
+from tesserax.tokenizers.quantizers.granularity import (
+    EntropyRouter,
+    FeatureRouter,
+    budget_loss,
+    check_grain_ratios,
+    grain_shares,
+    hard_gumbel_softmax,
+    information_density,
+    merge_grains,
+    over_blocks,
+    quota_choice,
+)
+from tesserax.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+
+ROUTERS = ('feature', 'entropy', 'quota')
+
+PRESETS: dict[str, dict[str, Any]] = {
+    'dual': {},
+    'triple': {
+        'channel_multipliers': (1, 1, 2, 2, 4, 4),
+        'grain_ratios': (0.4, 0.3, 0.3),
+        'budget_weight': 1.0,
+    },
+}
+"""Arguments of the published recipes, over the defaults below."""
+
+
+@flax.struct.dataclass
+class Routing:
+    """What a router decided.
+
+    Attributes:
+      choice: number of each coarsest cell's grain, 0 is the coarsest.
+      gate: the same one-hot; in training of a feature router with the gradient of its probabilities.
+    """
+
+    choice: Int[Array, 'b h w']
+    gate: Float[Array, 'b h w s']
+
+
+class GridPositions(nn.Module):
+    """Adds to each position of the decoder's input where it lies: sines of its coordinates, and learned vectors.
+
+    Attributes:
+      grid: side of the grid that the vectors are learned for; on others they are interpolated linearly.
+      dtype: type of the result.
+    """
+
+    grid: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Adds the positions."""
+        _, h, w, c = x.shape
+        columns, rows = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
+        frequencies = nn.Dense(
+            c,
+            kernel_init=_uniform(4.5**0.5),
+            bias_init=_uniform(0.5**0.5),
+            precision=jax.lax.Precision.HIGHEST,  # arguments of sines
+            name='frequencies',
+        )
+        fourier = jnp.sin(frequencies(jnp.stack([columns, rows], axis=-1)))
+        learned = [
+            jax.image.resize(self.param(name, nn.initializers.truncated_normal(1.0), (self.grid, c)), (n, c), 'linear')
+            for name, n in (('row_vectors', h), ('column_vectors', w))
+        ]
+        return x + (fourier + learned[0][:, None] + learned[1]).astype(self.dtype)
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
+
+    return init
+
+
+class DQVAE(Tokenizer):
+    """Branches for every grain, a router, one codebook of moving averages, one decoder.  The defaults are the dual one.
+
+    Attributes:
+      channels: width at the finest level.
+      channel_multipliers: width of each level over `channels`; the finest grid is 2^(levels - grains) times smaller
+        than the image, and the decoder has that many levels more than one.
+      res_blocks: residual blocks per level of the encoder; the decoder has one more.
+      attention_levels: levels (0 is the finest) with attention; None: those with branches.
+      latent_channels: width between the networks and the 1x1 projections around the codebook.
+      codebook_size: number of codewords.
+      codebook_dim: their width.
+      codebook_decay: of the moving averages that the codewords are.
+      restart: whether a codeword without vectors becomes a random vector of the batch.
+      grain_ratios: share of the area of each grain, from coarse to fine; two or three.
+      router: 'feature' (learned; the shares are the targets of a budget), 'entropy' (by thresholds on the information
+        density) or 'quota' (the densest cells of each picture, exact shares).
+      entropy_thresholds: for 'entropy': densities between the grains; see `density_thresholds`.
+      entropy_range: centres of the first and the last bin of the density's histogram.
+      budget_weight: weight of the squared distance from the targets, for 'feature'.
+      budget_per_image: whether each image must meet the targets, instead of the batch.
+      codebook_weight: weight of the distance of codewords from vectors; a number to watch, without gradient.
+      commitment_weight: weight of the loss that moves vectors to codewords.
+      image_size: side of the images that positions are learned for; others are served by interpolation.
+      dtype: computation type of the networks; parameters, router and quantizer stay float32.
+      remat: whether blocks are computed again in the backward pass, to save memory.
+    """
+
+    channels: int = 128
+    channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    attention_levels: Sequence[int] | None = None
+    latent_channels: int = 256
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+    codebook_decay: float = 0.99
+    restart: bool = True
+    grain_ratios: Sequence[float] = (0.5, 0.5)
+    router: str = 'feature'
+    entropy_thresholds: Sequence[float] = ()
+    entropy_range: Sequence[float] = (-1.0, 1.0)
+    budget_weight: float = 20.0
+    budget_per_image: bool = False
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    image_size: int = 256
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Builds the parts."""
+        check_grain_ratios(self.grain_ratios)
+        if self.router not in ROUTERS:
+            raise ValueError(f'unknown router {self.router!r}; known: {", ".join(ROUTERS)}')
+        levels, grains = len(self.channel_multipliers), len(self.grain_ratios)
+        attended = range(levels - grains, levels) if self.attention_levels is None else self.attention_levels
+        computing: dict[str, Any] = {'res_blocks': self.res_blocks, 'dtype': self.dtype, 'remat': self.remat}
+        self.encoder = GrainEncoder(
+            grains,
+            self.channels,
+            self.channel_multipliers,
+            attention_levels=tuple(attended),
+            latent_channels=self.latent_channels,
+            **computing,
+        )
+        if self.router == 'feature':
+            self.gate = FeatureRouter(self.dtype)
+        else:
+            thresholds = tuple(self.entropy_thresholds) if self.router == 'entropy' else None
+            self.density = EntropyRouter(tuple(self.grain_ratios), thresholds, tuple(self.entropy_range))
+        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quantizer = VectorQuantizer(
+            EMACodebook(self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None),
+            codebook_weight=self.codebook_weight,
+            commitment_weight=self.commitment_weight,
+        )
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.positions = GridPositions(self.image_size // self.spec.downsample_factor, self.dtype)
+        finest = levels - grains + 1
+        self.decoder = Decoder(
+            self.channels,
+            self.channel_multipliers[:finest],
+            attention_levels=tuple(level for level in attended if level < finest),
+            **computing,
+        )
+
+    @property
+    def spec(self) -> TokenSpec:
+        """One codebook, two or three grains."""
+        grains = len(self.grain_ratios)
+        return TokenSpec(
+            (self.codebook_size,),
+            2 ** (len(self.channel_multipliers) - grains),
+            grains=tuple(2**i for i in range(grains)),
+        )
+
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
+        """Reconstructs `images`; losses 'codebook', 'commitment' and, with a feature router, 'grain_budget'.
+
+        In training a feature router draws noise from the random stream 'sampling'.
+        """
+        branches = self.encoder(images)
+        routing = self.route(images, branches, train=train)
+        grain = self.grain_map(routing)
+        quantized = self.quantize(branches, routing, train=train)
+        losses = dict(quantized.losses)
+        if self.router == 'feature':
+            loss = budget_loss(routing.gate, self.grain_ratios, per_image=self.budget_per_image)
+            losses['grain_budget'] = self.budget_weight * loss
+        return TokenizerOutput(
+            reconstruction=self.decode_latents(quantized.z_q),
+            tokens=Tokens(ids=quantized.ids[..., None], grain=grain),
+            losses=losses,
+            metrics=grain_shares(grain, self.spec.grains),
+        )
+
+    def route(
+        self, images: Float[Array, 'b H W 3'], branches: Sequence[Float[Array, 'b _ _ d']], *, train: bool = False
+    ) -> Routing:
+        """The grain of each coarsest cell, by the model's router."""
+        count = len(self.grain_ratios)
+        if self.router != 'feature':
+            choice = self.density(images, self.spec.cell)
+            return Routing(choice, jax.nn.one_hot(choice, count))
+        logits = self.gate(branches)
+        if train:
+            noise = jax.random.gumbel(self.make_rng('sampling'), logits.shape)
+            gate = hard_gumbel_softmax(logits, noise)
+            return Routing(jnp.argmax(gate, axis=-1).astype(jnp.int32), gate)
+        choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return Routing(choice, jax.nn.one_hot(choice, count))
+
+    def grain_map(self, routing: Routing) -> Int[Array, 'b h w']:
+        """Side of the block of each position of the finest grid."""
+        coarsest = max(self.spec.grains)
+        return over_blocks(coarsest >> routing.choice, coarsest)
+
+    def latents(self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing) -> Float[Array, 'b h w e']:
+        """Vectors before quantization, on the finest grid."""
+        merged = merge_grains(branches, self.grain_map(routing))
+        # A factor of 1, through which the router learns from the reconstruction.
+        chosen = jnp.max(routing.gate, axis=-1, keepdims=True)
+        return self.quant_conv(merged * over_blocks(chosen, max(self.spec.grains)))
+
+    def quantize(
+        self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing, *, train: bool = False
+    ) -> Quantized:
+        """Codewords of the merged branches; in the losses each code counts once, however large its block is."""
+        weights = 1 / self.grain_map(routing)[..., None].astype(jnp.float32) ** 2
+        return self.quantizer(self.latents(branches, routing), train=train, weights=weights)
+
+    def encode(self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | None = None) -> Tokens:
+        """Tokens of `images` in [-1, 1].
+
+        Args:
+          images: sides are multiples of the coarsest cell (`TokenSpec.cell`).
+          grain_ratios: shares of the area from coarse to fine, realised exactly in each picture by information
+            density; None: the model's router decides.
+        """
+        branches = self.encoder(images)
+        if grain_ratios is None:
+            routing = self.route(images, branches)
+        else:
+            check_grain_ratios(grain_ratios, len(self.grain_ratios))
+            density = information_density(images, self.spec.cell, self.entropy_range)
+            choice = quota_choice(density, grain_ratios)
+            routing = Routing(choice, jax.nn.one_hot(choice, len(grain_ratios)))
+        ids = self.quantize(branches, routing).ids
+        return Tokens(ids=ids[..., None], grain=self.grain_map(routing))
+
+    def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
+        """Codewords of `tokens`."""
+        return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
+
+    def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
+        """Images of codewords, not clipped; the decoder is not told the grains."""
+        return self.decoder(self.positions(self.post_quant_conv(latents))).astype(jnp.float32)
