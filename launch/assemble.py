@@ -17,12 +17,27 @@ from tesserax.common.pretrained.judge import Judge, load_judge
 from tesserax.common.training.optimizer import make_optimizer
 from tesserax.common.training.parallel import Runner, make_runner
 from tesserax.common.training.step import TrainStep
+from tesserax.tokenizers.code_free import BSQ, FSQ, LFQ
+from tesserax.tokenizers.control_gic import ControlGIC
+from tesserax.tokenizers.dq_vae import DQVAE
 from tesserax.tokenizers.fqgan import FQGAN
+from tesserax.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
 from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.vqgan import VQGAN
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {'vqgan': VQGAN, 'fqgan': FQGAN}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    'vqgan': VQGAN,
+    'fqgan': FQGAN,
+    'fvq': FVQ,
+    'fvq_rq': ResidualFVQ,
+    'fvq_var': MultiScaleFVQ,
+    'fsq': FSQ,
+    'lfq': LFQ,
+    'bsq': BSQ,
+    'dq_vae': DQVAE,
+    'control_gic': ControlGIC,
+}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 

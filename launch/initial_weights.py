@@ -19,6 +19,9 @@ from tesserax.tokenizers.convert.official import from_official
 LAYOUTS = {
     'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),
     'fqgan': ('fqgan_dual', 'fqgan_triple'),
+    'fvq': ('fvq',),
+    'dq_vae': ('dq_vae',),
+    'control_gic': ('control_gic',),
 }
 """Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
 
@@ -83,7 +86,7 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
 
 def _official(weights: dict[str, np.ndarray], model: str, source: pathlib.Path) -> dict[str, Any]:
     reasons = []
-    for name in LAYOUTS[model]:
+    for name in LAYOUTS.get(model, ()):
         try:
             return from_official(name, weights).variables
         except ConversionError as error:

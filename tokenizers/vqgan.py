@@ -78,7 +78,6 @@ class ConvTokenizer(Tokenizer):
       res_blocks: residual blocks per level of the encoder; the decoder has one more.
       attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
       latent_channels: width between the networks and the 1x1 projections around the quantizer.
-      codebook_dim: width of the vectors that are quantized.
       dtype: computation type of the networks; parameters and the quantizer stay float32.
       remat: whether blocks are computed again in the backward pass, to save memory.
     """
@@ -88,7 +87,6 @@ class ConvTokenizer(Tokenizer):
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
     latent_channels: int = 256
-    codebook_dim: int = 8
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -103,10 +101,15 @@ class ConvTokenizer(Tokenizer):
             'remat': self.remat,
         }
         self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
-        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quant_conv = nn.Dense(self.quantized_width, dtype=self.dtype)
         self.quantizer = self.make_quantizer()
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = Decoder(**sizes)
+
+    @property
+    @abc.abstractmethod
+    def quantized_width(self) -> int:
+        """Width of the vectors that are quantized."""
 
     @abc.abstractmethod
     def make_quantizer(self) -> nn.Module:
@@ -127,7 +130,7 @@ class ConvTokenizer(Tokenizer):
         )
 
     def latents(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-        """Vectors before quantization (and before they are normalized), d = `codebook_dim`."""
+        """Vectors before quantization (and before they are normalized), d = `quantized_width`."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
@@ -157,11 +160,17 @@ class VQGAN(ConvTokenizer):
     """
 
     codebook_size: int = 16384
+    codebook_dim: int = 8
     normalize: bool = True
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
     entropy_weight: float = 0.0
     entropy_temperature: float = 0.01
+
+    @property
+    def quantized_width(self) -> int:
+        """That of the codewords."""
+        return self.codebook_dim
 
     def make_quantizer(self) -> nn.Module:
         """The nearest of the codewords; losses 'codebook', 'commitment' and, in training, 'entropy'."""

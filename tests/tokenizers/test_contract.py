@@ -8,7 +8,16 @@ import pytest
 
 from tesserax.launch import assemble, cli
 
-CONFIGS = ['vqgan.py:tiny', 'fqgan.py:triple,tiny']
+CONFIGS = [
+    'vqgan.py:tiny',
+    'fqgan.py:triple,tiny',
+    'fvq.py:tiny',
+    'fvq.py:dit,rq,tiny',
+    'fvq.py:var,tiny',
+    'code_free.py:fsq,tiny',
+    'code_free.py:lfq,tiny',
+    'code_free.py:bsq,tiny',
+]
 
 
 class Case:
