@@ -40,7 +40,7 @@ def base() -> ConfigDict:
                 'discriminator': 'patchgan',  # 'patchgan', 'stylegan', or '' for none
                 'discriminator_channels': 64,  # PatchGAN: width of the first layer
                 'discriminator_layers': 3,  # PatchGAN: layers with stride 2
-                'adversarial_loss': 'hinge',  # 'hinge', 'vanilla' or 'non_saturating'
+                'adversarial_loss': 'hinge',  # 'hinge', 'vanilla', 'non_saturating' or 'hinge_non_saturating'
                 'adversarial_weight': 0.5,
                 'discriminator_weight': 0.5,
                 'adaptive_weight': False,  # scale the adversarial weight by gradient norms at the last layer

@@ -34,7 +34,7 @@ class AdversarialGame:
 
     Attributes:
       discriminator: module with `__call__(images, train) -> logits`.
-      loss: 'hinge', 'vanilla' or 'non_saturating'.
+      loss: 'hinge', 'vanilla', 'non_saturating' or 'hinge_non_saturating'.
       weight: of the generator loss.
       discriminator_weight: of the discriminator's own loss.
       adaptive: whether `weight` is multiplied by the ratio of gradient norms at the last layer (taming).

@@ -48,6 +48,7 @@ ADVERSARIAL_LOSSES = {
     'hinge': AdversarialLoss(hinge_discriminator_loss, linear_generator_loss),
     'vanilla': AdversarialLoss(logistic_discriminator_loss, linear_generator_loss),
     'non_saturating': AdversarialLoss(logistic_discriminator_loss, non_saturating_generator_loss),
+    'hinge_non_saturating': AdversarialLoss(hinge_discriminator_loss, non_saturating_generator_loss),
 }
 
 
