@@ -22,13 +22,20 @@ from tesserax.tokenizers.control_gic import ControlGIC
 from tesserax.tokenizers.dq_vae import DQVAE
 from tesserax.tokenizers.fqgan import FQGAN
 from tesserax.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
+from tesserax.tokenizers.magvit2 import Magvit2VQ
 from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
+from tesserax.tokenizers.simvq import SimVQ, SimVQGAN
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.vqgan import VQGAN
+from tesserax.tokenizers.vqgan_lc import VQGANLC
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     'vqgan': VQGAN,
     'fqgan': FQGAN,
+    'vqgan_lc': VQGANLC,
+    'simvq': SimVQ,
+    'simvq_vqgan': SimVQGAN,
+    'magvit2_vq': Magvit2VQ,
     'fvq': FVQ,
     'fvq_rq': ResidualFVQ,
     'fvq_var': MultiScaleFVQ,

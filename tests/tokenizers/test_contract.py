@@ -11,6 +11,9 @@ from tesserax.launch import assemble, cli
 CONFIGS = [
     'vqgan.py:tiny',
     'fqgan.py:triple,tiny',
+    'vqgan_lc.py:tiny',
+    'simvq.py:tiny',
+    'simvq.py:vqgan,tiny',
     'fvq.py:tiny',
     'fvq.py:dit,rq,tiny',
     'fvq.py:var,tiny',
