@@ -17,7 +17,7 @@ from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
 from tesserax.common.pretrained.convert import LPIPS_IGNORED, lpips_rules
 from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.tokenizers.convert import fqgan, fvq, llamagen, simvq, taming, vqgan_lc
+from tesserax.tokenizers.convert import control_gic, dq_vae, fqgan, fvq, llamagen, simvq, taming, vqgan_lc
 from tesserax.tokenizers.convert.llamagen import numbers, shape_of
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.trained import TrainedTokenizer
@@ -34,6 +34,7 @@ class Official:
       ignored: patterns of entries that have no place in the module.
       inputs: shapes of the arrays the module is called with.
       options: what else it is called with.
+      defaults: entries that official weights may lack, by official name.
       prepared: the entries under the names that everything else here expects.
     """
 
@@ -43,6 +44,7 @@ class Official:
     ignored: Callable[[Any], Sequence[str]]
     inputs: Callable[[Any], tuple[Any, ...]]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Callable[[Any], StateDict] = lambda module: {}
     prepared: Callable[[StateDict], StateDict] = dict
 
 
@@ -64,6 +66,7 @@ def from_official(name: str, state_dict: StateDict, **arguments: Any) -> Trained
     kind = _kind(name)
     state_dict = kind.prepared(state_dict)
     module = kind.model(state_dict).clone(**arguments)
+    state_dict = {**kind.defaults(module), **state_dict}
     shapes = variable_shapes(module, *kind.inputs(module), **kind.options)
     converted = to_ours(kind.reading(state_dict), state_dict, shapes, kind.ignored(module))
     variables = jax.tree.map(jnp.asarray, converted.variables)
@@ -93,7 +96,7 @@ def _picture(module: Any, side: int = 64) -> jax.ShapeDtypeStruct:
 
 
 def _smallest_picture(module: Any) -> tuple[Any, ...]:
-    return (_picture(module, module.spec.downsample_factor),)
+    return (_picture(module, module.spec.cell),)
 
 
 def _taming_levels(variables: Mapping[str, Any]) -> Sequence[Rule]:
@@ -170,6 +173,21 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: fvq.rules(fvq.is_bridged(state_dict)),
         writing=lambda variables: fvq.rules(fvq.is_bridged_of_ours(variables)),
         ignored=lambda module: fvq.IGNORED,
+        inputs=_smallest_picture,
+    ),
+    'dq_vae': Official(
+        model=dq_vae.model,
+        reading=dq_vae.reading,
+        writing=dq_vae.writing,
+        ignored=lambda module: dq_vae.IGNORED,
+        inputs=_smallest_picture,
+        defaults=dq_vae.defaults,
+    ),
+    'control_gic': Official(
+        model=control_gic.model,
+        reading=control_gic.reading,
+        writing=control_gic.writing,
+        ignored=lambda module: control_gic.IGNORED,
         inputs=_smallest_picture,
     ),
     'patchgan': Official(

@@ -1,0 +1,90 @@
+"""Official Control-GIC <-> ControlGIC."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tesserax.common.convert import CONV, POINTWISE, Rule, StateDict
+from tesserax.tokenizers.control_gic import ControlGIC
+from tesserax.tokenizers.convert.dq_vae import grain_encoder
+from tesserax.tokenizers.convert.llamagen import affine, network_sizes, norm, numbers, quantizer, shape_of
+
+# Judges and discriminator, moving averages that inference does not use, and how often each codeword occurred.
+IGNORED = ('loss.*', 'ema_*', 'quantize.embedding_counter.*')
+
+_SUFFIXES = ('_coarse', '', '_fine')
+
+
+def rules(levels: int) -> tuple[Rule, ...]:
+    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    pairs: list[Rule] = []
+    for side, suffix in zip((4, 2, 1), _SUFFIXES, strict=True):
+        pairs += [
+            *affine(f'decoder.conv_in{suffix}', f'decoder/stem_{side}_conv_in', CONV),
+            *_res_block(f'decoder.mid{suffix}.block_1', f'decoder/stem_{side}_mid/res_0'),
+            *_attention_block(f'decoder.mid{suffix}.attn_1', f'decoder/stem_{side}_mid/attention'),
+            *_res_block(f'decoder.mid{suffix}.block_2', f'decoder/stem_{side}_mid/res_1'),
+        ]
+    for level in range(levels):
+        official, ours = f'decoder.up.{levels - 1 - level}', f'decoder/level_{level}'
+        pairs += [
+            *_res_block(f'{official}.block.{{i}}', f'{ours}_res_{{i}}'),
+            *_attention_block(f'{official}.attn.{{i}}', f'{ours}_attention_{{i}}'),
+            *affine(f'{official}.upsample.conv', f'{ours}_upsample', CONV),
+        ]
+    return (
+        *grain_encoder(_SUFFIXES),
+        *pairs,
+        *_spatial_norm('decoder.norm_out', 'decoder/norm_out'),
+        *affine('decoder.conv_out', 'decoder/conv_out', CONV),
+        *quantizer(),
+    )
+
+
+def reading(state_dict: StateDict) -> tuple[Rule, ...]:
+    """The rules for official weights."""
+    return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')))
+
+
+def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The rules for our variables."""
+    return rules(1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']))
+
+
+def model(state_dict: StateDict) -> ControlGIC:
+    """The module with the sizes of the given weights, in the range of the official inference."""
+    sizes = network_sizes(state_dict, 'encoder.down', 'block')
+    if sizes['attention_levels'] is None:
+        sizes['attention_levels'] = (len(sizes['channel_multipliers']) - 1,)
+    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    return ControlGIC(
+        **sizes,
+        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
+        unit_range=True,
+    )
+
+
+def _spatial_norm(source: str, target: str) -> tuple[Rule, ...]:
+    """A norm modulated by codewords."""
+    return (
+        *norm(f'{source}.norm_layer', f'{target}/norm'),
+        *affine(f'{source}.conv_y', f'{target}/factor', POINTWISE),
+        *affine(f'{source}.conv_b', f'{target}/offset', POINTWISE),
+    )
+
+
+def _res_block(source: str, target: str) -> tuple[Rule, ...]:
+    return (
+        *_spatial_norm(f'{source}.{{norm:norm1|norm2}}', f'{target}/{{norm:norm1|norm2}}'),
+        *affine(f'{source}.{{conv:conv1|conv2}}', f'{target}/{{conv:conv1|conv2}}', CONV),
+        *affine(f'{source}.nin_shortcut', f'{target}/shortcut', POINTWISE),
+    )
+
+
+def _attention_block(source: str, target: str) -> tuple[Rule, ...]:
+    return (
+        *_spatial_norm(f'{source}.norm', f'{target}/norm'),
+        *affine(f'{source}.{{part:q|k|v}}', f'{target}/{{part:q|k|v}}', POINTWISE),
+        *affine(f'{source}.proj_out', f'{target}/out', POINTWISE),
+    )
