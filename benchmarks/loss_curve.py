@@ -13,7 +13,7 @@ PANELS = {
     'loss': ('loss/tokenizer', 'loss/discriminator'),
     'terms': ('terms/pixel', 'terms/perceptual', 'terms/adversarial'),
     'PSNR, dB': ('psnr', 'evaluation/psnr'),
-    'codebook usage': ('evaluation/usage/',),
+    'codebook usage': ('usage/', 'evaluation/usage/'),
 }
 
 
@@ -28,6 +28,8 @@ def main(run: pathlib.Path, picture: pathlib.Path) -> None:
             points = [(line['step'], line[name]) for line in lines if name in line]
             axis.plot(*zip(*points, strict=True), marker='.', label=name)
         axis.set(title=title, xlabel='step')
+        if 'usage' in title:
+            axis.set_ylim(0, 1.05)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.savefig(picture, dpi=80)
