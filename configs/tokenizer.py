@@ -44,6 +44,7 @@ def base() -> ConfigDict:
                 'adversarial_weight': 0.5,
                 'discriminator_weight': 0.5,
                 'adaptive_weight': False,  # scale the adversarial weight by gradient norms at the last layer
+                'adaptive_maximum': 1e4,  # the largest such scale
                 'discriminator_start': 20_000,  # step
                 'discriminator_ramp': 0,  # steps from no to full weight
                 'lecam_weight': 0.0,

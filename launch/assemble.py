@@ -96,6 +96,7 @@ def objective(config: ConfigDict) -> TokenizerObjective:
             weight=settings.adversarial_weight,
             discriminator_weight=settings.discriminator_weight,
             adaptive=settings.adaptive_weight,
+            adaptive_maximum=settings.adaptive_maximum,
             start=settings.discriminator_start,
             ramp=settings.discriminator_ramp,
             lecam_weight=settings.lecam_weight,

@@ -38,6 +38,7 @@ class AdversarialGame:
       weight: of the generator loss.
       discriminator_weight: of the discriminator's own loss.
       adaptive: whether `weight` is multiplied by the ratio of gradient norms at the last layer (taming).
+      adaptive_maximum: the largest such ratio (DQ-VAE has 0.75).
       start: first step of the game; before it, both weights are 0.
       ramp: steps over which the weights then rise to their full size.
       lecam_weight: of the LeCAM regulariser in the discriminator's loss; 0 leaves it out.
@@ -48,6 +49,7 @@ class AdversarialGame:
     weight: float = 0.5
     discriminator_weight: float = 0.5
     adaptive: bool = False
+    adaptive_maximum: float = 1e4
     start: int = 20_000
     ramp: int = 0
     lecam_weight: float = 0.0
@@ -208,7 +210,7 @@ class TokenizerObjective:
         (generator_grad,) = pull_back(
             jax.grad(lambda x: generator_loss(self._discriminate(params, model_state['discriminator'], x)[0]))(fixed)
         )
-        return adaptive_weight(fidelity_grad, generator_grad)
+        return adaptive_weight(fidelity_grad, generator_grad, self.game.adaptive_maximum)
 
     def _counts(self, output: TokenizerOutput) -> dict[str, jax.Array]:
         spec = self.tokenizer.spec
