@@ -107,11 +107,9 @@ class JitRunner(Runner):
     def compile(self, train_step: TrainStep, state: TrainState, frozen: Any, batch: Any) -> tuple[StepFunction, float]:
         """See `Runner.compile`."""
         shardings = jax.tree.map(lambda x: x.sharding, state)
-        compiled = (
-            jax.jit(train_step, out_shardings=(shardings, self.replicated), donate_argnums=0)
-            .lower(state, frozen, batch)
-            .compile()
-        )
+        step = jax.jit(train_step, out_shardings=(shardings, self.replicated), donate_argnums=0)
+        with jax.set_mesh(self.mesh):  # for what splits its work over an axis by itself, as the codebook search does
+            compiled = step.lower(state, frozen, batch).compile()
         # The analysis speaks of one device's program.
         return compiled, _flops(compiled) * self.mesh.size
 

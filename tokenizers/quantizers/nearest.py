@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+CODEBOOK_AXIS = 'model'  # as the rules of common/training/sharding.py split the rows of codebooks
+
 _SCORES_AT_ONCE = 2**22  # float32 scores alive in the first pass
 _GATHERED_AT_ONCE = 2**20  # float32 numbers of codewords gathered in the second pass: small, to stay in the cache
 _FAR = 1e30  # squared norm that no codeword has: padding never wins
@@ -47,7 +49,8 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
     """The row of `codebook` at the smallest Euclidean distance from each row of `z`.
 
     Maximises `z.c - |c|^2 / 2`: the missing `|z|^2` does not change the winner, and leaving it out is more exact.
-    Scores are float32 at full matmul precision whatever the inputs are.  No gradient flows.
+    Scores are float32 at full matmul precision whatever the inputs are.  No gradient flows.  Where a mesh with an axis
+    'model' is set (`jax.set_mesh`), each of its devices searches its own part of the codebook.
 
     Args:
       z: vectors.
@@ -59,12 +62,21 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
     Raises:
       ValueError: the codebook is empty.
     """
-    size, dim = codebook.shape
+    size = codebook.shape[0]
     if size == 0:
         raise ValueError(f'a codebook has at least one codeword, got shape {codebook.shape}')
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = mesh.shape[CODEBOOK_AXIS] if CODEBOOK_AXIS in mesh.auto_axes else 1
+    if parts > 1 and size % parts == 0:
+        return nearest_codeword_sharded(z, codebook, mesh, CODEBOOK_AXIS)
+    return _search(z, codebook)
+
+
+def _search(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> Int[Array, 'n']:
+    """`nearest_codeword` on one device."""
+    size, dim = codebook.shape
     z = jax.lax.stop_gradient(z).astype(jnp.float32)
     codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
-
     tiles = code_tiles(codebook, _tile_size(size, dim))
     tile = tiles.half_norms.shape[1]
 
@@ -109,3 +121,48 @@ def _in_chunks(f: Callable[..., jax.Array], rows_at_once: int, *args: jax.Array)
         return jnp.moveaxis(padded.reshape(-1, chunks, *x.shape[1:]), 1, 0)
 
     return jax.lax.map(lambda rows: f(*rows), tuple(map(interleaved, args))).T.reshape(-1)[:n]
+
+
+def nearest_codeword_sharded(
+    z: Float[Array, 'n d'],
+    codebook: Float[Array, 'K d'],
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    axis: str,
+) -> Int[Array, 'n']:
+    """`nearest_codeword` with the codebook's rows split over a mesh axis: none of them leaves its device.
+
+    Each device searches its own rows; what is exchanged are the best scores and their ids, two numbers per vector and
+    device.  Other mesh axes may split z as they like.
+
+    Args:
+      z: vectors.
+      codebook: codewords; K is a multiple of the axis's size.
+      mesh: the devices.
+      axis: name of the axis that the rows are split over.
+
+    Returns:
+      int32 row numbers in [0, K); the lowest one where codewords are equal.
+
+    Raises:
+      ValueError: K is not a multiple of the axis's size.
+    """
+    size, parts = codebook.shape[0], mesh.shape[axis]
+    if size % parts:
+        raise ValueError(f'{size} codewords cannot be split evenly over {parts} devices (mesh axis {axis!r})')
+    z = jax.lax.stop_gradient(z).astype(jnp.float32)
+    codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
+
+    def search(z: jax.Array, own: jax.Array) -> jax.Array:
+        ids = _search(z, own)
+        chosen = own[ids]
+        scores = jnp.sum(z * chosen, axis=-1) - 0.5 * jnp.sum(chosen**2, axis=-1)
+        best = jax.lax.pmax(scores, axis)
+        first = jax.lax.axis_index(axis) * own.shape[0]
+        # Not a number is never equal to the best; the lowest row is an answer as good as any.
+        ids = jnp.where((scores == best) | jnp.isnan(best), ids + first, size - 1)
+        return jax.lax.pmin(ids, axis)
+
+    rows = jax.sharding.PartitionSpec(axis)
+    everywhere = jax.sharding.PartitionSpec()
+    split = jax.shard_map(search, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, axis_names={axis})
+    return split(z, codebook)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tesserax.tokenizers.quantizers import nearest
-from tesserax.tokenizers.quantizers.nearest import nearest_codeword
+from tesserax.tokenizers.quantizers.nearest import nearest_codeword, nearest_codeword_sharded
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -144,3 +144,54 @@ def test_memory_does_not_grow_with_rows_times_codewords():
 def test_empty_codebook_is_refused():
     with pytest.raises(ValueError, match=r'at least one codeword, got shape \(0, 8\)'):
         nearest_codeword(jnp.zeros((3, 8)), jnp.zeros((0, 8)))
+
+
+@pytest.fixture(scope='module')
+def mesh():
+    return jax.make_mesh((2, 4), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
+
+
+def split_codebook(mesh):
+    """Vectors and codewords on the devices; codewords of the third device also lie on the first."""
+    z, codebook = normal(0, 512, 8), normal(1, 4096, 8)
+    codebook[100:200] = codebook[3000:3100]
+    z[:100] = codebook[3000:3100]
+    put = jax.device_put(z, NamedSharding(mesh, P('data'))), jax.device_put(codebook, NamedSharding(mesh, P('model')))
+    return z, codebook, put
+
+
+def test_split_codebook_gives_the_same_ids_and_the_lowest_of_equals(mesh):
+    z, codebook, put = split_codebook(mesh)
+    ids = jax.jit(lambda z, c: nearest_codeword_sharded(z, c, mesh, 'model'))(*put)
+    np.testing.assert_array_equal(ids, search(z, codebook))
+    np.testing.assert_array_equal(ids[:100], np.arange(100, 200))
+
+
+def test_rows_of_a_split_codebook_stay_on_their_devices(mesh):
+    """What is exchanged grows with the vectors alone; without the mesh, all rows are gathered on every device."""
+    _, codebook, put = split_codebook(mesh)
+
+    def exchanged(compiled):
+        lines = [line for line in compiled.as_text().splitlines() if re.search(r' all-[a-z]+\(', line)]
+        shapes = re.findall(r'[fs]32\[([\d,]*)\]', ' '.join(line.split(' all-')[0] for line in lines))
+        return max(int(np.prod([int(n) for n in shape.split(',')])) for shape in shapes)
+
+    whole = jax.jit(nearest_codeword).lower(*put).compile()
+    with jax.set_mesh(mesh):
+        split = jax.jit(nearest_codeword).lower(*put).compile()
+    assert exchanged(split) <= 512 < codebook.size <= exchanged(whole)
+    assert split.memory_analysis().temp_size_in_bytes < 0.5 * whole.memory_analysis().temp_size_in_bytes
+    np.testing.assert_array_equal(split(*put), whole(*put))
+
+
+def test_vectors_that_are_not_numbers_get_ids_in_range_from_a_split_codebook(mesh):
+    z = normal(0, 4, 8)
+    z[0], z[1], z[2, 0], z[3, 0] = np.nan, np.inf, np.nan, np.inf
+    ids = np.asarray(jax.jit(lambda z, c: nearest_codeword_sharded(z, c, mesh, 'model'))(z, normal(1, 64, 8)))
+    assert ids.min() >= 0
+    assert ids.max() < 64
+
+
+def test_a_codebook_that_cannot_be_split_evenly_is_refused(mesh):
+    with pytest.raises(ValueError, match=r"66 codewords cannot be split evenly over 4 devices \(mesh axis 'model'\)"):
+        nearest_codeword_sharded(jnp.zeros((3, 8)), jnp.zeros((66, 8)), mesh, 'model')
