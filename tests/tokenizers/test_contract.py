@@ -1,5 +1,7 @@
 """What every tokenizer keeps to, checked on each one at the size of its config's `tiny` variant."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,11 @@ CONFIGS = [
     'code_free.py:fsq,tiny',
     'code_free.py:lfq,tiny',
     'code_free.py:bsq,tiny',
+    'dq_vae.py:tiny',
+    'dq_vae.py:triple,feature,tiny',
+    'control_gic.py:random_shares,tiny',
 ]
+NOISE = {'sampling': jax.random.key(0)}
 
 
 class Case:
@@ -33,13 +39,17 @@ class Case:
         size = self.config.data.image_size
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
         self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
-        self.variables = jax.jit(lambda key: self.module.init(key, self.images, train=True))(jax.random.key(0))
+        variables = jax.jit(lambda key: self.module.init(key, self.images, train=True))(jax.random.key(0))
+        # Layers that start at zero would make some models answer everything with zero.
+        rng = np.random.default_rng(0)
+        nudged = jax.tree.map(lambda x: x + 0.02 * rng.standard_normal(x.shape, np.float32), variables['params'])
+        self.variables = {**variables, 'params': nudged}
 
     def apply(self, *args, method='__call__', **kwargs):
         """Calls a method, compiled once for all tests."""
         key = (method, *kwargs.items())
         if key not in self.compiled:
-            self.compiled[key] = jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, **kwargs))
+            self.compiled[key] = jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, rngs=NOISE, **kwargs))
         return self.compiled[key](self.variables, *args)
 
 
@@ -54,6 +64,15 @@ def test_ids_are_codeword_numbers_on_the_grid_of_the_spec(case):
     side = case.images.shape[1] // spec.downsample_factor
     assert ids.shape == (4, side, side, len(spec.codebook_sizes))
     assert ids.dtype == np.int32
+    grain = case.apply(case.images, method='encode').grain
+    assert (grain is None) == (spec.grains == (1,))
+    if grain is not None:
+        assert grain.shape == ids.shape[:3]
+        assert set(np.unique(grain)) <= set(spec.grains)
+        for side in spec.grains:  # a coarse token is repeated over its block
+            first = np.arange(grain.shape[1]) // side * side
+            same = (ids == ids[:, first][:, :, first])[..., 0] & (grain == grain[:, first][:, :, first])
+            assert same[grain == side].all()
     assert len(spec.codebook_names) == len(spec.codebook_sizes)
     for i, size in enumerate(spec.codebook_sizes):
         assert 0 <= ids[..., i].min() <= ids[..., i].max() < size
@@ -67,7 +86,12 @@ def test_decoding_what_was_encoded_is_the_evaluation_pass(case):
     np.testing.assert_allclose(decoded, output.reconstruction, atol=1e-5)
     assert decoded.shape == case.images.shape
     assert decoded.dtype == jnp.float32
-    by_hand = case.apply(case.apply(tokens, method='embed'), method='decode_latents')
+    grain = (
+        ()
+        if tokens.grain is None or 'grain' not in inspect.signature(case.module.decode_latents).parameters
+        else (tokens.grain,)
+    )
+    by_hand = case.apply(case.apply(tokens, method='embed'), *grain, method='decode_latents')
     np.testing.assert_allclose(by_hand, decoded, atol=1e-6)
 
 
@@ -105,9 +129,9 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     config = case.config.copy_and_resolve_references()
     config.model.dtype = 'bfloat16'
     module = assemble.tokenizer(config)
-    output = jax.jit(lambda v, x: module.apply(v, x, train=True))(case.variables, case.images)
+    output = jax.jit(lambda v, x: module.apply(v, x, train=True, rngs=NOISE))(case.variables, case.images)
     assert output.reconstruction.dtype == jnp.float32
-    assert {loss.dtype for loss in output.losses.values()} == {jnp.dtype('float32')}
+    assert {loss.dtype for loss in output.losses.values()} <= {jnp.dtype('float32')}
     # The same tokens: rounding before the quantizer may choose other ones, which says nothing of the decoder.
     tokens = case.apply(case.images, method='encode')
     reference = case.apply(tokens, method='decode')
@@ -121,25 +145,33 @@ def test_one_batch_can_be_overfitted_and_frozen_tables_stay(case):
     optimizer = optax.adam(3e-3)
 
     @jax.jit
-    def step(params, rest, state):
+    def step(params, rest, state, number):
         def loss(params):
-            output = case.module.apply({'params': params, **rest}, case.images, train=True)
-            return jnp.mean((output.reconstruction - case.images) ** 2) + sum(output.losses.values())
+            output, changed = case.module.apply(
+                {'params': params, **rest},
+                case.images,
+                train=True,
+                mutable=list(rest),
+                rngs={'sampling': jax.random.key(number)},
+            )
+            error = jnp.mean((output.reconstruction - case.images) ** 2)
+            return error + sum(output.losses.values()), rest | changed
 
-        value, grads = jax.value_and_grad(loss)(params)
+        grads, rest = jax.grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, value
+        return optax.apply_updates(params, updates), rest, state
 
     rest = {name: tree for name, tree in case.variables.items() if name != 'params'}
     params = case.variables['params']
     state = optimizer.init(params)
 
-    def error(params):
+    def error(params, rest):
         output = case.module.apply({'params': params, **rest}, case.images)
         return float(jnp.mean((output.reconstruction - case.images) ** 2))
 
-    before = error(params)
-    for _ in range(80):
-        params, state, _ = step(params, rest, state)
-    assert error(params) < 0.25 * before
+    before, frozen = error(params, rest), jax.device_get(rest.get('frozen', {}))
+    for number in range(80):
+        params, rest, state = step(params, rest, state, number)
+    assert error(params, rest) < 0.25 * before
     assert 'frozen' not in params
+    jax.tree.map(np.testing.assert_array_equal, rest.get('frozen', {}), frozen)
