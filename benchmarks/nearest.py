@@ -67,7 +67,8 @@ def measure_torch(z: np.ndarray, codebook: np.ndarray, repeats: int, sample: int
     rows, table = torch.from_numpy(z).to(device), torch.from_numpy(codebook).to(device)
 
     def search() -> np.ndarray:
-        distances = (rows**2).sum(1, keepdim=True) + (table**2).sum(1) - 2 * rows @ table.T
+        # In one call: written out, PyTorch would hold three matrices of this size.
+        distances = torch.addmm((table**2).sum(1), rows, table.T, alpha=-2)
         return distances.argmin(1).cpu().numpy()
 
     ids = search()
