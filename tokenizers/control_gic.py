@@ -64,11 +64,12 @@ class ConditionalDecoder(nn.Module):
           z_q: the codewords, for the norms.
           grain: side of the block that each position belongs to.
         """
-        levels, width = len(self.channel_multipliers), self.channels * self.channel_multipliers[-1]
-        x = jnp.zeros((), self.dtype)
+        levels = len(self.channel_multipliers)
+        x = latents
         for level, multiplier in enumerate(reversed(self.channel_multipliers)):
             side = 2 ** (_GRAINS - 1 - level) if level < _GRAINS else 0
             if side:
+                width = x.shape[-1] if level else self.channels * multiplier
                 stem = nn.Conv(width, (3, 3), dtype=self.dtype, name=f'stem_{side}_conv_in')(latents)
                 stem = Middle(self.dtype, self.remat, name=f'stem_{side}_mid')(stem, z_q)
                 stem = nn.avg_pool(stem, (side, side), strides=(side, side))
