@@ -1,5 +1,7 @@
 """Optimizers: Adam(W) with a schedule and gradient clipping, one for each player."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,7 +40,7 @@ def learning_rate_schedule(
         main = optax.linear_schedule(learning_rate, learning_rate * final_fraction, decay_steps)
     elif schedule == 'annealing':
 
-        def main(count: optax.ScalarOrSchedule) -> jax.Array:
+        def main(count: Any) -> jax.Array:
             left = jnp.clip((1 - count / decay_steps) / (1 - hold_fraction), 0, 1)
             return learning_rate * (final_fraction + (1 - final_fraction) * left)
     else:
