@@ -34,10 +34,12 @@ class SavedVariables:
     Attributes:
       name: the model's name, as `tesserax.from_official` knows it.
       variables: collections of nested dicts of arrays.
+      about: where they come from.
     """
 
     name: str
     variables: dict[str, Any]
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -46,13 +48,15 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     return path.suffix == '.safetensors' and _header(path).get('format') == _FORMAT
 
 
-def save_variables(path: str | os.PathLike[str], name: str, variables: Mapping[str, Any]) -> None:
-    """Writes variables as one file; an interrupted write leaves nothing at `path`."""
+def save_variables(
+    path: str | os.PathLike[str], name: str, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
+) -> None:
+    """Writes variables, and what is said about them, as one file; an interrupted write leaves nothing at `path`."""
     flat = {
         key: np.ascontiguousarray(value)
         for key, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
     }
-    _write(path, safetensors.numpy.save(flat, metadata={'format': _FORMAT, 'name': name}))
+    _write(path, safetensors.numpy.save(flat, metadata={**(about or {}), 'format': _FORMAT, 'name': name}))
 
 
 def load_variables(path: str | os.PathLike[str]) -> SavedVariables:
@@ -66,7 +70,8 @@ def load_variables(path: str | os.PathLike[str]) -> SavedVariables:
     if header.get('format') != _FORMAT:
         raise UserError(f'{path} was not written by tesserax')
     flat = safetensors.numpy.load_file(path)
-    return SavedVariables(header['name'], flax.traverse_util.unflatten_dict(flat, sep='/'))
+    about = {key: value for key, value in header.items() if key not in ('format', 'name')}
+    return SavedVariables(header['name'], flax.traverse_util.unflatten_dict(flat, sep='/'), about)
 
 
 def write_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
@@ -105,20 +110,38 @@ def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAP
     if path.suffix == '.safetensors':
         _header(path)
         return _without_prefix(safetensors.numpy.load_file(path))
+    torch, loaded = _torch_load(path)
+    tensors = {name: x for name, x in _unwrapped(loaded, wrappers).items() if isinstance(x, torch.Tensor)}
+    return _without_prefix({name: _numpy(torch, x) for name, x in tensors.items()})
+
+
+def read_tensor(path: str | os.PathLike[str]) -> np.ndarray:
+    """The one tensor that a PyTorch file holds, without a name.
+
+    Raises:
+      UserError: the file is missing, damaged or of another kind, or torch is not installed.
+    """
+    path = _existing(path)
+    torch, loaded = _torch_load(path)
+    if not isinstance(loaded, torch.Tensor):
+        raise UserError(f'{path} holds no single tensor but a {type(loaded).__name__}')
+    return _numpy(torch, loaded)
+
+
+def _torch_load(path: pathlib.Path) -> tuple[Any, Any]:
+    """The module torch, and what the file holds."""
     if path.suffix not in ('.pt', '.pth', '.ckpt', '.bin'):
         raise UserError(f'cannot read {path}: known are .safetensors, .pt, .pth, .ckpt and .bin')
     torch = _torch(path)
     try:
         # Official trainers store their flags beside the weights; a plain record of values is harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location='cpu', weights_only=True)
+            return torch, torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f'{path} is damaged, or holds other objects than tensors (then save its state dict alone): {reason}'
         ) from None
-    tensors = {name: x for name, x in _unwrapped(loaded, wrappers).items() if isinstance(x, torch.Tensor)}
-    return _without_prefix({name: _numpy(torch, x) for name, x in tensors.items()})
 
 
 def _unwrapped(loaded: Any, wrappers: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tesserax.common.training.loop import LoopOptions, RunResult, train
 from tesserax.common.training.parallel import Runner
 from tesserax.common.training.state import TrainState
 from tesserax.common.training.writers import MetricWriter, create_writer
-from tesserax.launch import assemble, initial_weights, run_folder
+from tesserax.launch import assemble, codebook_table, initial_weights, run_folder
 from tesserax.tokenizers.evaluation import evaluate_tokenizer
 from tesserax.tokenizers.objective import TokenizerObjective
 
@@ -38,9 +38,11 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     example = assemble.example_batch(config)
     main_process = jax.process_index() == 0
 
-    given = None
-    if config.init_from and not run_folder.has_checkpoints(workdir):
-        given = initial_weights.read(pathlib.Path(config.init_from), config.model.name)
+    given, table = None, None
+    if not run_folder.has_checkpoints(workdir):
+        table = codebook_table.initial_table(config)
+        if config.init_from:
+            given = initial_weights.read(pathlib.Path(config.init_from), config.model.name)
 
     run_folder.prepare(workdir, config, primary=main_process)
     checkpoints = Checkpoints(
@@ -52,6 +54,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     newest = checkpoints.latest_step
     if newest is None:
         state = runner.init(train_step, config.train.seed, example)
+        if table is not None:
+            state = codebook_table.fill(state, table)
         if given is not None:
             state, report = initial_weights.apply(state, given)
             if main_process:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import flax.traverse_util
@@ -19,6 +20,8 @@ from tesserax.tokenizers.convert.official import from_official
 LAYOUTS = {
     'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),
     'fqgan': ('fqgan_dual', 'fqgan_triple'),
+    'vqgan_lc': ('vqgan_lc',),
+    'simvq': ('simvq',),
     'fvq': ('fvq',),
     'dq_vae': ('dq_vae',),
     'control_gic': ('control_gic',),
@@ -42,9 +45,10 @@ def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainSta
         fitted = overlay(params[player], collections.pop('params'))
         params[player] = place_like(fitted.params, params[player])
         lines.append(f'{player}: {fitted.describe()}')
-        structure: Any = jax.tree.structure(collections)
-        if collections and structure == jax.tree.structure(model_state[player]):
+        if collections and _alike(collections, model_state[player]):
             model_state[player] = place_like(collections, model_state[player])
+        elif collections or model_state[player]:
+            lines.append(f'{player}: statistics and frozen tables are of other shapes or not given, left fresh')
     lines += [f'{player}: not given, left fresh' for player in params if player not in given]
     ema = state.ema
     if ema is not None:
@@ -74,14 +78,20 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
     weights = read_state_dict(source)
     players = {'tokenizer': _host(_official(weights, model, source))}
     discriminator = {
-        name.removeprefix('loss.discriminator.'): x
+        found[1]: x
         for name, x in (weights | _discriminator_entry(source)).items()
-        if name.startswith('loss.discriminator.')
+        if (found := re.fullmatch(r'(?:loss\.)?discriminator\.(.*)', name))
     }
     if discriminator:
         name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
         players['discriminator'] = _host(from_official(name, discriminator).variables)
     return players
+
+
+def _alike(given: Any, needed: Any) -> bool:
+    """Whether the trees have the same names and shapes."""
+    shapes: list[Any] = [jax.tree.map(np.shape, tree) for tree in (given, needed)]
+    return shapes[0] == shapes[1]
 
 
 def _official(weights: dict[str, np.ndarray], model: str, source: pathlib.Path) -> dict[str, Any]:

@@ -8,19 +8,22 @@ _TOKEN = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1))  # [1
 _TABLE = Transform(lambda x: x[0], lambda x: x[None])  # [1, n, d], [n, d]
 
 LPIPS_IGNORED = ('scaling_layer.*', 'lins.*', 'classifier.*')
-CLIP_IGNORED = (
-    'vision_model.post_layernorm.*',
+CLIP_PATCHES_IGNORED = (
     'vision_model.embeddings.position_ids',
-    'visual_projection.*',
     'text_model.*',
     'text_projection*',
     'logit_scale',
-    'visual.ln_post.*',
-    'visual.proj',
     'transformer.*',
     'token_embedding.*',
     'positional_embedding',
     'ln_final.*',
+)
+CLIP_IGNORED = (
+    *CLIP_PATCHES_IGNORED,
+    'vision_model.post_layernorm.*',
+    'visual_projection.*',
+    'visual.ln_post.*',
+    'visual.proj',
 )
 DINOV2_IGNORED = ('embeddings.mask_token', 'mask_token')
 
@@ -74,6 +77,8 @@ def clip_rules(state_dict: StateDict) -> tuple[Rule, ...]:
             *_norm(f'{block}.ln_2', 'block_{i}/norm2'),
             *_affine(f'{block}.mlp.c_fc', 'block_{i}/mlp_in'),
             *_affine(f'{block}.mlp.c_proj', 'block_{i}/mlp_out'),
+            *_norm(f'{root}.ln_post', 'norm_out'),
+            Rule(f'{root}.proj', 'params/projection/kernel'),
         )
     root, block = 'vision_model', 'vision_model.encoder.layers.{i}'
     return (
@@ -87,6 +92,8 @@ def clip_rules(state_dict: StateDict) -> tuple[Rule, ...]:
         *_norm(f'{block}.layer_norm2', 'block_{i}/norm2'),
         *_affine(f'{block}.mlp.fc1', 'block_{i}/mlp_in'),
         *_affine(f'{block}.mlp.fc2', 'block_{i}/mlp_out'),
+        *_norm(f'{root}.post_layernorm', 'norm_out'),
+        Rule('visual_projection.weight', 'params/projection/kernel', LINEAR),
     )
 
 

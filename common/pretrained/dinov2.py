@@ -14,7 +14,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class DINOv2(nn.Module):
-    """Global picture features: the class token after the final layer norm.
+    """Picture features: the class token after the final layer norm, or all patch tokens on their grid.
 
     The published models learned their positions at 518 pixels (37 x 37 patches); for other sizes the table is
     interpolated at each call, bicubically without antialiasing as their published implementation does.
@@ -27,6 +27,7 @@ class DINOv2(nn.Module):
       image_size: side the pictures are resized to; a multiple of `patch`.
       position_grid: side of the grid the position table was learned on.
       resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
+      patches: whether the patch tokens are wanted instead of the class token.
       dtype: computation type.
     """
 
@@ -37,11 +38,12 @@ class DINOv2(nn.Module):
     image_size: int = 224
     position_grid: int = 37
     resize_method: str = 'bicubic'
+    patches: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b width']:
-        """Features of images in [-1, 1] of any size, float32."""
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b *grid width']:
+        """Features of images in [-1, 1] of any size, float32: one vector each, or a grid of them."""
         x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
         x = nn.Conv(
             self.width,
@@ -61,7 +63,10 @@ class DINOv2(nn.Module):
         x = jnp.concatenate([first.astype(x.dtype), x + grid.astype(x.dtype)], axis=1)
         for i in range(self.layers):
             x = TransformerBlock(self.num_heads, epsilon=1e-6, layer_scale=True, dtype=self.dtype, name=f'block_{i}')(x)
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm_out')(x[:, 0]).astype(jnp.float32)
+        wanted = x[:, 1:] if self.patches else x[:, 0]
+        wanted = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm_out')(wanted).astype(jnp.float32)
+        side = self.image_size // self.patch
+        return wanted.reshape(b, side, side, self.width) if self.patches else wanted
 
 
 def dinov2_s14(**options: Any) -> DINOv2:

@@ -17,6 +17,7 @@ from tesserax.common.errors import UserError
 from tesserax.common.pretrained.clip import clip_b16, clip_l14
 from tesserax.common.pretrained.convert import (
     CLIP_IGNORED,
+    CLIP_PATCHES_IGNORED,
     DINOV2_IGNORED,
     LPIPS_IGNORED,
     clip_rules,
@@ -25,7 +26,12 @@ from tesserax.common.pretrained.convert import (
 )
 from tesserax.common.pretrained.dinov2 import dinov2_s14
 from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.common.pretrained.stand_in import StandInPerceptual, StandInTeacher, stand_in_params
+from tesserax.common.pretrained.stand_in import (
+    StandInPatches,
+    StandInPerceptual,
+    StandInTeacher,
+    stand_in_params,
+)
 from tesserax.common.weights import read_state_dict
 
 # Digests of published files, as their publishers' own code states them.
@@ -38,7 +44,7 @@ class Judge:
     """A frozen network.
 
     Perceptual judges: `judge(a, b)` are distances `[b]` of images in [-1, 1].  Teachers: `judge(images)` are global
-    features `[b, width]` of images in [-1, 1] of any size.
+    features `[b, width]` of images in [-1, 1] of any size; with `patches` and 'stand_in_patches', `[b, h, w, width]`.
 
     Attributes:
       name: what it is; belongs in the name of every number it gives ('stand_in_perceptual' is not 'lpips').
@@ -62,19 +68,21 @@ class _Teacher:
     build: Callable[..., nn.Module]
     rules: Callable[[StateDict], tuple[Rule, ...]]
     ignored: Sequence[str]
+    ignored_with_patches: Sequence[str]
     origin: str
 
 
 _TEACHERS = {
-    'clip_l14': _Teacher(clip_l14, clip_rules, CLIP_IGNORED, 'openai/clip-vit-large-patch14'),
-    'clip_b16': _Teacher(clip_b16, clip_rules, CLIP_IGNORED, 'openai/clip-vit-base-patch16'),
+    'clip_l14': _Teacher(clip_l14, clip_rules, CLIP_IGNORED, CLIP_PATCHES_IGNORED, 'openai/clip-vit-large-patch14'),
+    'clip_b16': _Teacher(clip_b16, clip_rules, CLIP_IGNORED, CLIP_PATCHES_IGNORED, 'openai/clip-vit-base-patch16'),
     'dinov2_s': _Teacher(
-        dinov2_s14, dinov2_rules, DINOV2_IGNORED, 'facebook/dinov2-small, or dinov2_vits14_pretrain.pth'
+        dinov2_s14, dinov2_rules, DINOV2_IGNORED, DINOV2_IGNORED, 'facebook/dinov2-small, or dinov2_vits14_pretrain.pth'
     ),
 }
 _STAND_INS: dict[str, Callable[..., nn.Module]] = {
     'stand_in_perceptual': StandInPerceptual,
     'stand_in_teacher': StandInTeacher,
+    'stand_in_patches': StandInPatches,
 }
 JUDGES = ('lpips', *_TEACHERS, *_STAND_INS)
 
@@ -93,7 +101,8 @@ def load_judge(
       path: of the weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
         torchvision's `vgg16-397923af.pth` and the LPIPS heads `vgg.pth`, or one file with the full LPIPS state dict.
       sha256: expected digest of the file, checked if given; a single LPIPS file needs it, for no official one exists.
-      **options: attributes of the module, such as `dtype`, or `resize_method='nearest'` for a teacher.
+      **options: attributes of the module, such as `dtype`; for a published teacher also `resize_method='nearest'`, and
+        `patches=True` for a feature per patch.
 
     Raises:
       ValueError: an unknown kind, or a path for a stand-in.
@@ -114,10 +123,13 @@ def load_judge(
         weights = _lpips_weights(path, sha256)
         return _converted(kind, module, weights, lpips_rules(weights), LPIPS_IGNORED)
     teacher = _TEACHERS[kind]
-    file = _existing(path, kind, f'the state dict of {teacher.origin}', 'stand_in_teacher')
+    patches = options.get('patches', False)
+    stand_in = 'stand_in_patches' if patches else 'stand_in_teacher'
+    file = _existing(path, kind, f'the state dict of {teacher.origin}', stand_in)
     _check_sha256(file, sha256)
     weights = read_state_dict(file)
-    return _converted(kind, teacher.build(**options), weights, teacher.rules(weights), teacher.ignored)
+    ignored = teacher.ignored_with_patches if patches else teacher.ignored
+    return _converted(kind, teacher.build(**options), weights, teacher.rules(weights), ignored)
 
 
 def _pictures(module: nn.Module) -> tuple[jax.Array, ...]:

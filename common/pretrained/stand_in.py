@@ -75,6 +75,21 @@ class StandInPerceptual(nn.Module):
         return distance / len(_STAGES)
 
 
+class StandInPatches(nn.Module):
+    """Stand-in, neither CLIP nor DINOv2: the coarsest features, one vector of 80 channels per eight pixels.
+
+    Attributes:
+      dtype: computation type.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b gh gw width']:
+        """Features of images in [-1, 1]; sides are multiples of 8."""
+        return StandInFeatures(dtype=self.dtype, name='features')(images)[-1].astype(jnp.float32)
+
+
 class StandInTeacher(nn.Module):
     """Stand-in, neither CLIP nor DINOv2: a linear map of the averaged coarsest features.
 
