@@ -1,0 +1,218 @@
+"""Trains many kinds of codebook at many sizes, on equal networks, data and budget, and compares them.
+
+    python benchmarks/codebook_study.py --data cifar10.zip                       # hours on a CPU
+    python benchmarks/codebook_study.py --data cifar10.zip --codebooks plain simvq --sizes 1024 65536 --steps 200
+    python benchmarks/codebook_study.py --data tfds:imagenet2012 --full          # on an accelerator
+
+Every cell is a run of `launch/train.py` in a folder of its own, without discriminator; a cell that has ended is not run
+again.  Usage and perplexity count all validation pictures; time is the median over the lines of the log; memory is the
+largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png` (matplotlib).
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+SIZES = (1024, 16_384, 65_536, 262_144)
+FSQ_LEVELS = {
+    1024: (8, 5, 5, 5),
+    16_384: (8, 8, 8, 6, 5),
+    65_536: (8, 8, 8, 5, 5, 5),
+    262_144: (8, 8, 8, 8, 8, 8),
+}
+"""Levels whose product is nearest to the size (Mentzer et al. 2023, table 1; the last one by us)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of codebook.
+
+    Attributes:
+      config: name of its config file.
+      variants: its variants, before that of the data.
+      settings: overrides of the config for a number of codewords and a width.
+    """
+
+    config: str
+    variants: tuple[str, ...]
+    settings: Callable[[int, int], dict[str, Any]]
+
+
+def _sized(size: int, dim: int, **more: Any) -> dict[str, Any]:
+    return {'model.codebook_size': size, 'model.codebook_dim': dim, **more}
+
+
+def _fvq(size: int, dim: int) -> dict[str, Any]:
+    patch = 4 if size <= 16_384 else 8 if size <= 65_536 else 16  # at most 1,024 tokens for the bridge
+    return _sized(size, dim) | {'model.bridge_patch': patch}
+
+
+KINDS = {
+    'plain': Kind('vqgan', (), lambda k, d: _sized(k, d) | {'model.normalize': False}),
+    'unit norm': Kind('vqgan', (), lambda k, d: _sized(k, 8)),
+    'VQGAN-LC': Kind('vqgan_lc', (), lambda k, d: _sized(k, 8)),
+    'SimVQ': Kind('simvq', ('vqgan',), _sized),
+    'FVQ': Kind('fvq', (), _fvq),
+    'FSQ': Kind('code_free', ('fsq',), lambda k, d: {'model.levels': FSQ_LEVELS[k]}),
+    'LFQ': Kind('code_free', ('lfq',), lambda k, d: {'model.bits': int(math.log2(k))}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one cell gave."""
+
+    codebook: str
+    size: int
+    usage: float
+    perplexity: float
+    psnr: float
+    seconds_per_step: float
+    peak_gib: float
+    tokens: int
+
+
+def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) -> None:
+    """Runs one cell, unless it has ended before, and notes the memory it took.
+
+    Raises:
+      CalledProcessError: the run failed; its output is in `log.txt`.
+    """
+    if (folder / 'cell.json').exists():
+        return
+    kind = KINDS[name]
+    variants = ','.join((*kind.variants, 'imagenet256' if args.full else 'cifar10'))
+    settings = {
+        'data.source': args.data,
+        'objective.discriminator': '',
+        'train.steps': args.steps,
+        'train.checkpoint_every': args.steps,
+        'evaluate.every': args.steps,
+        'train.ema_decay': 0.98,
+        'train.log_every': 50,
+    }
+    if args.batch_size:
+        settings['train.batch_size'] = args.batch_size
+    if name == 'VQGAN-LC':
+        settings['table'] = args.table.format(size=size)
+    settings |= kind.settings(size, args.dim)
+    command = [
+        sys.executable,
+        str(ROOT / 'launch' / 'train.py'),
+        f'--config={ROOT}/configs/{kind.config}.py:{variants}',
+    ]
+    command += [f'--workdir={folder}', *(f'--config.{key}={value}' for key, value in settings.items())]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / 'log.txt').open('w') as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise subprocess.CalledProcessError(code, command)
+    (folder / 'cell.json').write_text(json.dumps({'peak_gib': usage.ru_maxrss / 2**20}))  # kibibytes on Linux
+
+
+def read(name: str, size: int, folder: pathlib.Path) -> Row:
+    """The row of a cell that has ended."""
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    last = next(line for line in reversed(lines) if 'evaluation/psnr' in line)
+    (usage,) = (value for key, value in last.items() if key.startswith('evaluation/usage/'))
+    (perplexity,) = (value for key, value in last.items() if key.startswith('evaluation/perplexity/'))
+    if name == 'FSQ':
+        size = math.prod(FSQ_LEVELS[size])
+    return Row(
+        name,
+        size,
+        usage,
+        perplexity,
+        last['evaluation/psnr'],
+        statistics.median(line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line),
+        json.loads((folder / 'cell.json').read_text())['peak_gib'],
+        int(last['evaluation/tokens']),
+    )
+
+
+def write(rows: list[Row], out: pathlib.Path) -> None:
+    """The table in two forms, and the picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in dataclasses.fields(Row)]
+    with (out / 'codebook_study.csv').open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([dataclasses.astuple(row) for row in rows])
+    lines = [
+        '| codebook | K | usage | perplexity | PSNR, dB | s/step | peak GiB |',
+        '|---|---:|---:|---:|---:|---:|---:|',
+    ]
+    lines += [
+        f'| {r.codebook} | {r.size:,} | {100 * r.usage:.1f} % | {r.perplexity:,.0f} | {r.psnr:.2f} '
+        f'| {r.seconds_per_step:.2f} | {r.peak_gib:.1f} |'
+        for r in rows
+    ]
+    (out / 'codebook_study.md').write_text('\n'.join(lines) + '\n')
+    plot(rows, out / 'codebook_study.png')
+
+
+def plot(rows: list[Row], path: pathlib.Path) -> None:
+    """A panel for each quantity against the number of codewords."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    panels = {
+        'usage': 'usage',
+        'perplexity': 'perplexity',
+        'psnr': 'PSNR, dB',
+        'seconds_per_step': 'seconds per step',
+        'peak_gib': 'peak memory, GiB',
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), constrained_layout=True)
+    for axis, (field, title) in zip(axes, panels.items(), strict=True):
+        for name in dict.fromkeys(row.codebook for row in rows):
+            points = [(row.size, getattr(row, field)) for row in rows if row.codebook == name]
+            axis.plot(*zip(*points, strict=True), marker='o', markersize=4, label=name)
+        axis.set(title=title, xlabel='codewords', xscale='log')
+        axis.set_ylim(bottom=None if field == 'psnr' else 0)
+        axis.grid(alpha=0.3)
+    axes[1].set_yscale('log')
+    axes[1].set_ylim(bottom=1)
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', required=True, help='a folder, a zip file, or tfds:NAME')
+    parser.add_argument('--codebooks', nargs='+', choices=KINDS, default=list(KINDS))
+    parser.add_argument('--sizes', nargs='+', type=int, choices=SIZES, default=list(SIZES))
+    parser.add_argument('--dim', type=int, default=32, help='width of the codewords of plain, SimVQ and FVQ')
+    parser.add_argument('--table', default='stand_in', help='table of VQGAN-LC; {size} stands for the number of rows')
+    parser.add_argument('--steps', type=int, default=500)
+    parser.add_argument('--batch_size', type=int, default=16, help="0: the config's")
+    parser.add_argument('--full', action='store_true', help='VQ-16 size at 256x256 instead of 32x32')
+    parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/codebook_study'))
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
+    args = parser.parse_args()
+    rows = []
+    for size in args.sizes:
+        for name in args.codebooks:
+            folder = args.runs / f'{name.replace(" ", "_")}_{size}'
+            print(f'{name}, {size} codewords: {folder}', flush=True)
+            train(name, size, folder, args)
+            rows.append(read(name, size, folder))
+            print(rows[-1], flush=True)
+            write(sorted(rows, key=lambda row: list(KINDS).index(row.codebook)), args.out)
+
+
+if __name__ == '__main__':
+    main()
