@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 6
@@ -15,6 +15,10 @@ _LABEL = 16  # width of the row labels, which stand upright
 _SHEET_WIDTH = 1400
 _SMALLEST_SIDE = 128  # smaller pictures are enlarged to about this
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (110, 110, 110)
+_GRAIN_COLOURS = ((230, 97, 0), (0, 140, 110), (40, 80, 190))  # of the sides 1, 2, 4; larger ones start again
+
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def to_uint8(images: Float[np.ndarray, '*b h w c']) -> UInt8[np.ndarray, '*b h w c']:
@@ -27,6 +31,7 @@ def reconstruction_sheet(
     originals: Float[np.ndarray, 'n h w 3'],
     reconstructions: Float[np.ndarray, 'n h w 3'],
     captions: Sequence[str] | None = None,
+    grain: Integer[np.ndarray, 'm gh gw'] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
     """One picture with every original above its reconstruction.
 
@@ -34,49 +39,82 @@ def reconstruction_sheet(
       originals: images in [-1, 1].
       reconstructions: of the same images, in the same order; values outside [-1, 1] are clipped.
       captions: a short line below each pair ('31.2 dB'); cut where it is wider than the picture.
+      grain: side of the block that each token belongs to, on a grid that divides the pictures.  A third row then shows
+        the grains as colours over the original, with the share of each in a line below.
 
     Returns:
       The sheet.  Small pictures are enlarged by a whole factor without smoothing, so that each pixel stays a pixel.
 
     Raises:
-      ValueError: there is no picture, or captions and pictures differ in number.
+      ValueError: there is no picture, or captions or maps and pictures differ in number.
     """
     count, height, width = originals.shape[:3]
     if count == 0:
         raise ValueError('a sheet needs at least one picture, got none')
     if captions is not None and len(captions) != count:
         raise ValueError(f'expected one caption for each of {count} pictures, got {len(captions)}')
+    if grain is not None and len(grain) != count:
+        raise ValueError(f'expected one map of grains for each of {count} pictures, got {len(grain)}')
     factor = max(1, round(_SMALLEST_SIDE / min(height, width)))
     tile_h, tile_w = height * factor, width * factor
     columns = min(count, max(1, (_SHEET_WIDTH - _LABEL - _GAP) // (tile_w + _GAP)))
     columns = -(-count // -(-count // columns))  # spread the pictures evenly over the bands
     bands = -(-count // columns)
-    band_h = 2 * tile_h + 2 + (_CAPTION if captions else 0) + _GAP
+    rows = {'original': to_uint8(originals), 'reconstruction': to_uint8(reconstructions)}
+    if grain is not None:
+        rows['grains'] = _over_grey(rows['original'], grain)
+    lines_y = len(rows) * (tile_h + 2)
+    band_h = lines_y + _CAPTION * ((captions is not None) + (grain is not None)) + _GAP
     sheet = Image.new('RGB', (_LABEL + columns * (tile_w + _GAP) + _GAP, bands * band_h + _GAP), _WHITE)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=11)
     for band in range(bands):
-        for row, text in enumerate(('original', 'reconstruction')):
+        for row, text in enumerate(rows):
             sheet.paste(_upright(text, tile_h, font), (2, _GAP + band * band_h + row * (tile_h + 2)))
-    for i, pair in enumerate(zip(to_uint8(originals), to_uint8(reconstructions), strict=True)):
+    for i, tiles in enumerate(zip(*rows.values(), strict=True)):
         band, column = divmod(i, columns)
         x, y = _LABEL + _GAP + column * (tile_w + _GAP), _GAP + band * band_h
-        for row, pixels in enumerate(pair):
+        for row, pixels in enumerate(tiles):
             tile = Image.fromarray(pixels).resize((tile_w, tile_h), Image.Resampling.NEAREST)
             sheet.paste(tile, (x, y + row * (tile_h + 2)))
         if captions:
-            draw.text((x, y + 2 * tile_h + 3), _cut(captions[i], tile_w, font), fill=_BLACK, font=font)
+            draw.text((x, y + lines_y + 1), _cut(captions[i], tile_w, font), fill=_BLACK, font=font)
+        if grain is not None:
+            _write_shares(draw, (x, y + band_h - _GAP - _CAPTION + 1), grain[i], font)
     return np.asarray(sheet)
 
 
-def _upright(text: str, length: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+def _colour(side: int) -> tuple[int, int, int]:
+    return _GRAIN_COLOURS[(side.bit_length() - 1) % len(_GRAIN_COLOURS)]
+
+
+def _over_grey(pictures: UInt8[np.ndarray, 'n h w 3'], grain: Integer[np.ndarray, 'n gh gw']) -> np.ndarray:
+    """Each grain's colour over the picture without its colours."""
+    for axis in (1, 2):
+        grain = grain.repeat(pictures.shape[axis] // grain.shape[axis], axis)
+    colours = np.zeros_like(pictures)
+    for side in np.unique(grain):
+        colours[grain == side] = _colour(int(side))
+    return (0.5 * pictures.mean(-1, keepdims=True) + 0.5 * colours).astype(np.uint8)
+
+
+def _write_shares(draw: ImageDraw.ImageDraw, place: tuple[int, int], grain: np.ndarray, font: _Font) -> None:
+    """The share of each grain that occurs, from coarse to fine, in the grain's colour."""
+    x, y = place
+    for side in sorted(map(int, np.unique(grain)), reverse=True):
+        text = f'{side}: {np.mean(grain == side):.0%}'
+        draw.text((x, y), text, fill=_colour(side), font=font)
+        x += int(font.getlength(text + ' '))
+
+
+def _upright(text: str, length: int, font: _Font) -> Image.Image:
     """`text` written upwards, centred on a strip of the given length."""
     strip = Image.new('RGB', (length, _LABEL - 2), _WHITE)
     ImageDraw.Draw(strip).text((length / 2, _LABEL / 2 - 1), text, fill=_GREY, font=font, anchor='mm')
     return strip.rotate(90, expand=True)
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(text: str, width: int, font: _Font) -> str:
     while text and font.getlength(text) > width:
         text = text[:-1]
     return text

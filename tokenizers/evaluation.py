@@ -28,20 +28,23 @@ class TokenizerEvaluation:
 
     Attributes:
       metrics: means over all pictures of all processes: 'psnr' (dB), 'ssim', the perceptual distance under the name of
-        its judge; exact over the whole set: 'usage/<codebook>' (share of the codewords that occur) and
-        'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were counted.
+        its judge, 'grain/<side>' (share of the area); exact over the whole set: 'usage/<codebook>' (share of the
+        codewords that occur) and 'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were
+        counted.
       originals: the first pictures of this process, in [-1, 1].
       reconstructions: of the same pictures.
+      grain: of the same pictures, the side of the block of each token; None for tokenizers without grains.
     """
 
     metrics: dict[str, float]
     originals: Float[np.ndarray, 'n H W 3']
     reconstructions: Float[np.ndarray, 'n H W 3']
+    grain: Integer[np.ndarray, 'n h w'] | None = None
 
     def sheet(self) -> np.ndarray:
-        """A picture, uint8 `[h, w, 3]`, of originals, reconstructions and their PSNR; ValueError if none were kept."""
+        """A picture, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; ValueError without any."""
         captions = [f'{value:.1f} dB' for value in psnr(self.originals, self.reconstructions)]
-        return reconstruction_sheet(self.originals, self.reconstructions, captions)
+        return reconstruction_sheet(self.originals, self.reconstructions, captions, self.grain)
 
 
 def evaluate_tokenizer(
@@ -69,10 +72,13 @@ def evaluate_tokenizer(
     Raises:
       ValueError: there are no pictures, or an id lies outside its codebook.
     """
+    sides = spec.grains if len(spec.grains) > 1 else ()
     names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
+    names += [f'grain/{side}' for side in sides]
     totals = _Totals(names, spec)
     originals: list[np.ndarray] = []
     reconstructions: list[np.ndarray] = []
+    grains: list[np.ndarray] = []
     for batch in batches:
         images, mask = batch['image'], batch['mask']
         reconstruction, tokens = reconstruct(images)
@@ -83,12 +89,21 @@ def evaluate_tokenizer(
         if perceptual is not None:
             distances = _distances(perceptual.module, perceptual.variables, images, reconstruction)
             values[perceptual.name] = np.asarray(distances, np.float64)[mask]
-        totals.add(values, np.asarray(tokens.ids)[mask])
         missing = pictures - sum(map(len, originals))
+        if sides:
+            grain = np.asarray(tokens.grain)[mask]
+            values |= {f'grain/{side}': np.mean(grain == side, axis=(1, 2)) for side in sides}
+            grains.append(grain[:missing])
+        totals.add(values, np.asarray(tokens.ids)[mask])
         originals.append(real[:missing])
         reconstructions.append(made[:missing])
     totals.include_other_processes()
-    return TokenizerEvaluation(totals.metrics(), np.concatenate(originals), np.concatenate(reconstructions))
+    return TokenizerEvaluation(
+        totals.metrics(),
+        np.concatenate(originals),
+        np.concatenate(reconstructions),
+        np.concatenate(grains) if grains else None,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

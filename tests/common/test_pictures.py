@@ -57,6 +57,25 @@ def test_captions_are_drawn_and_counted():
         reconstruction_sheet(images, images, ['alone'])
 
 
+def test_grains_are_shown_below_in_one_colour_each_with_their_shares():
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 128, 128, 3)).astype(np.float32)
+    grain = np.ones((2, 32, 32), np.int32)
+    grain[0, :, :16], grain[1] = 4, 2
+    bare, mapped = (reconstruction_sheet(images, images, ['a', 'b'], g) for g in (None, grain))
+    assert mapped.shape[0] >= bare.shape[0] + 128
+    assert mapped.shape[1] == bare.shape[1]
+    third = mapped[6 + 2 * 130 : 6 + 2 * 130 + 128, 22:150].astype(int)
+    hue = third - third.mean(-1, keepdims=True)
+    left, right = hue[:, :64].mean((0, 1)), hue[:, 64:].mean((0, 1))
+    assert np.abs(hue[:, :64] - left).max() < 2  # the colour is the grain's, the brightness the picture's
+    assert np.abs(left - right).max() > 30
+    assert np.corrcoef(third.mean(-1)[:, :64].ravel(), to_uint8(images)[0, :, :64].mean(-1).ravel())[0, 1] > 0.9
+    below = mapped[6 + 3 * 130 + 15 : -6, 22:150]
+    assert (below < 128).any()
+    with pytest.raises(ValueError, match='one map of grains for each of 2 pictures, got 1'):
+        reconstruction_sheet(images, images, None, grain[:1])
+
+
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ValueError, match='at least one picture'):
         reconstruction_sheet(plain(0, 0, 8, 8), plain(0, 0, 8, 8))

@@ -144,3 +144,20 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
+
+
+def test_shares_of_the_grains_are_counted_and_shown():
+    spec = TokenSpec((8,), 8, grains=(1, 2))
+
+    def reconstruct(images):
+        grain = np.where(images[:, :1, :1, 0] > 0, 2, 1) * np.ones((1, 2, 2), np.int32)
+        return images, Tokens(jnp.zeros((len(images), 2, 2, 1), jnp.int32), jnp.asarray(grain.astype(np.int32)))
+
+    result = evaluate_tokenizer(reconstruct, batches(IMAGES, 4, padding=2), spec, pictures=3)
+    share = np.mean(IMAGES[:, 0, 0, 0] > 0)
+    assert result.metrics['grain/2'] == pytest.approx(share)
+    assert result.metrics['grain/1'] == pytest.approx(1 - share)
+    assert result.grain.shape == (3, 2, 2)
+    plain = evaluate_tokenizer(lambda x: (x, Tokens(reconstruct(x)[1].ids)), batches(IMAGES, 5), TokenSpec((8,), 8))
+    assert plain.grain is None
+    assert result.sheet().shape[0] > plain.sheet().shape[0]

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_packs import random_variables
 
+from tesserax.common.convert import variable_shapes
+from tesserax.common.replicas import replica_axis_named
 from tesserax.tokenizers.quantizers.ema import EMACodebook
 from tesserax.tokenizers.quantizers.vector import VectorQuantizer
 from tesserax.tokenizers.vqgan import VQGAN
@@ -96,8 +99,6 @@ def test_weights_scale_each_positions_losses():
 def test_replicas_agree_with_one_device_on_the_whole_batch(restart):
     if jax.device_count() < 2:
         pytest.skip('one device')
-    from tesserax.common.replicas import replica_axis_named
-
     codebook = EMACodebook(4, 3, restart=restart)
     variables = codebook.init(jax.random.key(0))
     vectors, ids = jnp.asarray(blobs(800)), jnp.asarray(np.arange(800) % 4)
@@ -112,6 +113,11 @@ def test_replicas_agree_with_one_device_on_the_whole_batch(restart):
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name][0], parts[name][1])
         np.testing.assert_allclose(parts[name][0], value, rtol=1e-5, atol=1e-6)
+    with replica_axis_named('batch'):
+        parts = jax.pmap(lambda v, i: update(v, 0 * i), axis_name='batch')(
+            vectors.reshape(2, 400, 3), ids.reshape(2, 400)
+        )
+    np.testing.assert_array_equal(parts['codewords'][0], parts['codewords'][1])  # restarted with the same vectors
 
 
 class FollowingVQGAN(VQGAN):
@@ -127,7 +133,7 @@ def test_other_tokenizers_can_have_one():
         normalize=False,
     )  # fmt: skip
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 3)), jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = random_variables(variable_shapes(model, images))
     _, changed = jax.jit(lambda v: model.apply(v, images, train=True, mutable='codebook_stats'))(variables)
     before, after = (tree['codebook_stats']['quantizer']['codebook']['codewords'] for tree in (variables, changed))
     assert np.abs(before - after).max() > 0
