@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from tesserax.tokenizers.quantizers.bridge import BridgedCodebook, VQBridge
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
+from tesserax.tokenizers.quantizers.codebook import LearnedCodebook, symmetric_uniform
 from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from tesserax.tokenizers.vqgan import VQGAN
 
@@ -43,6 +43,11 @@ class FVQ(VQGAN):
     bridge_heads: int = 4
     bridge_positions: bool = False
     bridge_conditioned: bool = False
+
+    @property
+    def decoder_bias_init(self) -> nn.initializers.Initializer:
+        """Not zero as the codewords are: the norms of a decoder that receives nothing blow its gradient up."""
+        return symmetric_uniform(self.codebook_dim**-0.5)
 
     def make_codebook(self) -> nn.Module:
         """A table and its bridge."""

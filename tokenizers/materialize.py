@@ -8,11 +8,12 @@ import jax
 from jaxtyping import Array, Float
 
 from tesserax.tokenizers.magvit2 import Magvit2VQ
+from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.trained import TrainedTokenizer
 from tesserax.tokenizers.vqgan import VQGAN
 
-PLAIN: tuple[type[Tokenizer], ...] = (VQGAN, Magvit2VQ)
+PLAIN: tuple[type[Tokenizer], ...] = (ResidualVQGAN, MultiScaleVQGAN, VQGAN, Magvit2VQ)
 """Tokenizers whose codebook is a `LearnedCodebook`; subclasses differ in `make_codebook` alone."""
 
 

@@ -103,7 +103,7 @@ class ConvTokenizer(Tokenizer):
         self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
         self.quant_conv = nn.Dense(self.quantized_width, dtype=self.dtype)
         self.quantizer = self.make_quantizer()
-        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, bias_init=self.decoder_bias_init)
         self.decoder = Decoder(**sizes)
 
     @property
@@ -114,6 +114,11 @@ class ConvTokenizer(Tokenizer):
     @abc.abstractmethod
     def make_quantizer(self) -> nn.Module:
         """A module that answers vectors with `Quantized` and embeds the ids it gives."""
+
+    @property
+    def decoder_bias_init(self) -> nn.initializers.Initializer:
+        """Initializer of what the decoder receives besides the codewords."""
+        return nn.initializers.zeros
 
     @property
     def downsample_factor(self) -> int:

@@ -14,9 +14,15 @@ from tesserax.common.convert import ConversionError, variable_shapes
 from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
 from tesserax.common.pretrained.lpips import LPIPS
+from tesserax.tokenizers.control_gic import ControlGIC
 from tesserax.tokenizers.convert.official import OFFICIAL
+from tesserax.tokenizers.dq_vae import DQVAE
+from tesserax.tokenizers.dq_vae import PRESETS as DQ_PRESETS
 from tesserax.tokenizers.fqgan import FQGAN
+from tesserax.tokenizers.fvq import FVQ
+from tesserax.tokenizers.simvq import SimVQ
 from tesserax.tokenizers.vqgan import PRESETS, VQGAN
+from tesserax.tokenizers.vqgan_lc import VQGANLC
 
 SIZES = {
     'channels': 128,
@@ -27,6 +33,8 @@ SIZES = {
     'codebook_dim': 4,
 }
 TAMING = {**PRESETS['taming_f16'], **SIZES}
+BRIDGE = {'bridge_patch': 2, 'bridge_width': 8, 'bridge_depth': 1}
+BRIDGE_DIT = {**BRIDGE, 'bridge_positions': True, 'bridge_conditioned': True}
 FACTORS = {
     'fqgan_dual': {'teachers': ('', 'clip_l14'), 'teacher_widths': (0, 16)},
     'fqgan_triple': {
@@ -39,10 +47,15 @@ MODELS = {
     'llamagen_vq16': VQGAN(**SIZES),
     'llamagen_vq8': VQGAN(**SIZES | {'channel_multipliers': (1, 1, 2), 'res_blocks': 2}),
     'taming_vqgan_f16_1024': VQGAN(**TAMING, attention_levels=()),
+    'vqgan_lc': VQGANLC(**SIZES, attention_levels=(), table_width=12, projector='mlp'),
+    'simvq': SimVQ(**{key: size for key, size in SIZES.items() if key != 'latent_channels'}),
     **{
         name: FQGAN(**SIZES, **factors, image_size=8, adapter_layers=2, head_layers=1)
         for name, factors in FACTORS.items()
     },
+    'fvq': FVQ(**SIZES, **BRIDGE),
+    'dq_vae': DQVAE(**SIZES, attention_levels=(0,), image_size=8),
+    'control_gic': ControlGIC(**SIZES | {'channel_multipliers': (1, 1, 2)}, attention_levels=(2,), unit_range=True),
 }
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 
@@ -69,6 +82,25 @@ def test_sizes_are_read_from_the_shapes(name):
 def test_weights_come_back_from_the_official_layout(name):
     variables, state_dict = made(name)
     assert_equal_trees(tesserax.from_official(name, state_dict).variables, variables)
+
+
+def test_grains_and_router_of_a_dq_vae_are_read_from_the_names():
+    triple = DQVAE(
+        **SIZES | DQ_PRESETS['triple'] | {'channel_multipliers': (1, 1, 2)}, attention_levels=(), image_size=8
+    )
+    released = {'router': 'entropy', 'entropy_thresholds': (1.6777750253677368,)}
+    for module in (triple, DQVAE(**SIZES, **released, attention_levels=(), image_size=8)):
+        variables = random_variables(variable_shapes(module, IMAGE))
+        state_dict = tesserax.to_official('dq_vae', variables)
+        model = tesserax.from_official('dq_vae', state_dict)
+        assert model.module == module
+        assert_equal_trees(model.variables, variables)
+    # Released weights hold no thresholds: the released ones are put in, unless others are given.
+    bare = {name: x for name, x in state_dict.items() if not name.startswith('encoder.router.')}
+    for options, threshold in (({}, 1.6777750253677368), ({'entropy_thresholds': (2.0,)}, 2.0)):
+        stored = tesserax.from_official('dq_vae', bare, **options).variables['frozen']['density']
+        np.testing.assert_allclose(stored['thresholds'], [threshold])
+        np.testing.assert_array_equal(stored['bin_range'], [-1, 1])
 
 
 def test_sizes_of_other_networks_are_read_from_the_shapes():
@@ -99,6 +131,27 @@ def test_the_decoder_of_taming_is_turned_round():
     )
 
 
+@pytest.mark.parametrize(
+    'module',
+    [
+        FVQ(**SIZES, **BRIDGE_DIT),
+        FVQ(**SIZES, **BRIDGE, bridge_positions=True),
+        VQGAN(**SIZES | {'codebook_dim': 32}, normalize=False),
+    ],
+    ids=['both', 'positions', 'baked'],
+)
+def test_other_bridges_and_baked_ones_are_recognised(module):
+    variables = random_variables(variable_shapes(module, IMAGE))
+    model = tesserax.from_official('fvq', tesserax.to_official('fvq', variables))
+    assert model.module == module
+    assert_equal_trees(model.variables, variables)
+
+
+def test_short_codewords_without_a_bridge_are_not_taken_for_those_of_fvq():
+    with pytest.raises(ConversionError, match=r"codewords of 4 channels are LlamaGen's"):
+        tesserax.from_official('fvq', made('llamagen_vq16')[1])
+
+
 def test_histories_and_judges_are_ignored_by_name():
     _, state_dict = made('llamagen_vq16')
     model = tesserax.from_official('llamagen_vq16', state_dict | {'quantize.codebook_used': np.zeros(65536)})
@@ -111,6 +164,34 @@ def test_histories_and_judges_are_ignored_by_name():
     _, state_dict = made('fqgan_dual')
     model = tesserax.from_official('fqgan_dual', state_dict | {'quantize_sem.codebook_used': np.zeros(65536)})
     assert model.ignored == ('quantize_sem.codebook_used',)
+
+
+@pytest.mark.parametrize(('projector', 'width'), [('linear', 12), ('none', 4)])
+def test_each_projector_of_vqgan_lc_is_recognised(projector, width):
+    module = VQGANLC(**SIZES, table_width=width, projector=projector)
+    variables = random_variables(variable_shapes(module, IMAGE))
+    model = tesserax.from_official('vqgan_lc', tesserax.to_official('vqgan_lc', variables))
+    assert model.module == module
+    assert_equal_trees(model.variables, variables)
+
+
+def test_a_tuned_table_has_the_official_name_too():
+    module = VQGANLC(**SIZES, table_width=12, table_trained=True)
+    variables = random_variables(variable_shapes(module, IMAGE))
+    rows = variables['params']['quantizer']['codebook']['table']['codewords']
+    np.testing.assert_array_equal(tesserax.to_official('vqgan_lc', variables)['tok_embeddings.weight'], rows)
+
+
+def test_moving_averages_of_simvq_take_the_place_of_the_weights():
+    variables, state_dict = made('simvq')
+    frozen = 'quantize.embedding.weight'
+    last = {name: x if name == frozen else x + 1 for name, x in state_dict.items()}
+    averages = {f'model_ema.{name.replace(".", "")}': x for name, x in state_dict.items() if name != frozen}
+    beside = {'model_ema.decay': np.float32(0.999), 'model_ema.num_updates': np.int64(7), 'loss.a': np.zeros(1)}
+    given = last | averages | beside
+    model = tesserax.from_official('simvq', given)
+    assert_equal_trees(model.variables, variables)
+    assert len(model.ignored) == len(averages) + len(beside)
 
 
 def test_feature_predictors_are_kept_and_can_be_dropped():
