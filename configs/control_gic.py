@@ -33,6 +33,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'strict_thresholds': False,
             'codebook_size': 512,
             'codebook_dim': 4,
+            'normalize': True,  # in 480 steps the codewords could not follow vectors of any length
             'channels': 16,
             'channel_multipliers': (1, 2, 2, 2, 2),
             'res_blocks': 1,
@@ -69,6 +70,7 @@ def _imagenet256(config: ConfigDict) -> None:
         config[block].update(paper[block])
     config.model.update(
         codebook_size=1024,
+        normalize=False,
         channels=128,
         channel_multipliers=(1, 2, 2, 4, 4),
         res_blocks=2,

@@ -102,6 +102,7 @@ class ControlGIC(Tokenizer):
       latent_channels: width between the networks and the 1x1 projections around the codebook.
       codebook_size: number of codewords.
       codebook_dim: their width.
+      normalize: whether vectors and codewords are scaled to unit norm; the paper's are not.
       grain_ratios: share of the area of each grain, coarse, medium and fine, unless others are asked for.
       random_shares: whether each training batch has random shares, evenly spread over all that there are.
       codebook_weight: weight of the loss that moves codewords to vectors.
@@ -121,6 +122,7 @@ class ControlGIC(Tokenizer):
     latent_channels: int = 4
     codebook_size: int = 1024
     codebook_dim: int = 4
+    normalize: bool = False
     grain_ratios: Sequence[float] = (0.1, 0.4, 0.5)
     random_shares: bool = False
     codebook_weight: float = 0.25
@@ -145,7 +147,8 @@ class ControlGIC(Tokenizer):
         self.encoder = GrainEncoder(_GRAINS, latent_channels=self.latent_channels, **networks)
         self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
         self.quantizer = VectorQuantizer(
-            LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None),
+            LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None),
+            normalize=self.normalize,
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
         )

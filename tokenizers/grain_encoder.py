@@ -38,6 +38,8 @@ class GrainEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> list[Float[Array, 'b _ _ d']]:
         """Latents from coarse to fine, each with twice the resolution of the one before it."""
+        if len(self.channel_multipliers) < self.grains:
+            raise ValueError(f'{self.grains} grains need as many levels, got {len(self.channel_multipliers)}')
         levels = encoder_levels(
             images,
             self.channels,

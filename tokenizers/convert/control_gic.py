@@ -52,6 +52,7 @@ def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 def model(state_dict: StateDict) -> ControlGIC:
     """The module with the sizes of the given weights, in the range of the official inference."""
+    shape_of(state_dict, 'encoder.conv_out_fine.weight', 4)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     if sizes['attention_levels'] is None:
         sizes['attention_levels'] = (len(sizes['channel_multipliers']) - 1,)

@@ -107,6 +107,7 @@ def defaults(module: DQVAE) -> dict[str, np.ndarray]:
 
 def model(state_dict: StateDict) -> DQVAE:
     """The module with the sizes and the router of the given weights."""
+    shape_of(state_dict, 'encoder.conv_out_coarse.weight', 4)
     grains = _grains(state_dict)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     levels = len(sizes['channel_multipliers'])
