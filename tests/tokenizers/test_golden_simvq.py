@@ -1,4 +1,4 @@
-"""SimVQ's quantizer with official weights against numbers recorded from the official code."""
+"""SimVQ with official weights against numbers recorded from the official code: its quantizer, then its networks."""
 
 import functools
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from golden_packs import assert_close, load_pack
 
+import tesserax
 from tesserax.common.convert import to_official, to_ours, variable_shapes
 from tesserax.tokenizers.convert.simvq import codebook_rules
 from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.simvq import gaussian_codebook
+from tesserax.tokenizers.simvq import SimVQ, gaussian_codebook
 
 RULES = codebook_rules('', 'codebook')
 SIZES = {'': 1024, 'n65536': 65_536}
@@ -92,3 +93,40 @@ def test_gradients_are_the_official_ones(case):
         assert_close(gradients[name], recorded[f'grad:{name}'], 1e-3, name)
     if 'grad:z' in recorded:
         assert_close(gradient_of_z.transpose(0, 3, 1, 2), recorded['grad:z'], 1e-3, 'z')
+
+
+@pytest.fixture(scope='module')
+def networks():
+    """The model of the recorded networks' weights and the small table's, and what its networks compute."""
+    pack = load_pack('simvq_networks')
+    state_dict = pack.state_dict()
+    pack.check_weights(state_dict)
+    state_dict |= {f'quantize.{name}': x for name, x in quantizer('')[2].items()}
+    model = tesserax.from_official('simvq', state_dict)
+    latents = np.random.Generator(np.random.PCG64(7)).standard_normal((2, 128, 4, 6), dtype=np.float32)
+    np.testing.assert_array_equal(latents[:, ::16], pack['latents_c16'])
+    latents = jnp.asarray(latents.transpose(0, 2, 3, 1))
+
+    def stages(simvq):
+        return {'enc': simvq.encoder(jnp.asarray(pack.nhwc('input'))), 'dec': simvq.decode_latents(latents)}
+
+    with jax.default_matmul_precision('highest'):
+        found = jax.jit(functools.partial(model.module.apply, method=stages))(model.variables)
+    return pack, state_dict, model, found
+
+
+@pytest.mark.parametrize('stage', ['enc', 'dec'])
+def test_the_networks_compute_the_official_numbers(networks, stage):
+    pack, _, _, found = networks
+    assert_close(found[stage], pack.nhwc(stage), name=stage)
+
+
+def test_all_official_weights_come_back_bit_for_bit(networks):
+    pack, state_dict, model, _ = networks
+    assert model.module == SimVQ(codebook_size=1024)
+    assert model.ignored == ()
+    trained = sum(x.size for part in ('encoder', 'decoder') for x in jax.tree.leaves(model.variables['params'][part]))
+    assert trained == pack.manifest['n_params']
+    back = tesserax.to_official('simvq', model.variables)
+    assert back.keys() == state_dict.keys()
+    assert all(np.array_equal(back[name], state_dict[name]) for name in back)
