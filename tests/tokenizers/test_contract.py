@@ -22,7 +22,6 @@ CONFIGS = [
     'code_free.py:fsq,tiny',
     'code_free.py:lfq,tiny',
     'code_free.py:bsq,tiny',
-    'dq_vae.py:tiny',
     'dq_vae.py:triple,feature,tiny',
     'control_gic.py:random_shares,tiny',
 ]
