@@ -67,5 +67,5 @@ def test_what_is_baked_stays_as_it_is(case):
 
 
 def test_a_tokenizer_with_several_codebooks_is_refused():
-    with pytest.raises(ValueError, match='a FQGAN has no plain form; only these and what derives from them: .*VQGAN'):
+    with pytest.raises(ValueError, match=r'a FQGAN has no plain form; only these and what derives from them: .*VQGAN'):
         materialize(TrainedTokenizer(FQGAN(), {}))
