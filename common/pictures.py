@@ -104,7 +104,7 @@ def _write_shares(draw: ImageDraw.ImageDraw, place: tuple[int, int], grain: np.n
     for side in sorted(map(int, np.unique(grain)), reverse=True):
         text = f'{side}: {np.mean(grain == side):.0%}'
         draw.text((x, y), text, fill=_colour(side), font=font)
-        x += int(font.getlength(text + ' '))
+        x += int(font.getlength(text + '   '))
 
 
 def _upright(text: str, length: int, font: _Font) -> Image.Image:
