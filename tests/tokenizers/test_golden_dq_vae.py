@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import tesserax
-from tesserax.tokenizers.dq_vae import Routing
+from tesserax.common.pretrained.judge import Judge
+from tesserax.tokenizers.dq_vae import DQVAE, Routing
+from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.quantizers.ema import EMACodebook
 from tesserax.tokenizers.quantizers.granularity import (
     EntropyRouter,
@@ -154,3 +157,57 @@ def test_official_weights_come_back_bit_for_bit(case):
         # The last row is padding that tokenizers have no use for.
         expected = case.state_dict[name][:-1] if name == CODEBOOK else case.state_dict[name]
         np.testing.assert_array_equal(value[: len(expected)], expected, err_msg=name)
+
+
+class WithRunningStatistics(nn.Module):
+    """The discriminator as the pack was recorded: in evaluation mode."""
+
+    patchgan: nn.Module
+
+    def __call__(self, images, train):
+        return self.patchgan(images, False)
+
+
+class InEvaluation(DQVAE):
+    """The tokenizer as the pack was recorded: in evaluation mode, where the official budget is one of raw logits."""
+
+    def __call__(self, images, *, train=False):
+        output = super().__call__(images)
+        budget = self.budget_weight * budget_loss(self.gate(self.encoder(images)), self.grain_ratios)
+        return output.replace(losses=output.losses | {'grain_budget': budget})
+
+
+def test_the_whole_objective_is_the_official_one(case):
+    pack, state_dict = case.pack, case.state_dict
+    fields = {f.name: getattr(case.model.module, f.name) for f in dataclasses.fields(DQVAE) if f.init}
+    patchgan = tesserax.from_official('patchgan', pack.state_dict(prefix='loss.discriminator.'))
+    lpips = tesserax.from_official('lpips', pack.state_dict(prefix='loss.perceptual_loss.'))
+    assert any(name.startswith('loss.') for name in state_dict)
+    objective = TokenizerObjective(
+        InEvaluation(**{name: x for name, x in fields.items() if name not in ('parent', 'name')}),
+        AdversarialGame(
+            WithRunningStatistics(patchgan.module),
+            weight=1.0, discriminator_weight=1.0, adaptive=True, adaptive_maximum=0.75, start=0,
+        ),
+        perceptual=Judge('lpips', lpips.module, lpips.variables),
+        pixel_loss='l1',
+    )  # fmt: skip
+    variables = dict(case.model.variables)
+    params = {'tokenizer': variables.pop('params'), 'discriminator': {'patchgan': patchgan.variables['params']}}
+    state = {'tokenizer': variables, 'discriminator': {'batch_stats': {'patchgan': patchgan.variables['batch_stats']}}}
+    batch = {'image': jnp.asarray(pack.nhwc('input'))}
+    with jax.default_matmul_precision('highest'):
+        losses, (_, report) = jax.jit(objective.losses)(
+            params, state, objective.frozen, batch, jax.random.key(0), jnp.asarray(0)
+        )
+    terms = {name.removeprefix('terms/'): float(x) for name, x in report.metrics.items() if name.startswith('terms/')}
+    for ours, recorded in (
+        (terms['pixel'] + terms['perceptual'], 'loss_nll_loss'),
+        (terms['perceptual'], 'loss_p_loss'),
+        (report.metrics['adaptive_weight'], 'loss_d_weight'),
+        (-report.metrics['logits/fake'], 'loss_g_loss'),
+        (terms['grain_budget'], 'loss_budget_loss'),
+        (losses['tokenizer'], 'loss_gen'),
+        (losses['discriminator'], 'loss_disc'),
+    ):
+        np.testing.assert_allclose(float(ours), float(pack[recorded]), rtol=1e-4, err_msg=recorded)
