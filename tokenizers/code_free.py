@@ -6,6 +6,7 @@ et al., "Image and Video Tokenization with Binary Spherical Quantization" (BSQ, 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ class LFQ(ConvTokenizer):
         """The vectors of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
-    def _arguments(self) -> dict[str, int | float]:
+    def _arguments(self) -> dict[str, Any]:
         return {
             'bits': self.bits,
             'groups': self.groups,
