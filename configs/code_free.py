@@ -60,9 +60,7 @@ def _bsq(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(**tokenizer.VQ16_NETWORK, dtype='bfloat16')
     config.model.update({'levels': (8, 8, 8, 6, 5)} if config.model.name == 'fsq' else {'bits': 14})
 

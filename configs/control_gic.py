@@ -65,9 +65,7 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(
         codebook_size=1024,
         normalize=False,

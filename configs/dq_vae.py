@@ -90,9 +90,7 @@ def _cifar10(config: ConfigDict) -> None:
 
 def _imagenet256(config: ConfigDict) -> None:
     triple = len(config.model.grain_ratios) == 3
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(
         codebook_size=1024,
         codebook_dim=256,

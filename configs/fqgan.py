@@ -69,9 +69,7 @@ def _cifar10(config: ConfigDict) -> None:
 
 def _imagenet256(config: ConfigDict) -> None:
     triple = len(config.model.factors) == 3
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(
         teachers=('', 'dinov2_s', 'clip_b16') if triple else ('', 'clip_l14'),
         teacher_widths=(0, 384, 768) if triple else (0, 1024),

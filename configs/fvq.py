@@ -78,9 +78,7 @@ def _dit(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(
         codebook_size=16_384,
         codebook_dim=256,

@@ -15,8 +15,6 @@ trains in minutes on two CPU cores, on photographs that ship inside installed pa
   tiny         for tests
 """
 
-import functools
-
 from ml_collections import ConfigDict
 
 from tesserax.configs import tokenizer
@@ -47,9 +45,9 @@ def get_config(variant: str = '') -> ConfigDict:
         'plain': _plain,
         'cifar10': tokenizer.cifar10,
         'imagenet128': _imagenet128,
-        '1k': functools.partial(_codewords, size=1024),
-        '8k': functools.partial(_codewords, size=8192),
-        '262k': functools.partial(_codewords, size=262_144),
+        '1k': _1k,
+        '8k': _8k,
+        '262k': _262k,
         'imagenet256': _imagenet256,
         'tiny': _tiny,
     }
@@ -64,14 +62,8 @@ def _plain(config: ConfigDict) -> None:
     config.model.name = 'magvit2_vq'
 
 
-def _recipe(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
-
-
 def _imagenet128(config: ConfigDict) -> None:
-    _recipe(config)
+    tokenizer.full_recipe(config)
     config.model.update(
         codebook_size=65_536, codebook_dim=128, channels=128, channel_multipliers=(1, 2, 2, 4), res_blocks=2
     )
@@ -88,12 +80,20 @@ def _imagenet128(config: ConfigDict) -> None:
     config.train.update(batch_size=256, steps=50 * _STEPS_PER_EPOCH, ema_decay=0.999)
 
 
-def _codewords(config: ConfigDict, size: int) -> None:
-    config.model.codebook_size = size
+def _1k(config: ConfigDict) -> None:
+    config.model.codebook_size = 1024
+
+
+def _8k(config: ConfigDict) -> None:
+    config.model.codebook_size = 8192
+
+
+def _262k(config: ConfigDict) -> None:
+    config.model.codebook_size = 262_144
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    _recipe(config)
+    tokenizer.full_recipe(config)
     _vqgan(config)
     config.model.update(codebook_size=65_536, codebook_dim=128, **tokenizer.VQ16_NETWORK, dtype='bfloat16')
 

@@ -110,6 +110,13 @@ def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], con
     return config
 
 
+def full_recipe(config: ConfigDict) -> None:
+    """Everything but the model as in `base`: undoes `embedded`."""
+    recipe = base()
+    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
+        config[block].update(recipe[block])
+
+
 def embedded(config: ConfigDict) -> None:
     """The photographs that ship inside packages, at a size for two CPU cores, judged by the stand-ins."""
     config.objective.pixel_weight = 10.0  # in 480 steps the codebooks' own losses would outweigh the picture

@@ -60,9 +60,7 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(**tokenizer.VQ16_NETWORK, codebook_size=16_384, dtype='bfloat16')
 
 

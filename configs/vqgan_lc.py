@@ -79,9 +79,7 @@ def _tuned(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
-    paper = tokenizer.base()
-    for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
-        config[block].update(paper[block])
+    tokenizer.full_recipe(config)
     config.model.update(codebook_size=100_000, table_width=768, **tokenizer.VQ16_NETWORK, dtype='bfloat16')
     config.table = 'codebook-100K.safetensors'
     config.objective.update(

@@ -78,13 +78,13 @@ def _of_features(output: pathlib.Path) -> Any:
         'per_class': str(_PER_CLASS.value),
         'seed': str(_SEED.value),
     }
-    options = {} if _FEATURES.value.startswith('stand_in') else {'patches': True}
+    options: dict[str, Any] = {} if _FEATURES.value.startswith('stand_in') else {'patches': True}
     judge = load_judge(_FEATURES.value, _WEIGHTS.value, **options)
     if _WEIGHTS.value:
         with open(_WEIGHTS.value, 'rb') as file:
             about['weights_sha256'] = hashlib.file_digest(file, 'sha256').hexdigest()
     source = open_source(_SOURCE.value, 'train', data_dir=_DATA_DIR.value)
-    shapes = {'image_size': _IMAGE_SIZE.value, 'batch_size': _BATCH_SIZE.value}
+    shapes: dict[str, Any] = {'image_size': _IMAGE_SIZE.value, 'batch_size': _BATCH_SIZE.value}
     count = _VIEWS.value or len(source)
     batches = (
         train_batches(source, **shapes, seed=_SEED.value, augmentation='zoom_crop')

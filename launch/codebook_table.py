@@ -178,7 +178,7 @@ def read_table(path: pathlib.Path) -> CodebookTable:
 
 
 def _digest(rows: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
 
 
 def initial_table(config: ConfigDict) -> CodebookTable | None:
