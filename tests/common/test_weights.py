@@ -9,7 +9,14 @@ import pytest
 import safetensors.numpy
 
 from tesserax.common.errors import UserError
-from tesserax.common.weights import is_ours, load_variables, read_state_dict, save_variables, write_state_dict
+from tesserax.common.weights import (
+    is_ours,
+    load_variables,
+    read_state_dict,
+    read_tensor,
+    save_variables,
+    write_state_dict,
+)
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
 VARIABLES = {
@@ -25,6 +32,12 @@ def test_variables_come_back_with_their_name(tmp_path):
     assert saved.variables.keys() == VARIABLES.keys()
     np.testing.assert_array_equal(saved.variables['params']['a']['kernel'], VARIABLES['params']['a']['kernel'])
     assert saved.variables['batch_stats']['m'].dtype == np.float64
+
+
+def test_what_is_said_about_variables_comes_back(tmp_path):
+    save_variables(tmp_path / 'x.safetensors', 'table', {'params': {'a': np.zeros(1)}}, {'seed': '3'})
+    saved = load_variables(tmp_path / 'x.safetensors')
+    assert (saved.name, saved.about) == ('table', {'seed': '3'})
 
 
 def test_our_files_are_told_from_official_ones(tmp_path):
@@ -155,3 +168,14 @@ def test_damaged_and_executable_pytorch_files_are_refused(tmp_path):
     torch.save({'model': pytest.fixture}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match='other objects than tensors'):
         read_state_dict(tmp_path / 'x.pt')
+
+
+@needs_torch
+def test_a_bare_tensor_is_read_and_a_dict_is_not_one(tmp_path):
+    import torch
+
+    torch.save(torch.arange(6.0).reshape(2, 3).half(), tmp_path / 'tensor.pth')
+    np.testing.assert_array_equal(read_tensor(tmp_path / 'tensor.pth'), np.arange(6).reshape(2, 3))
+    torch.save({'a': torch.zeros(1)}, tmp_path / 'dict.pth')
+    with pytest.raises(UserError, match='holds no single tensor but a dict'):
+        read_tensor(tmp_path / 'dict.pth')

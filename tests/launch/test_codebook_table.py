@@ -11,8 +11,9 @@ import safetensors.numpy
 
 from tesserax.common.errors import UserError
 from tesserax.common.pretrained.judge import load_judge
+from tesserax.common.training.state import TrainState
 from tesserax.common.weights import load_variables, save_variables
-from tesserax.launch import cli, codebook_table, experiment
+from tesserax.launch import cli, codebook_table, experiment, initial_weights
 from tesserax.launch.codebook_table import (
     CodebookTable,
     PatchFeatures,
@@ -167,3 +168,17 @@ def test_the_command_writes_a_table_and_says_so(tmp_path):
     refused = subprocess.run([*command[:2], '--output=x.npz'], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: name the file to write, --output=FILE.safetensors; got 'x.npz'")
+
+
+def test_a_frozen_table_of_another_size_is_not_taken_over_with_earlier_weights():
+    def state(size):
+        params = {'tokenizer': {'a': jnp.zeros(2)}}
+        table = {'frozen': {'codewords': jnp.full((size, 3), float(size))}}
+        return TrainState(jnp.zeros(()), params, {}, {'tokenizer': table})
+
+    given = {'tokenizer': {'params': {'a': np.ones(2)}, 'frozen': {'codewords': np.ones((4, 3))}}}
+    taken, _ = initial_weights.apply(state(4), given)
+    np.testing.assert_array_equal(taken.model_state['tokenizer']['frozen']['codewords'], np.ones((4, 3)))
+    kept, told = initial_weights.apply(state(5), given)
+    np.testing.assert_array_equal(kept.model_state['tokenizer']['frozen']['codewords'], np.full((5, 3), 5.0))
+    assert 'frozen tables are of other shapes' in told
