@@ -1,9 +1,11 @@
 """Shared setup: shape annotations are enforced, eight CPU devices are simulated, no program is compiled twice."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 # Before jax is imported: simulated devices, and threads enough that queued steps cannot deadlock on them.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -15,6 +17,16 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='tesserax-tests-')
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
+import jax
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook('tesserax', 'beartype.beartype')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def memory_of_a_module_is_given_back() -> Iterator[None]:
+    """Compiled programs keep models of published size alive; a process that runs many modules would hold them all."""
+    yield
+    jax.clear_caches()
+    gc.collect()
