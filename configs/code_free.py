@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/code_free.py
 
-trains in about four minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
+trains in minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
 by commas:
 
   fsq          four channels of 8, 5, 5 and 5 values, 1,000 implicit codewords (the default)

@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/fqgan.py
 
-trains in about four minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
+trains in about three minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
 by commas (`--config=configs/fqgan.py:triple,cifar10`):
 
   triple       three codebooks (vis, sem_mid, sem_high) instead of two (vis, sem)

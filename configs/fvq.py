@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/fvq.py
 
-trains in about four minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
+trains in minutes on two CPU cores, on photographs that ship inside installed packages.  Variants, joined
 by commas:
 
   rq           four codewords per position, which add up (residual quantization)
