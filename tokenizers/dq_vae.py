@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from tesserax.common.nn.autoencoder import Decoder
 from tesserax.tokenizers.grain_encoder import GrainEncoder
+from tesserax.tokenizers.quantizers.codebook import symmetric_uniform
 from tesserax.tokenizers.quantizers.ema import EMACodebook
 from tesserax.tokenizers.quantizers.granularity import (
     EntropyRouter,
@@ -75,8 +76,8 @@ class GridPositions(nn.Module):
         columns, rows = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
         frequencies = nn.Dense(
             c,
-            kernel_init=_uniform(4.5**0.5),
-            bias_init=_uniform(0.5**0.5),
+            kernel_init=symmetric_uniform(4.5**0.5),
+            bias_init=symmetric_uniform(0.5**0.5),
             precision=jax.lax.Precision.HIGHEST,  # arguments of sines
             name='frequencies',
         )
@@ -86,13 +87,6 @@ class GridPositions(nn.Module):
             for name, n in (('row_vectors', h), ('column_vectors', w))
         ]
         return x + (fourier + learned[0][:, None] + learned[1]).astype(self.dtype)
-
-
-def _uniform(bound: float) -> nn.initializers.Initializer:
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
-
-    return init
 
 
 class DQVAE(Tokenizer):
