@@ -97,8 +97,6 @@ def test_weights_scale_each_positions_losses():
 
 @pytest.mark.parametrize('restart', [False, True])
 def test_replicas_agree_with_one_device_on_the_whole_batch(restart):
-    if jax.device_count() < 2:
-        pytest.skip('one device')
     codebook = EMACodebook(4, 3, restart=restart)
     variables = codebook.init(jax.random.key(0))
     vectors, ids = jnp.asarray(blobs(800)), jnp.asarray(np.arange(800) % 4)
