@@ -1,6 +1,6 @@
 """Trains many kinds of codebook at many sizes, on equal networks, data and budget, and compares them.
 
-    python benchmarks/codebook_study.py --data cifar10.zip                       # hours on a CPU
+    python benchmarks/codebook_study.py --data cifar10.zip
     python benchmarks/codebook_study.py --data cifar10.zip --codebooks plain simvq --sizes 1024 65536 --steps 200
     python benchmarks/codebook_study.py --data tfds:imagenet2012 --full          # on an accelerator
 
@@ -30,7 +30,7 @@ FSQ_LEVELS = {
     65_536: (8, 8, 8, 5, 5, 5),
     262_144: (8, 8, 8, 8, 8, 8),
 }
-"""Levels whose product is nearest to the size (Mentzer et al. 2023, table 1; the last one by us)."""
+"""Levels whose product is near the size (Mentzer et al. 2023, table 1; the last one by us)."""
 
 
 @dataclasses.dataclass(frozen=True)
