@@ -1,7 +1,9 @@
 """Bits and PSNR of a tokenizer with grains, for several shares, on a folder of pictures of any size.
 
-    python benchmarks/grain_shares.py --run runs/control_gic --pictures kodak
+    python benchmarks/grain_shares.py --run runs/control_gic --pictures kodak --tile 256
 
+With --tile, pictures are cut into squares, each with the shares asked for: the attention of the networks grows with the
+square of the area, and they were trained on small squares.
 Bits are those of plain storage: log2(K) for each code, and for each cell that is not decided yet one bit that says
 whether a grain takes it.  Entropy coding would need fewer.
 """
@@ -9,11 +11,13 @@ whether a grain takes it.  Entropy coding would need fewer.
 import argparse
 import math
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
 import tesserax
 from tesserax.common.data.decode import decode_image
+from tesserax.common.data.pipeline import to_model_range
 from tesserax.common.metrics.image_quality import psnr
 from tesserax.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
@@ -39,10 +43,19 @@ def bits(tokens: Tokens, spec: TokenSpec) -> float:
     return codes * math.log2(spec.codebook_sizes[0]) + masks
 
 
+def squares(image: np.ndarray, side: int) -> Iterator[tuple[slice, slice]]:
+    """The places that a picture is cut at; without a side, one for all of it."""
+    height, width, _ = image.shape
+    for top in range(0, height, side or height):
+        for left in range(0, width, side or width):
+            yield slice(top, top + (side or height)), slice(left, left + (side or width))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--run', required=True, help='run folder of configs/control_gic.py')
     parser.add_argument('--pictures', type=pathlib.Path, required=True, help='folder of pictures')
+    parser.add_argument('--tile', type=int, default=0, help='side of the squares in pixels; 0: whole pictures')
     args = parser.parse_args()
     model = tesserax.load(args.run)
     files = sorted(path for path in args.pictures.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
@@ -50,17 +63,20 @@ def main() -> None:
     for shares in SHARES:
         quality, rates, realised, misses = [], [], [], []
         for file in files:
-            image = decode_image(file.read_bytes(), file.name)[None].astype(np.float32) / 127.5 - 1
-            _, height, width, _ = image.shape
-            tokens = model.encode(fit_to_grid(image, model.spec), grain_ratios=shares)
-            decoded = np.asarray(model.decode(tokens))[:, :height, :width]
-            quality.append(psnr(image, decoded)[0])
-            rates.append(bits(tokens, model.spec) / (height * width))
-            grain = np.asarray(tokens.grain)
-            found = [float((grain == side).mean()) for side in sorted(model.spec.grains, reverse=True)]
-            realised.append(found)
-            cells = grain.size / max(model.spec.grains) ** 2
-            misses.append(max(abs(a - b) for a, b in zip(found, shares, strict=True)) * cells)
+            image = to_model_range(decode_image(file.read_bytes(), file.name))
+            decoded, spent = np.zeros_like(image), 0.0
+            for place in squares(image, args.tile):
+                piece = image[place]
+                tokens = model.encode(fit_to_grid(piece[None], model.spec), grain_ratios=shares)
+                decoded[place] = np.asarray(model.decode(tokens))[0, : piece.shape[0], : piece.shape[1]]
+                spent += bits(tokens, model.spec)
+                grain = np.asarray(tokens.grain)
+                found = [float((grain == side).mean()) for side in sorted(model.spec.grains, reverse=True)]
+                realised.append(found)
+                cells = grain.size / max(model.spec.grains) ** 2
+                misses.append(max(abs(a - b) for a, b in zip(found, shares, strict=True)) * cells)
+            quality.append(psnr(image[None], decoded[None])[0])
+            rates.append(spent / image[..., 0].size)
         shown = ', '.join(f'{share:.3f}' for share in np.mean(realised, axis=0))
         wanted = ', '.join(map(str, shares))
         print(f'| {wanted} | {shown} | {max(misses):.2f} | {np.mean(rates):.3f} | {np.mean(quality):.2f} |', flush=True)

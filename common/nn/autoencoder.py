@@ -13,32 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class GroupNorm(nn.Module):
-    """Group normalization over space and channel groups; statistics in float32.
-
-    Two passes over the input, one of sums and one affine map per sample and channel, which a CPU does faster
-    than the general layer.
-
-    Attributes:
-      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group
-        of one channel would erase its mean and contrast, which a reconstruction needs).
-      epsilon: added to the variance.
-      dtype: type of the result.
-    """
-
-    num_groups: int = 32
-    epsilon: float = 1e-6
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Normalizes each sample."""
-        b, h, w, c = x.shape
-        groups = min(self.num_groups, max(c // 4, 1))
-        if c % groups:
-            raise ValueError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
-        scale = self.param('scale', nn.initializers.ones, (c,))
-        bias = self.param('bias', nn.initializers.zeros, (c,))
+# Attention weights of one picture: those of 4,096 positions (1024x1024 pixels at a factor of 16) are one piece.
+_WEIGHTS_AT_ONCE = 2**24
 
         x = x.astype(jnp.float32)
         count = h * w * (c // groups)
@@ -113,8 +89,21 @@ class AttentionBlock(nn.Module):
         b, h, w, c = x.shape
         y = _norm(x, z_q, self.dtype, 'norm').reshape(b, h * w, 1, c)
         q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('q', 'k', 'v'))
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
-        return x + nn.Dense(c, dtype=self.dtype, name='out')(y)
+        return x + nn.Dense(c, dtype=self.dtype, name='out')(attend(q, k, v).reshape(b, h, w, c))
+
+
+def attend(
+    q: Float[Array, 'b n heads c'], k: Float[Array, 'b m heads c'], v: Float[Array, 'b m heads c']
+) -> Float[Array, 'b n heads c']:
+    """Softmax attention; where there are many positions, for some queries at a time, so that memory stays bounded."""
+    b, n, heads, c = q.shape
+    at_once = max(_WEIGHTS_AT_ONCE // (heads * k.shape[1]), 1)
+    if n <= at_once:
+        return jax.nn.dot_product_attention(q, k, v)
+    parts = -(-n // at_once)
+    queries = jnp.pad(q, ((0, 0), (0, -n % parts), (0, 0), (0, 0))).reshape(b, parts, -1, heads, c)
+    some = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))  # the weights are not kept either
+    return jnp.moveaxis(jax.lax.map(some, jnp.moveaxis(queries, 1, 0)), 0, 1).reshape(b, -1, heads, c)[:, :n]
 
 
 class Middle(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tesserax.common.nn import autoencoder
 from tesserax.common.nn.autoencoder import AttentionBlock, Decoder, EncoderTrunk, GroupNorm, ResBlock, doubled
 
 SMALL = {'channels': 32, 'channel_multipliers': (1, 2), 'res_blocks': 1}
@@ -77,6 +78,18 @@ def test_attention_sees_all_positions_without_order():
     np.testing.assert_allclose(moved, y[:, ::-1], atol=1e-4)
     changed = apply(variables, x.at[:, 0, 0].add(5.0))
     assert float(jnp.abs(changed - y)[:, 2, 3].max()) > 1e-4
+
+
+def test_attention_in_parts_is_attention_with_the_same_gradient(monkeypatch):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 13, 1, 4))  # 13 queries do not fall into equal parts
+
+    def value_and_gradient():
+        return jax.value_and_grad(lambda *qkv: jnp.sum(autoencoder.attend(*qkv) ** 2), argnums=(0, 1, 2))(q, k, v)
+
+    expected = value_and_gradient()
+    monkeypatch.setattr(autoencoder, '_WEIGHTS_AT_ONCE', 13 * 5)
+    assert ' scan[' in str(jax.make_jaxpr(autoencoder.attend)(q, k, v))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), value_and_gradient(), expected)
 
 
 def test_shortcut_is_projected_only_where_the_width_changes():
