@@ -12,9 +12,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-
 # Attention weights of one picture: those of 4,096 positions (1024x1024 pixels at a factor of 16) are one piece.
 _WEIGHTS_AT_ONCE = 2**24
+
+
+class GroupNorm(nn.Module):
+    """Group normalization over space and channel groups; statistics in float32.
+
+    Two passes over the input, one of sums and one affine map per sample and channel, which a CPU does faster
+    than the general layer.
+
+    Attributes:
+      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group
+        of one channel would erase its mean and contrast, which a reconstruction needs).
+      epsilon: added to the variance.
+      dtype: type of the result.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Normalizes each sample."""
+        b, h, w, c = x.shape
+        groups = min(self.num_groups, max(c // 4, 1))
+        if c % groups:
+            raise ValueError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
+        scale = self.param('scale', nn.initializers.ones, (c,))
+        bias = self.param('bias', nn.initializers.zeros, (c,))
 
         x = x.astype(jnp.float32)
         count = h * w * (c // groups)
