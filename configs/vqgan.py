@@ -10,6 +10,8 @@ by commas:
   imagenet256  VQ-16 by the paper's recipe: 256x256, batch 128, 400,000 steps, LPIPS.  The paper gives rFID 2.19,
                20.79 dB; not reproduced here.
   f8           with imagenet256: VQ-8
+  ema          codewords that are running means of what is assigned to them (van den Oord et al. 2017, appendix A.1)
+  restart      the same, with codewords that nothing is assigned to starting again at random vectors
   taming       with imagenet256: the original VQGAN's quantizer, losses and optimizer (Esser et al. 2021)
   tiny         for tests
 """
@@ -44,6 +46,8 @@ def get_config(variant: str = '') -> ConfigDict:
         'imagenet256': _imagenet256,
         'f8': _f8,
         'taming': _taming,
+        'ema': _ema,
+        'restart': _restart,
         'tiny': _tiny,
     }
     return tokenizer.presets(variant, presets, config)
@@ -74,6 +78,15 @@ def _taming(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=4.5e-6 * 12 * 8, b1=0.5, b2=0.9, clip_norm=0.0)
     config.data.update(augmentation='shorter_side_crop', flip=False)
     config.train.batch_size = 12 * 8
+
+
+def _ema(config: ConfigDict) -> None:
+    config.model.update(name='vqgan_ema', normalize=False, codebook_weight=0.0, codebook_decay=0.99, restart=False)
+
+
+def _restart(config: ConfigDict) -> None:
+    _ema(config)
+    config.model.restart = True
 
 
 def _tiny(config: ConfigDict) -> None:

@@ -26,11 +26,12 @@ from tesserax.tokenizers.magvit2 import Magvit2VQ
 from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.simvq import SimVQ, SimVQGAN
 from tesserax.tokenizers.tokenizer import Tokenizer
-from tesserax.tokenizers.vqgan import VQGAN
+from tesserax.tokenizers.vqgan import EMAVQGAN, VQGAN
 from tesserax.tokenizers.vqgan_lc import VQGANLC
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     'vqgan': VQGAN,
+    'vqgan_ema': EMAVQGAN,
     'fqgan': FQGAN,
     'vqgan_lc': VQGANLC,
     'simvq': SimVQ,

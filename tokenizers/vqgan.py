@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
 from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
+from tesserax.tokenizers.quantizers.ema import EMACodebook
 from tesserax.tokenizers.quantizers.vector import VectorQuantizer
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
@@ -200,6 +201,27 @@ class VQGAN(ConvTokenizer):
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
         """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
+
+
+class EMAVQGAN(VQGAN):
+    """Codewords that are running means of the vectors assigned to them, not trained by gradient (VQ-VAE-2).
+
+    Attributes:
+      codebook_weight: of a loss that moves nothing here.
+      codebook_decay: of the means; see `EMACodebook`.
+      restart: whether codewords that hardly anything is assigned to become random vectors of the batch.
+    """
+
+    normalize: bool = False
+    codebook_weight: float = 0.0
+    codebook_decay: float = 0.99
+    restart: bool = False
+
+    def make_codebook(self) -> nn.Module:
+        """Running means."""
+        return EMACodebook(
+            self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None
+        )
 
 
 def _on_dense_grid(ids: Int[Array, 'b h w *k']) -> Int[Array, 'b h w k']:

@@ -12,6 +12,7 @@ from tesserax.launch import assemble, cli
 
 CONFIGS = [
     'vqgan.py:tiny',
+    'vqgan.py:restart,tiny',
     'fqgan.py:triple,tiny',
     'vqgan_lc.py:tiny',
     'simvq.py:tiny',
