@@ -53,7 +53,7 @@ def save_variables(
 ) -> None:
     """Writes variables, and what is said about them, as one file; an interrupted write leaves nothing at `path`."""
     flat = {
-        key: np.ascontiguousarray(value)
+        key: np.asarray(value, order='C')  # ascontiguousarray would give scalars an axis
         for key, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
     }
     _write(path, safetensors.numpy.save(flat, metadata={**(about or {}), 'format': _FORMAT, 'name': name}))

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     'common': (),
     'tokenizers': ('common',),
-    'generators': ('common', 'tokenizers.tokenizer'),
-    'compression': ('common', 'generators', 'tokenizers.tokenizer'),
+    'generators': ('common', 'tokenizers.tokenizer', 'tokenizers.trained'),
+    'compression': ('common', 'generators', 'tokenizers.tokenizer', 'tokenizers.trained'),
     'launch': ('common', 'tokenizers', 'generators', 'compression', 'configs'),
     'configs': (),
 }

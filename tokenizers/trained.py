@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -42,6 +44,16 @@ class TrainedTokenizer:
     def spec(self) -> TokenSpec:
         """Codebook sizes and grid."""
         return self.module.spec
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of spec and variables, as 64 hexadecimal digits: tokens of tokenizers that share it mean the same."""
+        digest = hashlib.sha256(repr(self.spec).encode())
+        for name, value in sorted(flax.traverse_util.flatten_dict(self.variables, sep='/').items()):
+            array = np.asarray(value)
+            digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def __call__(self, images: Float[AnyArray, 'b H W 3']) -> TokenizerOutput:
         """Reconstructs `images` in [-1, 1] through the tokens."""

@@ -102,7 +102,7 @@ def train(
     with bar, _StopSignals() as stop:
         while step < options.steps:
             batch = next(data)
-            batch_size = len(batch['image']) * jax.process_count()
+            batch_size = len(next(iter(batch.values()))) * jax.process_count()
             placed = runner.put_batch(batch)
             if step_function is None:
                 bar.set_description('compiling')

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import flax.struct
 import jax
 
-Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32, 'label' [b] int32
+Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32 or 'ids' [b, h, w, k] int32, and 'label' [b] int32
 
 
 @flax.struct.dataclass

@@ -1,0 +1,116 @@
+"""What a generator is trained for: its own loss, over tokens that a frozen tokenizer makes or that lie on disk."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from tesserax.common.replicas import replica_axis
+from tesserax.common.training.state import Batch, StepReport
+from tesserax.generators.generator import Generator, Variables
+from tesserax.tokenizers.tokenizer import Tokens
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneratorObjective:
+    """An `Objective` with one player, 'generator'.
+
+    Batches hold 'label' and either 'image', which the tokenizer encodes inside the step, or 'ids' (and 'grain', for
+    tokenizers with grains).  Collections of the generator besides 'params' are the model state, and stay as they are.
+
+    Attributes:
+      generator: the model.
+      tokenizer: whose tokens are learned; may be None where all batches hold tokens.
+    """
+
+    generator: Generator
+    tokenizer: TrainedTokenizer | None = None
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return ('generator',)
+
+    @property
+    def frozen(self) -> Variables | None:
+        """See `Objective`: the variables of the tokenizer."""
+        return None if self.tokenizer is None else self.tokenizer.variables
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Objective`."""
+        del batch
+        variables = dict(self.generator.init(rng))
+        params = {'generator': variables.pop('params')}
+        return params, {'generator': variables}
+
+    def tokens(self, frozen: Variables | None, batch: Batch) -> Tokens:
+        """The tokens of a batch.
+
+        Raises:
+          ValueError: it holds images, and there is no tokenizer.
+        """
+        if 'ids' in batch:
+            return Tokens(batch['ids'], batch.get('grain'))
+        if self.tokenizer is None:
+            raise ValueError('batches of images need a tokenizer')
+        tokens: Any = self.tokenizer.module.apply(frozen, batch['image'], method='encode')
+        return tokens
+
+    def images(self, batch: Batch) -> Float[Array, 'b H W 3'] | None:
+        """The images of a batch, for a generator that asks for them.
+
+        Raises:
+          ValueError: the batch holds tokens only.
+        """
+        if not self.generator.needs_images:
+            return None
+        if 'image' not in batch:
+            raise ValueError(f'{type(self.generator).__name__} learns from images, and extracted tokens come without')
+        return batch['image']
+
+    def losses(
+        self,
+        params: dict[str, Any],
+        model_state: dict[str, Any],
+        frozen: Variables | None,
+        batch: Batch,
+        rng: jax.Array,
+        step: jax.Array,
+    ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
+        """See `Objective`."""
+        del step
+        axis = replica_axis()
+        if axis is not None:  # each replica sees its own part of the batch, and drops other values
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+        variables = {'params': params['generator'], **model_state['generator']}
+        tokens, images = self.tokens(frozen, batch), self.images(batch)
+        result = self.generator.loss(variables, tokens, batch['label'], rng, train=True, images=images)
+        return {'generator': result.loss}, (model_state, StepReport(dict(result.metrics)))
+
+    def losses_by_picture(
+        self,
+        variables: Variables,
+        frozen: Variables | None,
+        batch: Batch,
+        rng: jax.Array,
+    ) -> dict[str, Float[Array, ' b']]:
+        """Evaluation loss and metrics of each picture alone.
+
+        Args:
+          variables: of the generator.
+          frozen: of the tokenizer.
+          batch: as in training, with 'index', the number of each picture: it decides, together with `rng`, the random
+            numbers of methods that have some, so that these depend neither on the batch nor on its size.
+          rng: of the evaluation.
+        """
+
+        def one(index: Array, label: Array, tokens: Tokens, images: Array | None) -> dict[str, Array]:
+            single = jax.tree.map(lambda x: x[None], (tokens, label, images))
+            tokens, label, images = single
+            rng_one = jax.random.fold_in(rng, index)
+            result = self.generator.loss(variables, tokens, label, rng_one, train=False, images=images)
+            return {'loss': result.loss, **result.metrics}
+
+        return jax.vmap(one)(batch['index'], batch['label'], self.tokens(frozen, batch), self.images(batch))
