@@ -5,8 +5,9 @@
     python benchmarks/codebook_study.py --data tfds:imagenet2012 --full          # on an accelerator
 
 Every cell is a run of `launch/train.py` in a folder of its own, without discriminator; a cell that has ended is not run
-again.  Usage and perplexity count all validation pictures; time is the median over the lines of the log; memory is the
-largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png` (matplotlib).
+again.  Usage and perplexity count all validation pictures; the part of the codewords that N tokens would meet if all
+were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the median over the lines of the log; memory
+is the largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png` (matplotlib).
 """
 
 import argparse
@@ -59,8 +60,9 @@ def _fvq(size: int, dim: int) -> dict[str, Any]:
 
 KINDS = {
     'plain': Kind('vqgan', (), lambda k, d: _sized(k, d) | {'model.normalize': False}),
-    'unit norm': Kind('vqgan', (), lambda k, d: _sized(k, 8)),
-    'VQGAN-LC': Kind('vqgan_lc', (), lambda k, d: _sized(k, 8)),
+    'unit norm': Kind('vqgan', (), _sized),
+    'EMA': Kind('vqgan', ('ema',), _sized),
+    'VQGAN-LC': Kind('vqgan_lc', (), _sized),
     'SimVQ': Kind('simvq', ('vqgan',), _sized),
     'FVQ': Kind('fvq', (), _fvq),
     'FSQ': Kind('code_free', ('fsq',), lambda k, d: {'model.levels': FSQ_LEVELS[k]}),
@@ -80,6 +82,11 @@ class Row:
     seconds_per_step: float
     peak_gib: float
     tokens: int
+
+    @property
+    def reachable(self) -> float:
+        """The usage to be expected of a codebook whose codewords are equally likely."""
+        return 1 - (1 - 1 / self.size) ** self.tokens
 
 
 def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) -> None:
@@ -150,12 +157,12 @@ def write(rows: list[Row], out: pathlib.Path) -> None:
         writer.writerow(names)
         writer.writerows([dataclasses.astuple(row) for row in rows])
     lines = [
-        '| codebook | K | usage | perplexity | PSNR, dB | s/step | peak GiB |',
-        '|---|---:|---:|---:|---:|---:|---:|',
+        '| codebook | K | usage | reachable | perplexity | PSNR, dB | s/step | peak GiB |',
+        '|---|---:|---:|---:|---:|---:|---:|---:|',
     ]
     lines += [
-        f'| {r.codebook} | {r.size:,} | {100 * r.usage:.1f} % | {r.perplexity:,.0f} | {r.psnr:.2f} '
-        f'| {r.seconds_per_step:.2f} | {r.peak_gib:.1f} |'
+        f'| {r.codebook} | {r.size:,} | {100 * r.usage:.2f} % | {100 * r.reachable:.1f} % | {r.perplexity:,.0f} '
+        f'| {r.psnr:.2f} | {r.seconds_per_step:.2f} | {r.peak_gib:.1f} |'
         for r in rows
     ]
     (out / 'codebook_study.md').write_text('\n'.join(lines) + '\n')
@@ -176,18 +183,25 @@ def plot(rows: list[Row], path: pathlib.Path) -> None:
         'seconds_per_step': 'seconds per step',
         'peak_gib': 'peak memory, GiB',
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), constrained_layout=True)
-    for axis, (field, title) in zip(axes, panels.items(), strict=True):
-        for name in dict.fromkeys(row.codebook for row in rows):
-            points = [(row.size, getattr(row, field)) for row in rows if row.codebook == name]
-            axis.plot(*zip(*points, strict=True), marker='o', markersize=4, label=name)
+    sizes = sorted({row.size for row in rows})
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), constrained_layout=True)
+    for axis, (field, title) in zip(axes.flat, panels.items(), strict=False):
+        for i, name in enumerate(dict.fromkeys(row.codebook for row in rows)):
+            points = sorted((row.size, getattr(row, field)) for row in rows if row.codebook == name)
+            axis.plot(*zip(*points, strict=True), marker='osD^vP*X'[i % 8], markersize=5, label=name)
         axis.set(title=title, xlabel='codewords', xscale='log')
-        axis.set_ylim(bottom=None if field == 'psnr' else 0)
+        axis.set_xticks(sizes, [f'{size:,}' if size in SIZES else '' for size in sizes], rotation=20)
+        axis.minorticks_off()
+        if field == 'perplexity':
+            axis.set_yscale('log')
+        axis.margins(y=0.08)  # the highest points are not cut
         axis.grid(alpha=0.3)
-    axes[1].set_yscale('log')
-    axes[1].set_ylim(bottom=1)
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=90)
+    bound = sorted({(row.size, row.reachable) for row in rows})
+    axes.flat[0].plot(*zip(*bound, strict=True), linestyle=':', color='black', label='reachable')
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes.flat[-1].axis('off')
+    axes.flat[-1].legend(handles, labels, loc='center', fontsize=11)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
@@ -195,8 +209,8 @@ def main() -> None:
     parser.add_argument('--data', required=True, help='a folder, a zip file, or tfds:NAME')
     parser.add_argument('--codebooks', nargs='+', choices=KINDS, default=list(KINDS))
     parser.add_argument('--sizes', nargs='+', type=int, choices=SIZES, default=list(SIZES))
-    parser.add_argument('--dim', type=int, default=32, help='width of the codewords of plain, SimVQ and FVQ')
-    parser.add_argument('--table', default='stand_in', help='table of VQGAN-LC; {size} stands for the number of rows')
+    parser.add_argument('--dim', type=int, default=8, help='width of the codewords')
+    parser.add_argument('--table', default='', help="VQGAN-LC's table, {size} standing for the rows; default: Gaussian")
     parser.add_argument('--steps', type=int, default=500)
     parser.add_argument('--batch_size', type=int, default=16, help="0: the config's")
     parser.add_argument('--full', action='store_true', help='VQ-16 size at 256x256 instead of 32x32')

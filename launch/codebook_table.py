@@ -114,25 +114,36 @@ def clustered(
     features: PatchFeatures,
     size: int,
     *,
-    per_class: bool,
+    per_class: bool = False,
+    parts: int = 1,
     seed: int = 0,
     iterations: int = 100,
     on_iteration: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, 'K width']:
-    """Centroids of the features: `size` of all together, or equally many of each class, in the order of the labels.
+    """Centroids of the features.
+
+    Args:
+      features: what is clustered.
+      size: number of centroids.
+      per_class: equally many of each class, in the order of the labels, instead of all together.
+      parts: equally many of each of so many random parts of the pictures: as many times less work.
+      seed: of parts and clusters.
+      iterations: updates of the centroids at most.
+      on_iteration: called after each pass over a group.
 
     Raises:
-      UserError: the size is no multiple of the number of classes, or there are too few features.
+      UserError: the size is no multiple of the number of groups, or there are too few features.
     """
-    groups = [np.arange(len(features.labels))]
+    groups = np.array_split(np.random.default_rng(seed).permutation(len(features.labels)), parts)
     if per_class:
         groups = [np.flatnonzero(features.labels == label) for label in np.unique(features.labels)]
     if size % len(groups):
-        raise UserError(f'{size} rows cannot be shared out equally among {len(groups)} classes')
+        kind = 'classes' if per_class else 'parts'
+        raise UserError(f'{size} rows cannot be shared out equally among {len(groups)} {kind}')
     tables = []
     for i, pictures in enumerate(groups):
-        # Pictures of a class may lie anywhere, so theirs are copied; all together are read where they are.
-        chosen = features.vectors[pictures] if per_class else features.vectors
+        # Pictures of a group may lie anywhere, so theirs are copied; all together are read where they are.
+        chosen = features.vectors[pictures] if len(groups) > 1 else features.vectors
         vectors = chosen.reshape(-1, features.vectors.shape[-1])
         if len(vectors) < size // len(groups):
             raise UserError(
@@ -216,7 +227,7 @@ def _of_training_pictures(config: ConfigDict, size: int) -> CodebookTable:
         threads=config.data.threads,
     )
     features = patch_features(judge, batches, views, pool)
-    rows = clustered(features, size, per_class=False, seed=config.train.seed, iterations=20)
+    rows = clustered(features, size, seed=config.train.seed, iterations=20)
     return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} views of {config.data.source}'})
 
 

@@ -80,8 +80,21 @@ def two_classes():
 def test_each_class_has_its_own_rows_in_the_order_of_the_labels():
     rows = clustered(two_classes(), 6, per_class=True)
     assert rows[:3].max() < 10 < 90 < rows[3:].min()
-    together = clustered(two_classes(), 5, per_class=False)
+    together = clustered(two_classes(), 5)
     assert together.shape == (5, 5)
+
+
+def test_each_part_is_clustered_by_itself():
+    features = two_classes()
+    rows = clustered(features, 60, parts=4)  # as many rows as vectors: each becomes one, wherever it is drawn to
+    np.testing.assert_array_equal(
+        np.unique(rows, axis=0), np.unique(features.vectors.reshape(-1, 5).astype(np.float32), axis=0)
+    )
+    passes = []
+    clustered(features, 8, parts=4, iterations=0, on_iteration=lambda: passes.append(1))
+    assert len(passes) == 4
+    with pytest.raises(UserError, match='6 rows cannot be shared out equally among 4 parts'):
+        clustered(features, 6, parts=4)
 
 
 def test_rows_that_cannot_be_shared_out_or_filled_are_refused():
