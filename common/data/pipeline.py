@@ -113,7 +113,9 @@ def _finish(batch: Batch) -> Batch:
 class TrainIterator(Iterator[Batch]):
     """Endless training batches of one process, reshuffled in every epoch; made by `train_batches`."""
 
-    def __init__(self, batches: grain.IterDataset, identity: dict[str, int], skipped: _Skipped) -> None:
+    def __init__(
+        self, batches: grain.IterDataset, identity: dict[str, int], skipped: Callable[[], dict[str, str]]
+    ) -> None:
         self._iterator = iter(batches)
         self._identity = identity
         self._skipped = skipped
@@ -127,7 +129,7 @@ class TrainIterator(Iterator[Batch]):
     @property
     def skipped(self) -> dict[str, str]:
         """Names of the pictures that could not be used so far, and why."""
-        return self._skipped.reasons()
+        return self._skipped()
 
     def state(self) -> dict[str, int]:
         """The place in the stream after the batches taken so far, as JSON.
@@ -191,16 +193,51 @@ def train_batches(
       ValueError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
       UserError: while iterating: no picture of the source can be used.
     """
-    local = _local_batch_size(batch_size, process_index, process_count)
+    skipped = _Skipped(source.name)
+    return shuffled_batches(
+        len(source),
+        _TrainSample(source, image_size, augmentation, flip, skipped),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        threads=threads,
+        finish=_finish,
+        skipped=skipped.reasons,
+    )
+
+
+def shuffled_batches(
+    count: int,
+    sample: Callable[[int, np.random.Generator], Batch],
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+    finish: Callable[[Batch], Batch] = dict,
+    skipped: Callable[[], dict[str, str]] = dict,
+) -> TrainIterator:
+    """Endless shuffled batches of anything; `train_batches` has the arguments that are not explained here.
+
+    Args:
+      count: of the pictures.
+      sample: gives one, with the randomness that it may use.
+      finish: what happens to a whole batch in the end.
+      skipped: names of the pictures that could not be used so far, and why.
+
+    Raises:
+      ValueError: as `train_batches`.
+    """
+    local = local_batch_size(batch_size, process_index, process_count)
     if not 0 <= seed < 2**32:
         raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
-    skipped = _Skipped(source.name)
-    sample = _TrainSample(source, image_size, augmentation, flip, skipped)
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
-    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None).random_map(sample)
-    batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(_finish)
-    identity = {'batch_size': batch_size, 'seed': seed, 'pictures': len(source)}
-    return TrainIterator(batches.to_iter_dataset(_read_options(threads)), identity, skipped)
+    stream = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None).random_map(sample)
+    batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(finish)
+    identity = {'batch_size': batch_size, 'seed': seed, 'pictures': count}
+    return TrainIterator(batches.to_iter_dataset(read_options(threads)), identity, skipped)
 
 
 class EvaluationBatches:
@@ -220,7 +257,7 @@ class EvaluationBatches:
     def __iter__(self) -> Iterator[Batch]:
         positions = grain.MapDataset.range(len(self) * self._local)
         batches = positions.map(self._sample).batch(self._local).map(_finish)
-        return iter(batches.to_iter_dataset(_read_options(self._threads)))
+        return iter(batches.to_iter_dataset(read_options(self._threads)))
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -266,7 +303,7 @@ def evaluation_batches(
     Raises:
       ValueError: the batch size cannot be divided among the processes.
     """
-    local = _local_batch_size(batch_size, process_index, process_count)
+    local = local_batch_size(batch_size, process_index, process_count)
     return EvaluationBatches(
         source,
         image_size=image_size,
@@ -277,7 +314,8 @@ def evaluation_batches(
     )
 
 
-def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+    """One process's share of a batch; ValueError if there is none."""
     if batch_size <= 0 or batch_size % process_count:
         raise ValueError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
     if not 0 <= process_index < process_count:
@@ -285,5 +323,6 @@ def _local_batch_size(batch_size: int, process_index: int, process_count: int) -
     return batch_size // process_count
 
 
-def _read_options(threads: int) -> grain.ReadOptions:
+def read_options(threads: int) -> grain.ReadOptions:
+    """How far and in how many threads grain reads ahead."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
