@@ -31,21 +31,25 @@ class PictureFolder:
 
     Args:
       path: of the folder or the .zip file.
-      split: 'train' or 'validation'.
+      split: 'train' or 'validation'; None: all pictures, without a look at split folders.
 
     Raises:
       UserError: the path is missing or neither folder nor .zip, or the split has no pictures.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: Split) -> None:
-        self.name = f'{path} ({split})'
+    def __init__(self, path: str | os.PathLike[str], split: Split | None) -> None:
+        self.name = str(path) if split is None else f'{path} ({split})'
         self._files = _open(Path(path))
         names = sorted(n for n in self._files.names() if _is_picture(n))
         if not names:
             raise UserError(f'{path} holds no pictures; allowed extensions are {", ".join(EXTENSIONS)}')
-        splits, root = _split(names, path)
-        self.class_names = _class_names([n for part in splits.values() for n in part], root, path)
-        self._names = splits[split]
+        if split is None:
+            root, self._names = _outer_folders(names), names
+            self.class_names = _class_names(names, root, path)
+        else:
+            splits, root = _split(names, path)
+            self.class_names = _class_names([n for part in splits.values() for n in part], root, path)
+            self._names = splits[split]
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._labels = [labels.get(_class_name(name, root) or '', 0) for name in self._names]
 
@@ -78,12 +82,19 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not hidden
 
 
+def _outer_folders(names: list[str]) -> int:
+    """How many folders all pictures share."""
+    parts = [name.split('/') for name in names]
+    depth = 0
+    while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
+        depth += 1
+    return depth
+
+
 def _split(names: list[str], path: str | os.PathLike[str]) -> tuple[dict[Split, list[str]], int]:
     """Names of each split, and how many leading folders of a name are not its class."""
     parts = [name.split('/') for name in names]
-    depth = 0  # of the outer folders that all pictures share
-    while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
-        depth += 1
+    depth = _outer_folders(names)
     first = {p[depth] for p in parts if len(p) > depth + 1}
     if 'train' not in first:
         return _hold_out(names, path), depth

@@ -26,9 +26,21 @@ CLIP_IGNORED = (
     'visual.proj',
 )
 DINOV2_IGNORED = ('embeddings.mask_token', 'mask_token')
+INCEPTION_IGNORED = ('*.num_batches_tracked', 'AuxLogits.*')
 
 # Positions of VGG16's convolutions in torchvision's list of layers, by block.
 _VGG16_INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+
+_INCEPTION_STEM = 'Conv2d_{conv:1a_3x3|2a_3x3|2b_3x3|3b_1x1|4a_3x3}'
+_INCEPTION_BLOCK = 'Mixed_{block:5b|5c|5d|6a|6b|6c|6d|6e|7a|7b|7c}'
+_INCEPTION_BRANCHES = (
+    *('branch1x1', 'branch5x5_1', 'branch5x5_2', 'branch_pool'),
+    *('branch3x3', 'branch3x3_1', 'branch3x3_2', 'branch3x3_2a', 'branch3x3_2b'),
+    *(f'branch3x3dbl_{i}' for i in ('1', '2', '3', '3a', '3b')),
+    *(f'branch7x7_{i}' for i in range(1, 4)),
+    *(f'branch7x7dbl_{i}' for i in range(1, 6)),
+    *(f'branch7x7x3_{i}' for i in range(1, 5)),
+)
 
 
 def _affine(official: str, ours: str, weight: str = 'kernel', layout: Transform = LINEAR) -> tuple[Rule, Rule]:
@@ -130,3 +142,18 @@ def dinov2_rules(state_dict: StateDict) -> tuple[Rule, ...]:
         Rule(f'{block}.layer_scale2.lambda1', 'params/block_{i}/scale2'),
         *_norm('layernorm', 'norm_out'),
     )
+
+
+def inception_rules() -> tuple[Rule, ...]:
+    """Rules for `FIDInception`, from the names of torchvision's Inception3 without its auxiliary head."""
+    branch = f'{{branch:{"|".join(_INCEPTION_BRANCHES)}}}'
+    rules = []
+    for path in ((_INCEPTION_STEM,), (_INCEPTION_BLOCK, branch)):
+        official, ours = '.'.join(path), '/'.join(path)
+        rules += [
+            Rule(f'{official}.conv.weight', f'params/{ours}/conv/kernel', CONV),
+            *_norm(f'{official}.bn', f'{ours}/bn'),
+            Rule(f'{official}.bn.running_mean', f'batch_stats/{ours}/bn/mean'),
+            Rule(f'{official}.bn.running_var', f'batch_stats/{ours}/bn/var'),
+        ]
+    return (*rules, Rule('fc.weight', 'params/classes', LINEAR), Rule('fc.bias', 'params/bias'))

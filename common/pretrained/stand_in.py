@@ -90,6 +90,16 @@ class StandInPatches(nn.Module):
         return StandInFeatures(dtype=self.dtype, name='features')(images)[-1].astype(jnp.float32)
 
 
+class StandInPooled(nn.Module):
+    """Stand-in, not Inception: the features of every stage, averaged over the image."""
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b 192']:
+        """Features of images in [-1, 1] of any size, which matters."""
+        stages = StandInFeatures(name='features')(images)
+        return jnp.concatenate([stage.astype(jnp.float32).mean((1, 2)) for stage in stages], axis=-1)
+
+
 class StandInTeacher(nn.Module):
     """Stand-in, neither CLIP nor DINOv2: a linear map of the averaged coarsest features.
 

@@ -15,7 +15,8 @@ from tesserax.common.convert import to_official as apply_backwards
 from tesserax.common.nn.convert import PATCHGAN_IGNORED, STYLEGAN_IGNORED, patchgan_rules, stylegan_rules
 from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
-from tesserax.common.pretrained.convert import LPIPS_IGNORED, lpips_rules
+from tesserax.common.pretrained.convert import INCEPTION_IGNORED, LPIPS_IGNORED, inception_rules, lpips_rules
+from tesserax.common.pretrained.inception import SIDE, FIDInception
 from tesserax.common.pretrained.lpips import LPIPS
 from tesserax.tokenizers.convert import control_gic, dq_vae, fqgan, fvq, llamagen, simvq, taming, vqgan_lc
 from tesserax.tokenizers.convert.llamagen import numbers, shape_of
@@ -211,6 +212,13 @@ OFFICIAL: dict[str, Official] = {
         writing=lambda variables: lpips_rules({'net.slice1.0.weight': np.zeros(0)}),
         ignored=lambda module: LPIPS_IGNORED,
         inputs=lambda module: (_picture(module), _picture(module)),
+    ),
+    'inception_fid': Official(
+        model=lambda state_dict: FIDInception(),
+        reading=lambda state_dict: inception_rules(),
+        writing=lambda variables: inception_rules(),
+        ignored=lambda module: INCEPTION_IGNORED,
+        inputs=lambda module: (_picture(module, SIDE),),
     ),
 }
 """What `from_official` knows.  The names of one paper differ in nothing but their sizes, which the shapes give."""
