@@ -1,0 +1,139 @@
+"""LlamaGen: a Llama that predicts the next token in raster order, from a class or from text.
+
+Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", 2024.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tesserax.generators.generator import Condition, TextFeatures
+from tesserax.generators.prefix_decoder import Prefix, PrefixDecoder, PrefixGenerator, check_condition
+from tesserax.generators.rotary import rotary_table
+from tesserax.generators.transformer import NORMAL, Linear
+
+SIZES: dict[str, dict[str, int]] = {
+    'b': {'layers': 12, 'heads': 12, 'width': 768},
+    'l': {'layers': 24, 'heads': 16, 'width': 1024},
+    'xl': {'layers': 36, 'heads': 20, 'width': 1280},
+    'xxl': {'layers': 48, 'heads': 24, 'width': 1536},
+    '3b': {'layers': 24, 'heads': 32, 'width': 3200},
+}
+"""The published sizes, as arguments of `LlamaGen`."""
+
+
+class CaptionPrefix(nn.Module):
+    """Features of a caption, brought to the width of the decoder.
+
+    Attributes:
+      width: of the decoder.
+      dtype: computation type.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, features: Float[Array, 'b n c']) -> Float[Array, 'b n d']:
+        """Two layers."""
+        hidden = nn.gelu(Linear(self.width, dtype=self.dtype, name='mlp_in')(features), approximate=True)
+        return Linear(self.width, dtype=self.dtype, name='mlp_out')(hidden)
+
+
+class LlamaGenNetwork(PrefixDecoder):
+    """The network of `LlamaGen`, which see."""
+
+    num_classes: int
+    text_width: int
+    cond_rope: str
+
+    def setup(self) -> None:
+        """Embeddings of the tokens and of the condition, decoder, last norm and heads."""
+        super().setup()
+        self.codewords = [
+            nn.Embed(size, self.width, dtype=self.dtype, embedding_init=NORMAL) for size in self.codebook_sizes
+        ]
+        self.norm = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype)
+        if self.text_width:
+            self.caption = CaptionPrefix(self.width, self.dtype)
+            self.no_caption = self.variable('frozen', 'no_caption', self._noise)
+        else:
+            self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
+
+    def _noise(self) -> jax.Array:
+        shape = (self.prefix_length, self.text_width)
+        return jax.random.normal(self.make_rng('params'), shape) * self.text_width**-0.5
+
+    def null_caption(self) -> Float[Array, 'p c']:
+        """Fixed noise, as the published model has it."""
+        return self.no_caption.value
+
+    def prefix(self, cond: Condition) -> Prefix:
+        """One vector for a class, one per text token for text."""
+        check_condition(cond, bool(self.text_width))
+        if isinstance(cond, TextFeatures):
+            if cond.features.shape[1:] != (self.prefix_length, self.text_width):
+                raise ValueError(
+                    f'captions have {self.prefix_length} vectors of {self.text_width} numbers here, '
+                    f'got {cond.features.shape[1:]}'
+                )
+            return Prefix(self.caption(cond.features.astype(self.dtype)), cond.mask)
+        return Prefix(self.label(cond)[:, None])
+
+    def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
+        """The codeword vectors."""
+        return self.codewords[0](ids[:, :, 0])
+
+    def normed(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+        """The last norm."""
+        return self.norm(x)
+
+    def rotation(self) -> Any:
+        """The position of a token is its cell."""
+        return rotary_table(self.grid, self.width // self.heads, self.prefix_length, self.cond_rope)
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaGen(PrefixGenerator):
+    """Next-token prediction, class-conditional or text-conditional.
+
+    Attributes:
+      text_tokens: vectors of a caption; 0 makes the generator class-conditional.
+      text_width: their width.
+      cond_rope: rotation of the condition's positions: 'zero', as the published weights need it, or 'identity'.
+    """
+
+    text_tokens: int = 0
+    text_width: int = 2048
+    cond_rope: str = 'zero'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.spec.codebook_sizes) != 1:
+            raise ValueError(f'LlamaGen predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
+
+    @property
+    def network(self) -> LlamaGenNetwork:
+        """The network."""
+        return LlamaGenNetwork(**self._sizes())
+
+    @property
+    def empty_condition(self) -> Condition:
+        """One condition, for shapes."""
+        if self.text_tokens:
+            shape = (1, self.text_tokens)
+            return TextFeatures(jnp.zeros((*shape, self.text_width)), jnp.ones(shape, bool))
+        return super().empty_condition
+
+    def _sizes(self) -> dict[str, Any]:
+        return super()._sizes() | {
+            'style': 'llama',
+            'prefix_length': self.text_tokens or 1,
+            'num_classes': self.num_classes,
+            'text_width': self.text_width if self.text_tokens else 0,
+            'cond_rope': self.cond_rope,
+        }
