@@ -106,11 +106,12 @@ class GeneratorObjective:
           rng: of the evaluation.
         """
 
-        def one(index: Array, label: Array, tokens: Tokens, images: Array | None) -> dict[str, Array]:
-            single = jax.tree.map(lambda x: x[None], (tokens, label, images))
-            tokens, label, images = single
+        tokens = self.tokens(frozen, batch)
+
+        def one(index: Array, *row: Any) -> dict[str, Array]:
+            ids, grain, label, images = jax.tree.map(lambda x: x[None], row)
             rng_one = jax.random.fold_in(rng, index)
-            result = self.generator.loss(variables, tokens, label, rng_one, train=False, images=images)
+            result = self.generator.loss(variables, Tokens(ids, grain), label, rng_one, train=False, images=images)
             return {'loss': result.loss, **result.metrics}
 
-        return jax.vmap(one)(batch['index'], batch['label'], self.tokens(frozen, batch), self.images(batch))
+        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, batch['label'], self.images(batch))
