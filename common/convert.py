@@ -58,6 +58,19 @@ def joined(count: int, each: Transform = IDENTITY) -> Transform:
     )
 
 
+def stacked(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform:
+    """Layers on a new first axis; sources are the `parts` of the first layer, those of the second, and so on."""
+
+    def to_official(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        layers = [each.to_official(layer) for layer in x]
+        return tuple(source for layer in layers for source in (layer if isinstance(layer, tuple) else (layer,)))
+
+    return Transform(
+        lambda *sources: np.stack([each.to_ours(*sources[i * parts : (i + 1) * parts]) for i in range(count)]),
+        to_official,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """One or more official names <-> one path of ours.

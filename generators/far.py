@@ -1,11 +1,10 @@
 """FAR: factorized autoregression over tokens with several sub-codebooks.
 
-Bai et al., "Factorized Visual Tokenization and Generation", 2024.  A Llama reads the positions; at each position a small
-one reads what it says and then the ids of the sub-codebooks one after the other.
+Bai et al., "Factorized Visual Tokenization and Generation", 2024.  A Llama reads the positions; at each position a
+small one reads what it says and then the ids of the sub-codebooks one after the other.
 """
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int

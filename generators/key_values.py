@@ -1,6 +1,6 @@
 """Keys and values of the positions that a decoder has seen: a static array that every step writes one place of.
 
-All layers share one array, which the scan over layers carries along: what is scanned over would be copied by every layer.
+All layers share one array, which the scan over layers carries along: what is scanned over, every layer would copy.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Generators whose network is a causal transformer over a condition and then the tokens.
 
-Position p predicts token p: the input of position 0 is the last vector of the condition's prefix, that of position p the
-embedding of token p - 1.
+Position p predicts token p: the input of position 0 is the last vector of the condition's prefix, that of position p
+the embedding of token p - 1.
 """
 
 import abc

@@ -37,7 +37,7 @@ def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> 
       UserError: a file that cannot be read or written, or weights that are not of `name`.
     """
     from tesserax.common.weights import WRAPPERS, is_ours, read_state_dict, save_variables
-    from tesserax.tokenizers.convert.official import OFFICIAL, from_official
+    from tesserax.launch.official import OFFICIAL, from_official
 
     if name not in OFFICIAL:
         raise UserError(f'name the model with --name, one of: {", ".join(OFFICIAL)}; got {name!r}')
@@ -67,7 +67,7 @@ def write_official(source: pathlib.Path, target: pathlib.Path, name: str | None)
       UserError: a file that cannot be read or written, or one of another name.
     """
     from tesserax.common.weights import load_variables, write_state_dict
-    from tesserax.tokenizers.convert.official import to_official
+    from tesserax.launch.official import to_official
 
     saved = load_variables(source)
     if name not in (None, saved.name):

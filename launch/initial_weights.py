@@ -15,7 +15,7 @@ from tesserax.common.training.initialise import overlay, place_like
 from tesserax.common.training.state import TrainState
 from tesserax.common.weights import is_ours, load_variables, read_state_dict
 from tesserax.launch import run_folder
-from tesserax.tokenizers.convert.official import from_official
+from tesserax.launch.official import from_official
 
 LAYOUTS = {
     'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),

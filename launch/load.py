@@ -10,7 +10,7 @@ from tesserax.common.convert import Network
 from tesserax.common.errors import UserError
 from tesserax.common.weights import is_ours, load_variables
 from tesserax.launch import assemble, run_folder
-from tesserax.tokenizers.convert.official import from_official, to_official
+from tesserax.launch.official import from_official, to_official
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 

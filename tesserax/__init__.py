@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from tesserax.tokenizers.convert.official import from_official, to_official
+from tesserax.launch.official import from_official, to_official
 from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
 
 __all__ = ['TokenSpec', 'Tokens', 'from_official', 'load', 'to_official']

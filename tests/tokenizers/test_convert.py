@@ -14,8 +14,8 @@ from tesserax.common.convert import ConversionError, variable_shapes
 from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
 from tesserax.common.pretrained.lpips import LPIPS
+from tesserax.launch.official import OFFICIAL
 from tesserax.tokenizers.control_gic import ControlGIC
-from tesserax.tokenizers.convert.official import OFFICIAL
 from tesserax.tokenizers.dq_vae import DQVAE
 from tesserax.tokenizers.dq_vae import PRESETS as DQ_PRESETS
 from tesserax.tokenizers.fqgan import FQGAN

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 
 from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict, Transform
+from tesserax.common.official import numbers, shape_of
 from tesserax.tokenizers.convert.llamagen import (
     affine,
     attention_block,
     decoder_end,
     network_sizes,
     norm,
-    numbers,
     res_block,
-    shape_of,
 )
 from tesserax.tokenizers.dq_vae import DQVAE, PRESETS
 

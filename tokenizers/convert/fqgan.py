@@ -4,7 +4,8 @@ import math
 import re
 
 from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict
-from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm, numbers, shape_of
+from tesserax.common.official import numbers, shape_of
+from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm
 from tesserax.tokenizers.fqgan import FQGAN, PRESETS
 
 _ADAPTERS = {

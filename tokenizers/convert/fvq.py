@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tesserax.common.convert import CONV, LINEAR, ConversionError, Rule, StateDict
+from tesserax.common.official import numbers, shape_of
 from tesserax.tokenizers.convert import llamagen
-from tesserax.tokenizers.convert.llamagen import affine, numbers, shape_of
+from tesserax.tokenizers.convert.llamagen import affine
 from tesserax.tokenizers.fvq import FVQ
 from tesserax.tokenizers.vqgan import VQGAN
 

@@ -3,9 +3,8 @@
 import re
 from typing import Any
 
-import numpy as np
-
 from tesserax.common.convert import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
+from tesserax.common.official import numbers, shape_of
 from tesserax.tokenizers.vqgan import VQGAN
 
 _NARROWEST = 128  # channels; all published models have at least these
@@ -125,28 +124,3 @@ def model(state_dict: StateDict) -> VQGAN:
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
     )
-
-
-def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
-    """Shape of an entry that the model's sizes are read from.
-
-    Raises:
-      ConversionError: there is no such entry, or not with so many axes.
-    """
-    if name not in state_dict:
-        raise ConversionError(
-            f'these are weights of another model: there is no {name!r} among {len(state_dict)} entries '
-            f'such as {next(iter(state_dict), None)!r}'
-        )
-    shape = np.shape(state_dict[name])
-    if len(shape) != (axes or len(shape)):
-        raise ConversionError(f'these are weights of another model: {name} has shape {shape}, not {axes} axes')
-    return shape
-
-
-def numbers(state_dict: StateDict, pattern: str) -> list[int]:
-    """All different numbers that the group of `pattern` catches at the start of names, in order."""
-    found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
-    if found and max(found) > 64:
-        raise ConversionError(f'these are weights of another model: there is a part number {max(found)}')
-    return sorted(found)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict
-from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm, numbers, shape_of
+from tesserax.common.official import numbers, shape_of
+from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm
 from tesserax.tokenizers.simvq import SimVQ
 
 _AVERAGES = 'model_ema'

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tesserax.common.convert import CONV, Rule, StateDict
+from tesserax.common.official import numbers, shape_of
 from tesserax.tokenizers.convert.llamagen import (
     affine,
     attention_block,
     decoder_end,
     network_sizes,
     norm,
-    numbers,
     quantizer,
     res_block,
-    shape_of,
 )
 from tesserax.tokenizers.vqgan import PRESETS, VQGAN
 

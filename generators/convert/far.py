@@ -1,0 +1,43 @@
+"""Official FAR generators of FQGAN <-> FAR."""
+
+from tesserax.common.convert import LINEAR, Rule, StateDict
+from tesserax.common.official import numbers, shape_of
+from tesserax.generators.convert import llamagen
+from tesserax.generators.far import FAR
+from tesserax.tokenizers.tokenizer import TokenSpec
+
+_NAMES = {2: ('vis', 'sem'), 3: ('vis', 'sem_mid', 'sem_high')}
+_MOST = 8  # sub-codebooks
+
+
+def rules(layers: int, head_layers: int) -> tuple[Rule, ...]:
+    """The pairs of names; official sub-codebooks are counted from 1."""
+    return (
+        *(Rule(f'tok_embeddings_{i + 1}.weight', f'params/codewords_{i}/embedding') for i in range(_MOST)),
+        *(Rule(f'output_{i + 1}.weight', f'params/output_{i}/kernel', LINEAR) for i in range(_MOST)),
+        Rule('cls_embedding.embedding_table.weight', 'params/label/embedding'),
+        Rule('aggregation_layer.weight', 'params/merge/kernel', LINEAR),
+        Rule('aggregation_layer.bias', 'params/merge/bias'),
+        *llamagen.layers('layers', 'decoder', layers),
+        *llamagen.layers('ar_head', 'head', head_layers),
+        Rule('norm.weight', 'params/norm/scale'),
+    )
+
+
+def model(state_dict: StateDict) -> FAR:
+    """The generator with the sizes of the given weights, for 16 x 16 tokens."""
+    count = len(numbers(state_dict, r'tok_embeddings_(\d+)\.'))
+    codebooks = tuple(shape_of(state_dict, f'tok_embeddings_{i + 1}.weight', 2)[0] for i in range(max(count, 1)))
+    names = _NAMES.get(count, tuple(f'code_{i}' for i in range(len(codebooks))))
+    return FAR(
+        TokenSpec(codebooks, downsample_factor=16, codebook_names=names),
+        (16, 16),
+        shape_of(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1,
+        **llamagen.sizes(state_dict),
+        head_layers=head_layers_of(state_dict),
+    )
+
+
+def head_layers_of(state_dict: StateDict) -> int:
+    """Number of layers of the second decoder."""
+    return len(numbers(state_dict, r'ar_head\.(\d+)\.'))

@@ -1,0 +1,47 @@
+"""Official weights of generators, by name."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from tesserax.common.official import Official
+from tesserax.generators.convert import far, llamagen, vqgan_lc_gpt
+from tesserax.generators.trained import TrainedGenerator
+
+
+def _shapes(generator: Any) -> Mapping[str, Any]:
+    return jax.eval_shape(generator.init, jax.random.key(0))
+
+
+_generator = functools.partial(
+    Official,
+    ignored=lambda generator: llamagen.IGNORED,
+    shapes=_shapes,
+    changed=dataclasses.replace,
+    finished=TrainedGenerator,
+)
+
+OFFICIAL: dict[str, Official] = {
+    'llamagen_gpt': _generator(
+        model=llamagen.model,
+        reading=lambda state_dict: llamagen.rules(llamagen.layers_of(state_dict)),
+        writing=lambda variables: llamagen.rules(llamagen.layers_of_ours(variables)),
+    ),
+    'fqgan_far': _generator(
+        model=far.model,
+        reading=lambda state_dict: far.rules(llamagen.layers_of(state_dict), far.head_layers_of(state_dict)),
+        writing=lambda variables: far.rules(
+            llamagen.layers_of_ours(variables), llamagen.layers_of_ours(variables, 'head')
+        ),
+    ),
+    'vqgan_lc_gpt': _generator(
+        model=vqgan_lc_gpt.model,
+        reading=lambda state_dict: vqgan_lc_gpt.rules(vqgan_lc_gpt.layers_of(state_dict)),
+        writing=lambda variables: vqgan_lc_gpt.rules(llamagen.layers_of_ours(variables)),
+        ignored=lambda generator: vqgan_lc_gpt.IGNORED,
+    ),
+}
+"""The names of one paper differ in nothing but their sizes, which the shapes give; LlamaGen's serves text as well."""

@@ -1,0 +1,67 @@
+"""The official GPT of VQGAN-LC <-> VQGANLCGPT."""
+
+import math
+
+from tesserax.common.convert import IDENTITY, LINEAR, ConversionError, Rule, StateDict, Transform, joined, stacked
+from tesserax.common.official import numbers, shape_of
+from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
+from tesserax.tokenizers.tokenizer import TokenSpec
+
+IGNORED = ('transformer.blocks.*.attn.mask', 'vqgan.*')  # a constant; the tokenizer, where it lies in the same file
+
+_HEAD_WIDTH = 64
+_CLASSES = 1000  # of ImageNet: the vocabulary alone does not tell codewords from classes
+_POSITIONS = Transform(lambda x: x[0], lambda x: x[None])
+
+
+def rules(count: int) -> tuple[Rule, ...]:
+    """The pairs of names of a model with `count` layers."""
+
+    def rule(names: tuple[str, ...], entry: str, ours: str, transform: Transform = IDENTITY) -> Rule:
+        sources = tuple(f'transformer.blocks.{i}.{name}.{entry}' for i in range(count) for name in names)
+        each = transform if len(names) == 1 else joined(len(names), transform)
+        return Rule(sources, f'params/decoder/layers/{ours}', stacked(count, each, len(names)))
+
+    dense = {
+        ('attn.query', 'attn.key', 'attn.value'): 'attention/qkv',
+        ('attn.proj',): 'attention/out',
+        ('mlp.0',): 'mlp_in',
+        ('mlp.2',): 'mlp_out',
+    }
+    norms = {('ln1',): 'attention_norm', ('ln2',): 'mlp_norm'}
+    return (
+        *(rule(names, 'weight', f'{ours}/kernel', LINEAR) for names, ours in dense.items()),
+        *(rule(names, 'weight', f'{ours}/scale') for names, ours in norms.items()),
+        *(rule(names, 'bias', f'{ours}/bias') for names, ours in (dense | norms).items()),
+        Rule('transformer.tok_emb.weight', 'params/words/embedding'),
+        Rule('transformer.pos_emb', 'params/positions', _POSITIONS),
+        Rule('transformer.ln_f.weight', 'params/norm/scale'),
+        Rule('transformer.ln_f.bias', 'params/norm/bias'),
+        Rule('transformer.head.weight', 'params/output_0/kernel', LINEAR),
+    )
+
+
+def layers_of(state_dict: StateDict) -> int:
+    """Number of layers of official weights."""
+    return len(numbers(state_dict, r'transformer\.blocks\.(\d+)\.'))
+
+
+def model(state_dict: StateDict) -> VQGANLCGPT:
+    """The generator with the sizes of the given weights: a square grid, 1000 classes."""
+    vocabulary, width = shape_of(state_dict, 'transformer.tok_emb.weight', 2)
+    slots = shape_of(state_dict, 'transformer.pos_emb', 3)[1]
+    side = math.isqrt(slots - 1)
+    if side**2 != slots - 1 or vocabulary <= _CLASSES or width % _HEAD_WIDTH:
+        raise ConversionError(
+            f'these are weights of another model: {slots} positions are not one class and a square of tokens, or '
+            f'{vocabulary} words are not more than {_CLASSES}, or width {width} is no multiple of {_HEAD_WIDTH}'
+        )
+    return VQGANLCGPT(
+        TokenSpec((vocabulary - _CLASSES,), downsample_factor=16),
+        (side, side),
+        _CLASSES,
+        layers=layers_of(state_dict),
+        heads=width // _HEAD_WIDTH,
+        width=width,
+        mlp_width=shape_of(state_dict, 'transformer.blocks.0.mlp.0.weight', 2)[0],
+    )

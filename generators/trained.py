@@ -1,0 +1,83 @@
+"""A generator together with its variables, ready to call."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
+from tesserax.tokenizers.tokenizer import Tokens
+
+Asked = Condition | Int[np.ndarray, ' b'] | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGenerator:
+    """Conditions -> tokens, compiled once per shape and `SampleConfig`.
+
+    Attributes:
+      generator: the generator; its arguments are hashable (tuples, not lists).
+      variables: its collections ('params', ...).
+      ignored: names of official entries it was made without.
+      tokenizer: what decodes its tokens, where that is known: something with `decode(tokens) -> images`.
+    """
+
+    generator: Generator
+    variables: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+    tokenizer: Any = None
+
+    def sample(
+        self,
+        cond: Asked,
+        seed: int | Array = 0,
+        config: SampleConfig = SampleConfig(),  # noqa: B008 (frozen)
+        sample_ids: Sequence[int] | Int[np.ndarray | Array, ' b'] | None = None,
+    ) -> Tokens:
+        """One token grid for each condition.
+
+        Args:
+          cond: class numbers in [0, num_classes), or text; `num_classes` asks for nothing.
+          seed: of the run of sampling, or a key.
+          config: how ids are drawn.
+          sample_ids: number of each sample in the run, 0, 1, ... by default.  A sample depends on the seed, its number
+            and its condition, not on what else is in the batch.
+
+        Raises:
+          ValueError: a class number that there is none of.
+        """
+        asked = self._checked(cond)
+        rng = jax.random.key(seed) if isinstance(seed, int) else seed
+        count = len(jax.tree.leaves(asked)[0])
+        numbers = jnp.arange(count) if sample_ids is None else jnp.asarray(sample_ids, jnp.int32)
+        return _sample(self.generator, config, self.variables, asked, rng, numbers)
+
+    def loss(self, tokens: Tokens, cond: Asked) -> GeneratorLoss:
+        """The loss of a batch of tokens, without dropout and with every condition; needs no images."""
+        return _loss(self.generator, self.variables, tokens, self._checked(cond))
+
+    def _checked(self, cond: Asked) -> Condition:
+        if isinstance(cond, TextFeatures):
+            return cond
+        numbers, most = np.asarray(cond, np.int32), self.generator.num_classes
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() <= most):
+            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
+            raise ValueError(f'there is no class {wrong}: classes are 0 to {most - 1}, and {most} asks for nothing')
+        return jnp.asarray(numbers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sample(
+    generator: Generator, config: SampleConfig, variables: Any, cond: Condition, rng: Array, numbers: Array
+) -> Tokens:
+    return generator.sample(variables, cond, rng, numbers, config)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(generator: Generator, variables: Any, tokens: Tokens, cond: Condition) -> GeneratorLoss:
+    return generator.loss(variables, tokens, cond, jax.random.key(0), train=False)
