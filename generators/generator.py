@@ -44,6 +44,8 @@ class SampleConfig:
         'power_cosine', rising from 1 to s over the positions.
       guidance_interval: positions, for 'interval'.
       guidance_power: exponent, for 'power_cosine'.
+      second: how the second kind of ids is drawn, for methods that have two (CTF: fine ids, DQ-Transformer: positions);
+        None: as the method has it.
     """
 
     temperature: float = 1.0
@@ -53,6 +55,7 @@ class SampleConfig:
     guidance_schedule: str = 'constant'
     guidance_interval: int = 0
     guidance_power: float = 1.0
+    second: 'SampleConfig | None' = None
 
 
 @flax.struct.dataclass
