@@ -4,10 +4,12 @@
     python benchmarks/codebook_study.py --data cifar10.zip --codebooks plain simvq --sizes 1024 65536 --steps 200
     python benchmarks/codebook_study.py --data tfds:imagenet2012 --full          # on an accelerator
 
-Every cell is a run of `launch/train.py` in a folder of its own, without discriminator; a cell that has ended is not run
-again.  Usage and perplexity count all validation pictures; the part of the codewords that N tokens would meet if all
-were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the median over the lines of the log; memory
-is the largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png` (matplotlib).
+Every cell is a run of `launch/train.py` in a folder of its own, with the squared error and the codebook's own losses
+only, those with the same weights where a kind has them (for VQGAN-LC: higher than its paper's); a cell that has ended
+is not run again.  Usage and perplexity count all validation pictures; the part of the codewords that N tokens would
+meet if all were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the median over the lines of the
+log; memory is the largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png`
+(matplotlib).
 """
 
 import argparse
@@ -53,8 +55,12 @@ def _sized(size: int, dim: int, **more: Any) -> dict[str, Any]:
     return {'model.codebook_size': size, 'model.codebook_dim': dim, **more}
 
 
+def _lc(size: int, dim: int) -> dict[str, Any]:
+    return _sized(size, dim) | {'model.codebook_weight': 1.0, 'model.commitment_weight': 0.25}
+
+
 def _fvq(size: int, dim: int) -> dict[str, Any]:
-    patch = 4 if size <= 16_384 else 8 if size <= 65_536 else 16  # at most 1,024 tokens for the bridge
+    patch = {1024: 4, 16_384: 8, 65_536: 16, 262_144: 32}[size]  # at most 256 tokens for the bridge
     return _sized(size, dim) | {'model.bridge_patch': patch}
 
 
@@ -62,7 +68,7 @@ KINDS = {
     'plain': Kind('vqgan', (), lambda k, d: _sized(k, d) | {'model.normalize': False}),
     'unit norm': Kind('vqgan', (), _sized),
     'EMA': Kind('vqgan', ('ema',), _sized),
-    'VQGAN-LC': Kind('vqgan_lc', (), _sized),
+    'VQGAN-LC': Kind('vqgan_lc', (), _lc),
     'SimVQ': Kind('simvq', ('vqgan',), _sized),
     'FVQ': Kind('fvq', (), _fvq),
     'FSQ': Kind('code_free', ('fsq',), lambda k, d: {'model.levels': FSQ_LEVELS[k]}),
@@ -102,6 +108,7 @@ def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) 
     settings = {
         'data.source': args.data,
         'objective.discriminator': '',
+        'objective.perceptual': '',
         'train.steps': args.steps,
         'train.checkpoint_every': args.steps,
         'evaluate.every': args.steps,
@@ -211,8 +218,8 @@ def main() -> None:
     parser.add_argument('--sizes', nargs='+', type=int, choices=SIZES, default=list(SIZES))
     parser.add_argument('--dim', type=int, default=8, help='width of the codewords')
     parser.add_argument('--table', default='', help="VQGAN-LC's table, {size} standing for the rows; default: Gaussian")
-    parser.add_argument('--steps', type=int, default=500)
-    parser.add_argument('--batch_size', type=int, default=16, help="0: the config's")
+    parser.add_argument('--steps', type=int, default=1500)
+    parser.add_argument('--batch_size', type=int, default=8, help="0: the config's")
     parser.add_argument('--full', action='store_true', help='VQ-16 size at 256x256 instead of 32x32')
     parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/codebook_study'))
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
