@@ -44,6 +44,8 @@ class SampleConfig:
         'power_cosine', rising from 1 to s over the positions.
       guidance_interval: positions, for 'interval'.
       guidance_power: exponent, for 'power_cosine'.
+      steps: network calls of a method that refines all positions again and again, whose steps the schedules of guidance
+        then run over; 0: as the method has it.
       second: how the second kind of ids is drawn, for methods that have two (CTF: fine ids, DQ-Transformer: positions);
         None: as the method has it.
     """
@@ -55,6 +57,7 @@ class SampleConfig:
     guidance_schedule: str = 'constant'
     guidance_interval: int = 0
     guidance_power: float = 1.0
+    steps: int = 0
     second: 'SampleConfig | None' = None
 
 
@@ -65,10 +68,12 @@ class GeneratorLoss:
     Attributes:
       loss: scalar.
       metrics: other scalars worth logging; 'bits_per_token' where the method has a likelihood or a bound on it.
+      state: new values of collections besides 'params', by name, of a method that keeps statistics while it trains.
     """
 
     loss: Float[Array, '']
     metrics: dict[str, Float[Array, '']] = flax.struct.field(default_factory=dict)
+    state: Variables = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

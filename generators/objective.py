@@ -18,7 +18,8 @@ class GeneratorObjective:
     """An `Objective` with one player, 'generator'.
 
     Batches hold 'label' and either 'image', which the tokenizer encodes inside the step, or 'ids' (and 'grain', for
-    tokenizers with grains).  Collections of the generator besides 'params' are the model state, and stay as they are.
+    tokenizers with grains).  Collections of the generator besides 'params' are the model state, some of
+    which `GeneratorLoss.state` may replace.
 
     Attributes:
       generator: the model.
@@ -87,6 +88,7 @@ class GeneratorObjective:
         variables = {'params': params['generator'], **model_state['generator']}
         tokens, images = self.tokens(frozen, batch), self.images(batch)
         result = self.generator.loss(variables, tokens, batch['label'], rng, train=True, images=images)
+        model_state = {**model_state, 'generator': {**model_state['generator'], **result.state}}
         return {'generator': result.loss}, (model_state, StepReport(dict(result.metrics)))
 
     def losses_by_picture(
