@@ -1,19 +1,28 @@
-"""Measures a tokenizer on pictures it has not seen.
+"""Measures a tokenizer on pictures it has not seen, or generated pictures against real ones.
 
     python launch/evaluate.py --run=runs/fqgan
     python launch/evaluate.py --run=runs/fqgan --source=/data/kodak --image_size=256 --lpips=/weights/lpips
+    python launch/evaluate.py --run=runs/fqgan --inception=pt_inception-2015-12-05-6726825d.pth
+    python launch/evaluate.py --samples=samples.npz --reference=VIRTUAL_imagenet256_labeled.npz --inception=...
+    python launch/evaluate.py --samples=samples.npz --reference=embedded:digits --reference_split=validation
 
 `--run` also takes a file that launch/convert.py wrote; then name a --source.  Writes `evaluation.json` and
-`evaluation.png` into --out (default: the run folder).
+`evaluation.png` into --out (default: the run folder).  `--samples` takes an .npz file or a folder of pictures; its
+numbers go to `evaluation.json` in --out (default: the folder of the samples).  What they mean: docs/evaluation.md.
 """
 
+import dataclasses
 import json
 import pathlib
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
 from tesserax.launch import cli
+
+if TYPE_CHECKING:
+    from tesserax.common.metrics.feature_extractor import FeatureExtractor
+    from tesserax.common.metrics.generation_report import GenerationReport
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder, checkpoint of a run, or converted weights.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -29,15 +38,42 @@ _LPIPS_SHA256 = flags.DEFINE_string('lpips_sha256', None, 'Digest that a single 
 _PICTURES = flags.DEFINE_integer('pictures', 16, 'Pictures on the sheet; 0 leaves it out.')
 _OUT = flags.DEFINE_string('out', None, 'Folder for the results; default: the run folder.')
 
+_SAMPLES = flags.DEFINE_string('samples', None, 'Generated pictures: .npz file or folder.')
+_REFERENCE = flags.DEFINE_string('reference', None, 'Real pictures: statistics (.npz), a folder, or any source.')
+_REFERENCE_SPLIT = flags.DEFINE_enum(
+    'reference_split', None, ['validation', 'train'],
+    'Which pictures of the reference; default: all of a folder, the training pictures of other sources.',
+)  # fmt: skip
+_SETTINGS = flags.DEFINE_list('settings', [], 'How the samples were drawn, for the record: seed=0,guidance_scale=2')
+_AGAINST = flags.DEFINE_string('against', None, 'An earlier evaluation.json to compare with.')
+_PROTOCOL = flags.DEFINE_string(
+    'protocol', None, 'adm, pytorch_fid, torch_fidelity, clean or stand_in; default: adm with --inception.'
+)
+_INCEPTION = flags.DEFINE_string('inception', None, 'Inception weights of pytorch-fid.')
+_INCEPTION_SHA256 = flags.DEFINE_string('inception_sha256', None, 'Digest of these, if not the published file.')
+
 
 def main() -> None:
     """Evaluates and prints a table."""
+    from tesserax.common.errors import UserError
+
+    if (_RUN.value is None) == (_SAMPLES.value is None):
+        raise UserError('name what to evaluate, for example --run=runs/fqgan, or --samples=samples.npz')
+    if _RUN.value is not None:
+        _evaluate_run(pathlib.Path(_RUN.value))
+    else:
+        _evaluate_samples(pathlib.Path(_SAMPLES.value))
+
+
+def _evaluate_run(path: pathlib.Path) -> None:
     import numpy as np
     from tqdm import tqdm
 
     from tesserax.common.data.pipeline import Split, evaluation_batches, open_source
     from tesserax.common.errors import UserError
-    from tesserax.common.pictures import save_png
+    from tesserax.common.metrics.feature_set import FeatureCollector
+    from tesserax.common.metrics.generation_report import report_on
+    from tesserax.common.pictures import save_png, to_uint8
     from tesserax.common.pretrained.judge import load_judge
     from tesserax.common.training.writers import json_number
     from tesserax.launch import assemble, run_folder
@@ -46,9 +82,6 @@ def main() -> None:
     from tesserax.tokenizers.tokenizer import Tokens
     from tesserax.tokenizers.trained import TrainedTokenizer
 
-    if _RUN.value is None:
-        raise UserError('name what to evaluate, for example --run=runs/fqgan')
-    path = pathlib.Path(_RUN.value)
     model = load(path, _WHICH.value)
     if not isinstance(model, TrainedTokenizer):
         raise UserError(f'{path} holds no tokenizer but a {type(model.module).__name__}')
@@ -69,32 +102,113 @@ def main() -> None:
         return np.asarray(output.reconstruction), output.tokens
 
     perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
-    batches = evaluation_batches(
-        open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir),
-        image_size=size or 256,
-        batch_size=_BATCH_SIZE.value,
-    )
+    pictures = open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir)
+    batches = evaluation_batches(pictures, image_size=size or 256, batch_size=_BATCH_SIZE.value)
+    collectors = []
+    if _PROTOCOL.value or _INCEPTION.value:
+        extractor, names = _extractor(), (pictures.name, f'{path}: reconstructions')
+        collectors = [FeatureCollector(extractor, name, _BATCH_SIZE.value) for name in names]
+
+    def observe(*both: np.ndarray) -> None:
+        for collector, images in zip(collectors, both, strict=True):
+            collector.add(to_uint8(images))
+
     evaluation = evaluate_tokenizer(
         reconstruct,
         tqdm(batches, desc='evaluating', unit='batch'),
         model.spec,
         perceptual=perceptual,
         pictures=_PICTURES.value,
+        observe=observe if collectors else None,
     )
     out.mkdir(parents=True, exist_ok=True)
     settings = {'weights': str(path), 'source': source, 'split': _SPLIT.value, 'image_size': size or 256}
-    metrics = {name: json_number(value) for name, value in evaluation.metrics.items()}
+    results: dict[str, Any] = {name: json_number(value) for name, value in evaluation.metrics.items()}
+    report = None
+    if collectors:
+        real, made = (collector.collected() for collector in collectors)
+        report = report_on(made, real, distance='rfid', progress=True)
+        results |= report.metrics | {'distribution': dataclasses.asdict(report)}
     written = [out / 'evaluation.json']
-    run_folder.write_text(written[0], json.dumps(settings | metrics, indent=2, allow_nan=False) + '\n')
+    run_folder.write_text(written[0], json.dumps(settings | results, indent=2, allow_nan=False) + '\n')
     if len(evaluation.originals):
         written.append(out / 'evaluation.png')
         save_png(written[1], evaluation.sheet())
     for name, value in evaluation.metrics.items():
         print(f'{name:24} {value:.4f}' if value % 1 else f'{name:24} {value:.0f}')
-    if batches.skipped:
-        name, reason = next(iter(batches.skipped.items()))
-        print(f'{len(batches.skipped)} pictures could not be read and do not count; the first: {name}: {reason}')
+    if report is not None:
+        _print(report)
+    _print_skipped(batches.skipped)
     print(f'wrote {" and ".join(map(str, written))}')
+
+
+def _evaluate_samples(path: pathlib.Path) -> None:
+    from tesserax.common.data.byte_batches import open_byte_batches
+    from tesserax.common.errors import UserError
+    from tesserax.common.metrics.generation_report import report_on
+    from tesserax.common.metrics.measure import measure, open_reference
+    from tesserax.launch import run_folder
+
+    if _REFERENCE.value is None:
+        raise UserError('name the real pictures by --reference, for example --reference=embedded:digits')
+    batches = open_byte_batches(str(path), image_size=_IMAGE_SIZE.value, batch_size=_BATCH_SIZE.value)
+    extractor = _extractor()
+    reference = open_reference(
+        _REFERENCE.value,
+        extractor,
+        split=_REFERENCE_SPLIT.value,
+        data_dir=_DATA_DIR.value,
+        image_size=batches.image_size,
+        batch_size=_BATCH_SIZE.value,
+        progress=True,
+    )
+    samples = measure(batches, extractor, progress=True)
+    report = report_on(samples, reference, settings=batches.settings | _settings(), progress=True)
+    out = pathlib.Path(_OUT.value) if _OUT.value else (path if path.is_dir() else path.parent)
+    out.mkdir(parents=True, exist_ok=True)
+    results = report.metrics | {'distribution': dataclasses.asdict(report)}
+    run_folder.write_text(out / 'evaluation.json', json.dumps(results, indent=2, allow_nan=False) + '\n')
+    _print(report)
+    _print_skipped(batches.skipped)
+    print(f'wrote {out / "evaluation.json"}')
+
+
+def _extractor() -> 'FeatureExtractor':
+    from tesserax.common.metrics.feature_extractor import load_extractor
+    from tesserax.common.metrics.protocols import find_protocol
+
+    protocol = find_protocol(_PROTOCOL.value or ('adm' if _INCEPTION.value else 'stand_in'))
+    return load_extractor(protocol, _INCEPTION.value, sha256=_INCEPTION_SHA256.value)
+
+
+def _settings() -> dict[str, Any]:
+    """What --settings says, numbers as numbers."""
+    from tesserax.common.errors import UserError
+
+    found: dict[str, Any] = {}
+    for entry in _SETTINGS.value:
+        name, sign, value = entry.partition('=')
+        if not sign:
+            raise UserError(f'settings are written name=value, got {entry!r}')
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def _print(report: 'GenerationReport') -> None:
+    from tesserax.common.metrics.generation_report import difference, read_report
+
+    print(report.table())
+    if _AGAINST.value:
+        print(difference(report, read_report(_AGAINST.value)))
+
+
+def _print_skipped(skipped: dict[str, str]) -> None:
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        print(f'{len(skipped)} pictures could not be read and do not count; the first: {name}: {reason}')
 
 
 if __name__ == '__main__':

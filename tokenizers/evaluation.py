@@ -20,6 +20,7 @@ from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
 
 Images = Float[np.ndarray, 'b H W 3']
 Reconstruct = Callable[[Images], tuple[Images, Tokens]]
+Observe = Callable[[Images, Images], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ def evaluate_tokenizer(
     perceptual: Judge | None = None,
     with_ssim: bool = True,
     pictures: int = 8,
+    observe: Observe | None = None,
 ) -> TokenizerEvaluation:
     """Reconstructs every picture of `batches` once.
 
@@ -68,6 +70,7 @@ def evaluate_tokenizer(
       perceptual: judge of the distance between two images; None leaves it out.
       with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large pictures.
       pictures: how many to keep for the sheet.
+      observe: is given the originals and the reconstructions of each batch, without padding.
 
     Raises:
       ValueError: there are no pictures, or an id lies outside its codebook.
@@ -83,6 +86,8 @@ def evaluate_tokenizer(
         images, mask = batch['image'], batch['mask']
         reconstruction, tokens = reconstruct(images)
         real, made = images[mask], np.asarray(reconstruction, np.float32)[mask]
+        if observe is not None:
+            observe(real, made)
         values = {'psnr': psnr(real, made)}
         if with_ssim:
             values['ssim'] = ssim(real, made)

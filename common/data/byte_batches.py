@@ -37,12 +37,15 @@ class ByteBatches(abc.ABC):
 
     Attributes:
       name: of the set.
+      image_size: side of the pictures in pixels.
       batch_size: of all batches but the last, and but those with pictures that cannot be read.
       settings: how the pictures were made, as far as the file says.
     """
 
-    def __init__(self, name: str, batch_size: int, settings: dict[str, Any] | None = None) -> None:
-        self.name, self.batch_size, self.settings = name, batch_size, settings or {}
+    def __init__(self, name: str, image_size: int, batch_size: int, settings: dict[str, Any] | None = None) -> None:
+        if batch_size < 1:
+            raise UserError(f'the batch size must be at least 1, got {batch_size}')
+        self.name, self.image_size, self.batch_size, self.settings = name, image_size, batch_size, settings or {}
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -70,7 +73,7 @@ class SampleFile(ByteBatches):
     def __init__(self, path: pathlib.Path, batch_size: int) -> None:
         self._path = path
         try:
-            with np.load(path) as arrays:
+            with path.open('rb') as file, np.load(file) as arrays:  # a damaged file is closed, too
                 names = set(arrays.files)
                 label_name = next((name for name in ('labels', 'arr_1') if name in names), None)
                 self._labels = arrays[label_name].reshape(-1) if label_name else None
@@ -83,12 +86,9 @@ class SampleFile(ByteBatches):
             raise UserError(f'{path} is missing, damaged or no .npz file: {error}') from None
         if self._labels is not None and len(self._labels) != self._shape[0]:
             raise UserError(f'{path} holds {self._shape[0]} pictures but {len(self._labels)} labels')
-        super().__init__(str(path), batch_size, settings)
-
-    @property
-    def side(self) -> tuple[int, int]:
-        """Height and width of the pictures."""
-        return self._shape[1], self._shape[2]
+        if self._shape[1] != self._shape[2]:
+            raise UserError(f'{path}: pictures must be square, got {self._shape[1]}x{self._shape[2]} pixels')
+        super().__init__(str(path), self._shape[1], batch_size, settings)
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -119,7 +119,7 @@ class SourcePictures(ByteBatches):
     """ADM's centre crops of the pictures of a source."""
 
     def __init__(self, source: ImageSource, image_size: int, batch_size: int) -> None:
-        super().__init__(source.name, batch_size)
+        super().__init__(source.name, image_size, batch_size)
         self._source = source
         self._batches: EvaluationBatches = evaluation_batches(source, image_size=image_size, batch_size=batch_size)
 
@@ -162,9 +162,8 @@ def open_byte_batches(
     path = pathlib.Path(spec)
     if path.suffix == '.npz':
         batches = SampleFile(path, batch_size)
-        found = batches.side
-        if image_size is not None and found != (image_size, image_size):
-            raise UserError(f'{path} holds pictures of {found[0]}x{found[1]} pixels, not of {image_size}x{image_size}')
+        if image_size not in (None, batches.image_size):
+            raise UserError(f'{path} holds pictures of {batches.image_size} pixels a side, not of {image_size}')
         return batches
     is_set = spec.startswith(('embedded:', 'tfds:'))
     if is_set or split is not None:

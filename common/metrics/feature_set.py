@@ -57,6 +57,9 @@ class FeatureCollector:
       batch_size: of a full batch.
       keep: how many of the last features are kept for precision and recall, spread evenly; None: all of them.
       total: number of pictures that will come; needed to spread what is kept.
+
+    Attributes:
+      count: pictures so far.
     """
 
     def __init__(
@@ -65,18 +68,19 @@ class FeatureCollector:
         self._extractor, self._pictures, self._batch_size = extractor, pictures, batch_size
         # Where fewer are kept than there are: evenly, because many sources are sorted by class.
         self._every = max(1.0, total / keep) if keep is not None else 1.0
-        self._pool, self._spatial, self._digest, self._count = Moments(), Moments(), hashlib.sha256(), 0
+        self._pool, self._spatial, self._digest, self.count = Moments(), Moments(), hashlib.sha256(), 0
         self._features: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
 
     def add(self, images: UInt8[np.ndarray, 'n h w 3'], labels: Integer[np.ndarray, ' n'] | None = None) -> None:
         """Adds pictures, RGB, of one size, and their classes where they are known."""
-        self._digest.update(repr(images.shape[1:]).encode())
+        if self.count == 0:
+            self._digest.update(repr(images.shape[1:]).encode())
         self._digest.update(np.ascontiguousarray(images))
         found = self._extractor(images, self._batch_size)
         self._pool.add(found.pool)
-        number = np.arange(self._count, self._count + len(images))
+        number = np.arange(self.count, self.count + len(images))
         self._features.append(found.pool[np.floor((number + 1) / self._every) > np.floor(number / self._every)])
         if found.spatial is not None:
             self._spatial.add(found.spatial)
@@ -84,7 +88,7 @@ class FeatureCollector:
             self._logits.append(found.logits)
         if labels is not None:
             self._labels.append(labels)
-        self._count += len(images)
+        self.count += len(images)
 
     def collected(self) -> FeatureSet:
         """Everything added so far; ValueError below two pictures."""
@@ -98,7 +102,7 @@ class FeatureCollector:
             self._spatial.gaussian() if self._extractor.protocol.spatial else None,
             np.concatenate(self._features),
             np.concatenate(self._logits) if self._logits else None,
-            labels if labels is not None and len(labels) == self._count else None,
+            labels if labels is not None and len(labels) == self.count else None,
         )
 
 
@@ -135,12 +139,21 @@ def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
 
 def has_statistics(path: str | os.PathLike[str]) -> bool:
     """Whether this is a file of statistics, ours or of another evaluator, rather than of pictures alone."""
+    return {'mu', 'sigma'} <= _arrays_in(path)
+
+
+def has_pictures(path: str | os.PathLike[str]) -> bool:
+    """Whether this is an `.npz` file that holds pictures."""
+    return 'arr_0' in _arrays_in(path)
+
+
+def _arrays_in(path: str | os.PathLike[str]) -> set[str]:
     path = pathlib.Path(path)
     if path.suffix != '.npz' or not path.is_file():
-        return False
+        return set()
     try:
         with zipfile.ZipFile(path) as file:
-            return {'mu.npy', 'sigma.npy'} <= set(file.namelist())
+            return {name.removesuffix('.npy') for name in file.namelist()}
     except zipfile.BadZipFile:
         raise UserError(f'{path} is damaged or no .npz file') from None
 
@@ -154,7 +167,7 @@ def load_statistics(path: str | os.PathLike[str]) -> FeatureSet:
       UserError: the file is damaged or holds no statistics.
     """
     try:
-        with np.load(path) as arrays:
+        with open(path, 'rb') as file, np.load(file) as arrays:
             wanted = ('about', 'mu', 'sigma', 'mu_s', 'sigma_s', 'features')
             found = {name: arrays[name] for name in wanted if name in arrays}
             if not {'mu', 'sigma'} <= set(found):

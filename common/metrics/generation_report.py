@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from tesserax.common.errors import UserError
 from tesserax.common.metrics.feature_set import FeatureSet
@@ -112,10 +112,11 @@ def report_on(
         metrics['inception_score'] = found.score
         if len(protocol.score.parts(len(samples.logits))) > 1:
             metrics['inception_score_error'] = found.deviation
-    if protocol.neighbours and samples.features is not None and reference.features is not None:
+    made, real = (_with_neighbours(each, protocol) for each in (samples, reference))
+    if made is not None and real is not None:
         both = precision_recall(
-            samples.features,
-            reference.features,
+            made,
+            real,
             neighbours=protocol.neighbours,
             half=protocol.half_distances,
             progress=progress,
@@ -137,6 +138,17 @@ def report_on(
         reference.pool.count,
         tuple(_warnings(samples, reference, protocol)),
     )
+
+
+def difference(ours: GenerationReport, theirs: GenerationReport) -> str:
+    """A table of two reports side by side; UserError where their numbers do not compare."""
+    check_comparable(ours, theirs)
+    lines = [f'{"":24} {"this":>12} {"other":>12} {"change":>12}']
+    for name, value in ours.metrics.items():
+        if name in theirs.metrics and not name.endswith('_error'):
+            other = theirs.metrics[name]
+            lines.append(f'{name:24} {value:12.4f} {other:12.4f} {value - other:+12.4f}')
+    return '\n'.join(lines)
 
 
 def check_combinable(samples: FeatureSet, reference: FeatureSet) -> None:
@@ -169,8 +181,8 @@ def _brief(value: Any) -> str:
 def read_report(path: str | os.PathLike[str]) -> GenerationReport:
     """A report from its JSON file; UserError if there is none in it."""
     try:
-        found = json.loads(pathlib.Path(path).read_text())
-        return GenerationReport(**{**found['generation'], 'warnings': tuple(found['generation']['warnings'])})
+        found = json.loads(pathlib.Path(path).read_text())['distribution']
+        return GenerationReport(**{**found, 'warnings': tuple(found['warnings'])})
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f'{path} holds no report on generated pictures: {error}') from None
 
@@ -187,6 +199,13 @@ def class_policy(labels: Integer[np.ndarray, ' n'] | None) -> str:
     return f'{counts.min()} to {counts.max()} of each of {len(counts)} classes'
 
 
+def _with_neighbours(pictures: FeatureSet, protocol: Protocol) -> Float[np.ndarray, 'n d'] | None:
+    """Features for precision and recall; None where the protocol does without, or there are too few."""
+    features = pictures.features
+    enough = protocol.neighbours and features is not None and len(features) > protocol.neighbours
+    return features if enough else None
+
+
 def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) -> Sequence[str]:
     """What makes the numbers doubtful."""
     found = []
@@ -198,6 +217,8 @@ def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) ->
     for name, each in {'samples': samples, 'reference': reference}.items():
         if 0 < each.pool.count <= width:
             found.append(f'the covariance of the {name} is singular: {each.pool.count} pictures, {width} features')
+        if protocol.neighbours and _with_neighbours(each, protocol) is None:
+            found.append(f'no precision and recall: {protocol.neighbours} neighbours need features of more {name}')
     rule = protocol.score
     if rule is not None:
         if rule.shuffle_seed is None and len(rule.parts(count)) > 1 and _in_class_order(samples.labels):

@@ -3,12 +3,14 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
 import tesserax.launch.load
+from tesserax.common.errors import UserError
 from tesserax.launch import cli, evaluate
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 from tesserax.tokenizers.trained import TrainedTokenizer
@@ -82,3 +84,43 @@ def test_a_run_is_measured_at_the_size_it_was_evaluated_at(evaluated, tmp_path):
         (tmp_path / 'config.json').write_text(config.to_json())
         found = json.loads((evaluated(pictures=0, image_size=None) / 'evaluation.json').read_text())
         assert found['image_size'] == expected
+
+
+def test_a_tokenizer_is_measured_by_the_distance_of_its_reconstructions(evaluated):
+    with flagsaver.flagsaver(protocol='stand_in'):
+        found = json.loads((evaluated(pictures=0) / 'evaluation.json').read_text())
+    assert found['stand_in_frechet'] == pytest.approx(0, abs=1e-6)
+    assert found['distribution']['count'] == 3  # the fourth is held out
+    assert 'rfid' not in found
+
+
+def run_on_samples(tmp_path, **settings):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(['evaluate'])
+    with flagsaver.flagsaver(samples=str(tmp_path / 's.npz'), out=str(tmp_path / 'out'), **settings):
+        evaluate.main()
+    return json.loads((tmp_path / 'out' / 'evaluation.json').read_text(), parse_constant=refuse)
+
+
+def test_samples_are_measured_against_real_pictures(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / 's.npz', arr_0=pixels, labels=np.arange(12) % 4)
+    settings = {'reference': 'embedded:digits', 'reference_split': 'validation'}
+    found = run_on_samples(tmp_path, settings=['seed=3', 'top_p=0.9'], **settings)
+    report = found['distribution']
+    assert found['stand_in_frechet'] > 0.1
+    assert report['settings'] == {'seed': 3, 'top_p': 0.9}
+    assert report['class_policy'] == '3 of each of 4 classes'
+    assert report['reference'].startswith('embedded:digits')
+    assert 'not FID' in capsys.readouterr().out
+    np.savez(tmp_path / 's.npz', arr_0=pixels[:11])
+    (tmp_path / 'earlier.json').write_text((tmp_path / 'out' / 'evaluation.json').read_text())
+    with pytest.raises(UserError, match='different count do not compare: 11 and 12'):
+        run_on_samples(tmp_path, against=str(tmp_path / 'earlier.json'), **settings)
+
+
+def test_either_a_run_or_samples_are_evaluated(tmp_path):
+    with pytest.raises(UserError, match='--run'):
+        run_on_samples(tmp_path, run='somewhere')
+    with pytest.raises(UserError, match='--reference'):
+        run_on_samples(tmp_path)
