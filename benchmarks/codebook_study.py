@@ -6,7 +6,7 @@
 
 Every cell is a run of `launch/train.py` in a folder of its own, with the squared error and the codebook's own losses
 only, those with the same weights where a kind has them (for VQGAN-LC: higher than its paper's); a cell that has ended
-is not run again.  Usage and perplexity count all validation pictures; the part of the codewords that N tokens would
+is not run again.  Usage and perplexity count all validation pictures, or more tokens on request; the part of the codewords that N tokens would
 meet if all were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the median over the lines of the
 log; memory is the largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png`
 (matplotlib).
@@ -24,6 +24,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import tesserax
+from tesserax.common.data.pipeline import evaluation_batches, open_source
+from tesserax.common.metrics.codebook_usage import CodebookUsage
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = (1024, 16_384, 65_536, 262_144)
@@ -60,8 +67,8 @@ def _lc(size: int, dim: int) -> dict[str, Any]:
 
 
 def _fvq(size: int, dim: int) -> dict[str, Any]:
-    patch = {1024: 4, 16_384: 8, 65_536: 16, 262_144: 32}[size]  # at most 256 tokens for the bridge
-    return _sized(size, dim) | {'model.bridge_patch': patch}
+    patch = {1024: 4, 16_384: 8, 65_536: 16, 262_144: 16}[size]  # 1,024 tokens for the bridge at most
+    return _sized(size, dim) | {'model.bridge_patch': patch, 'model.bridge_width': 256}
 
 
 KINDS = {
@@ -135,23 +142,47 @@ def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) 
     (folder / 'cell.json').write_text(json.dumps({'peak_gib': usage.ru_maxrss / 2**20}))  # kibibytes on Linux
 
 
+def count_training_pictures(folder: pathlib.Path, source: str) -> None:
+    """Counts the codewords of all training pictures of a cell that has ended, and notes it, unless that is done.
+
+    The validation pictures alone may be too few to meet every codeword of a large codebook.
+    """
+    if (folder / 'usage.json').exists():
+        return
+    config = json.loads((folder / 'config.json').read_text())
+    model = tesserax.load(folder)
+    batches = evaluation_batches(
+        open_source(source, 'train'),
+        image_size=config['data']['image_size'],
+        batch_size=config['evaluate']['batch_size'],
+    )
+    usage = CodebookUsage(model.spec.codebook_sizes[0])
+    for batch in tqdm(batches, desc='training pictures', unit='batch'):
+        ids = np.asarray(model.encode(batch['image']).ids)[batch['mask']]
+        usage.add(np.bincount(ids.ravel(), minlength=model.spec.codebook_sizes[0]))
+    report = usage.report()
+    found = {'usage': report.usage, 'perplexity': report.perplexity, 'tokens': int(usage.counts.sum())}
+    (folder / 'usage.json').write_text(json.dumps(found))
+
+
 def read(name: str, size: int, folder: pathlib.Path) -> Row:
     """The row of a cell that has ended."""
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     last = next(line for line in reversed(lines) if 'evaluation/psnr' in line)
     (usage,) = (value for key, value in last.items() if key.startswith('evaluation/usage/'))
     (perplexity,) = (value for key, value in last.items() if key.startswith('evaluation/perplexity/'))
-    if name == 'FSQ':
-        size = math.prod(FSQ_LEVELS[size])
+    counted = {'usage': usage, 'perplexity': perplexity, 'tokens': int(last['evaluation/tokens'])}
+    if (folder / 'usage.json').exists():
+        counted = json.loads((folder / 'usage.json').read_text())
     return Row(
-        name,
-        size,
-        usage,
-        perplexity,
-        last['evaluation/psnr'],
-        statistics.median(line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line),
-        json.loads((folder / 'cell.json').read_text())['peak_gib'],
-        int(last['evaluation/tokens']),
+        codebook=name,
+        size=math.prod(FSQ_LEVELS[size]) if name == 'FSQ' else size,
+        psnr=last['evaluation/psnr'],
+        seconds_per_step=statistics.median(
+            line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line
+        ),
+        peak_gib=json.loads((folder / 'cell.json').read_text())['peak_gib'],
+        **counted,
     )
 
 
@@ -164,12 +195,12 @@ def write(rows: list[Row], out: pathlib.Path) -> None:
         writer.writerow(names)
         writer.writerows([dataclasses.astuple(row) for row in rows])
     lines = [
-        '| codebook | K | usage | reachable | perplexity | PSNR, dB | s/step | peak GiB |',
-        '|---|---:|---:|---:|---:|---:|---:|---:|',
+        '| codebook | K | tokens counted | usage | reachable | perplexity | PSNR, dB | s/step | peak GiB |',
+        '|---|---:|---:|---:|---:|---:|---:|---:|---:|',
     ]
     lines += [
-        f'| {r.codebook} | {r.size:,} | {100 * r.usage:.2f} % | {100 * r.reachable:.1f} % | {r.perplexity:,.0f} '
-        f'| {r.psnr:.2f} | {r.seconds_per_step:.2f} | {r.peak_gib:.1f} |'
+        f'| {r.codebook} | {r.size:,} | {r.tokens:,} | {100 * r.usage:.2f} % | {100 * r.reachable:.1f} % '
+        f'| {r.perplexity:,.0f} | {r.psnr:.2f} | {r.seconds_per_step:.2f} | {r.peak_gib:.1f} |'
         for r in rows
     ]
     (out / 'codebook_study.md').write_text('\n'.join(lines) + '\n')
@@ -203,7 +234,7 @@ def plot(rows: list[Row], path: pathlib.Path) -> None:
             axis.set_yscale('log')
         axis.margins(y=0.08)  # the highest points are not cut
         axis.grid(alpha=0.3)
-    bound = sorted({(row.size, row.reachable) for row in rows})
+    bound = sorted({row.size: row.reachable for row in rows}.items())
     axes.flat[0].plot(*zip(*bound, strict=True), linestyle=':', color='black', label='reachable')
     handles, labels = axes.flat[0].get_legend_handles_labels()
     axes.flat[-1].axis('off')
@@ -220,6 +251,7 @@ def main() -> None:
     parser.add_argument('--table', default='', help="VQGAN-LC's table, {size} standing for the rows; default: Gaussian")
     parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--batch_size', type=int, default=8, help="0: the config's")
+    parser.add_argument('--count_training_pictures', action='store_true', help='for usage, instead of validation')
     parser.add_argument('--full', action='store_true', help='VQ-16 size at 256x256 instead of 32x32')
     parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/codebook_study'))
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
@@ -230,6 +262,8 @@ def main() -> None:
             folder = args.runs / f'{name.replace(" ", "_")}_{size}'
             print(f'{name}, {size} codewords: {folder}', flush=True)
             train(name, size, folder, args)
+            if args.count_training_pictures:
+                count_training_pictures(folder, args.data)
             rows.append(read(name, size, folder))
             print(rows[-1], flush=True)
             write(sorted(rows, key=lambda row: list(KINDS).index(row.codebook)), args.out)
