@@ -6,10 +6,10 @@
 
 Every cell is a run of `launch/train.py` in a folder of its own, with the squared error and the codebook's own losses
 only, those with the same weights where a kind has them (for VQGAN-LC: higher than its paper's); a cell that has ended
-is not run again.  Usage and perplexity count all validation pictures, or more tokens on request; the part of the codewords that N tokens would
-meet if all were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the median over the lines of the
-log; memory is the largest that the whole process held.  `--out` receives `codebook_study.csv`, `.md` and `.png`
-(matplotlib).
+is not run again.  Usage and perplexity count all validation pictures, or more tokens on request; the part of the
+codewords that N tokens would meet if all were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the
+median over the lines of the log; memory is the largest that the whole process held.  `--out` receives
+`codebook_study.csv`, `.md` and `.png` (matplotlib).
 """
 
 import argparse
