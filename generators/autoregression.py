@@ -127,16 +127,15 @@ class Autoregressive(Generator):
         """Variables as the steps of a walk read them fastest; by default as they are."""
         return variables
 
-    def guided_rows(self, variables: Variables, cond: Condition) -> Condition:
-        """The conditions, and after them as many null conditions.
+    def null_for_guidance(self, variables: Variables, cond: Condition) -> Condition:
+        """The null conditions.
 
         Raises:
           ValueError: the generator never learned to do without a condition.
         """
         if not self.condition_dropout:
             raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
-        null = self.null_condition(variables, cond)
-        return jax.tree.map(lambda *rows: jnp.concatenate(rows), cond, null)
+        return self.null_condition(variables, cond)
 
     def sample(
         self,
@@ -159,7 +158,10 @@ class Autoregressive(Generator):
             ids = draw(logits, at_position(keys, position * slots + slot), config)
             return Choice(jnp.tile(ids, 2) if guided else ids)
 
-        walked = walk(self, variables, self.guided_rows(variables, cond) if guided else cond, choose)
+        if guided:  # conditional rows first
+            null = self.null_for_guidance(variables, cond)
+            cond = jax.tree.map(lambda *rows: jnp.concatenate(rows), cond, null)
+        walked = walk(self, variables, cond, choose)
         return Tokens(walked.ids[: len(keys)].reshape(len(keys), *self.grid, slots))
 
 

@@ -50,20 +50,26 @@ class FARNetwork(LlamaGenNetwork):
         x = self.head(Stream(x.reshape(b * n, k, d)), at, train=train).x
         return self.normed(x).reshape(b, n, k, d)
 
+    def begin(self, cond: Condition) -> Cache:
+        """Both caches, empty."""
+        cache = super().begin(cond)
+        slots, head_width = len(self.codebook_sizes), self.width // self.heads
+        rows = len(cache.start)
+        inner = key_values.empty(self.head_layers, rows, self.heads, slots, head_width, self.cache_dtype)
+        return dataclasses.replace(cache, inner=inner)
+
     def step(self, cache: Cache, ids: Int[Array, 'b k'], slot: int) -> Step:
         """See `Autoregressive.step`: at slot 0 the decoder goes one position on, at the others only the head does."""
-        k = len(self.codebook_sizes)
         if slot == 0:
             stream = self.advance(cache, ids[:, None])
             x, cache = stream.x, stream.cache
-            head_width = self.width // self.heads
-            inner = key_values.empty(self.head_layers, len(ids), self.heads, k, head_width, self.cache_dtype)
         else:
-            x, inner = self.codewords[slot - 1](ids[:, slot - 1 : slot]), cache.inner
-        stream = self.head(Stream(x, inner), places(slot, 1, k, self.rotation()))
-        # The last slot's entries are read by nobody; leaving them out keeps the cache of a walk of one form.
-        inner = stream.cache if slot < k - 1 else None
-        return Step(dataclasses.replace(cache, inner=inner), self.output[slot](self.normed(stream.x[:, 0])))
+            x = self.codewords[slot - 1](ids[:, slot - 1 : slot])
+        # Entries of the position before lie at later slots, which are not visible.
+        at = places(slot, 1, len(self.codebook_sizes), self.rotation())
+        stream = self.head(Stream(x, cache.inner), at)
+        cache = dataclasses.replace(cache, inner=stream.cache)
+        return Step(cache, self.output[slot](self.normed(stream.x[:, 0])))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,8 @@ class SampleConfig:
         'power_cosine', rising from 1 to s over the positions.
       guidance_interval: positions, for 'interval'.
       guidance_power: exponent, for 'power_cosine'.
+      window: ids that an autoregressive method guesses at a time and checks in one pass: the same ids in fewer passes;
+        0: one id after the other.
       steps: network calls of a method that refines all positions again and again, whose steps the schedules of guidance
         then run over; 0: as the method has it.
       second: how the second kind of ids is drawn, for methods that have two (CTF: fine ids, DQ-Transformer: positions);
@@ -57,6 +59,7 @@ class SampleConfig:
     guidance_schedule: str = 'constant'
     guidance_interval: int = 0
     guidance_power: float = 1.0
+    window: int = 0
     steps: int = 0
     second: 'SampleConfig | None' = None
 

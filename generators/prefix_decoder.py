@@ -18,9 +18,12 @@ from jaxtyping import Array, Float, Int
 from tesserax.generators import key_values
 from tesserax.generators.autoregression import Autoregressive, Step
 from tesserax.generators.cross_entropy import CrossEntropy, cross_entropy
-from tesserax.generators.generator import Condition, TextFeatures, Variables
+from tesserax.generators.generator import Condition, SampleConfig, TextFeatures, Variables
+from tesserax.generators.jacobi import speculate
 from tesserax.generators.key_values import KeyValues
+from tesserax.generators.sampling import row_keys
 from tesserax.generators.transformer import Decoder, Linear, Stream, places
+from tesserax.tokenizers.tokenizer import Tokens
 
 
 @flax.struct.dataclass
@@ -256,6 +259,28 @@ class PrefixGenerator(Autoregressive):
     def step(self, variables: Variables, cache: Cache, ids: Int[Array, 'b k'], slot: int = 0) -> Step:
         """See `Autoregressive.step`."""
         return self._apply(variables, 'step', cache, ids, slot=slot)
+
+    def next_logits(self, variables: Variables, cache: Cache, ids: Int[Array, 'b n k']) -> Step:
+        """Logits `[b, n, K]` of the next n positions, whose inputs are `ids`, where a position has one id."""
+        return self._apply(variables, 'next_logits', cache, ids)
+
+    def sample(
+        self,
+        variables: Variables,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+    ) -> Tokens:
+        """See `Generator.sample`."""
+        if config.window < 2:
+            return super().sample(variables, cond, rng, sample_ids, config)
+        if len(self.spec.codebook_sizes) > 1:
+            raise ValueError(f'a window of guesses needs one id per position, here are {len(self.spec.codebook_sizes)}')
+        variables = self.for_sampling(variables)
+        null = self.null_for_guidance(variables, cond) if config.guidance_scale != 1 else None
+        ids = speculate(self, variables, cond, null, row_keys(rng, sample_ids), config).ids
+        return Tokens(ids.reshape(len(ids), *self.grid, 1))
 
     def for_sampling(self, variables: Variables) -> Variables:
         """Matrices in the computation type, so that each step reads them once and does not convert them."""

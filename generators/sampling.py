@@ -31,7 +31,7 @@ def guidance_scales(config: SampleConfig, positions: int) -> Float[np.ndarray, '
     return (1 + (scale - 1) * share).astype(np.float32)
 
 
-def guide(logits: Float[Array, 'two_b K'], scale: Float[Array, '']) -> Float[Array, 'b K']:
+def guide(logits: Float[Array, 'two_b K'], scale: Float[Array, '*b_1']) -> Float[Array, 'b K']:
     """`null + scale (conditional - null)`, in float32; the conditional rows come first."""
     conditional, null = jnp.split(logits.astype(jnp.float32), 2)
     return null + scale * (conditional - null)
