@@ -1,5 +1,6 @@
 """Pictures for people: 8-bit conversion, a sheet of originals and reconstructions, PNG files."""
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ _GAP = 6
 _CAPTION = 15  # height of a caption line
 _LABEL = 16  # width of the row labels, which stand upright
 _SHEET_WIDTH = 1400
+_NAME_WIDTH = 110  # of the names before the rows of a sheet of classes
 _SMALLEST_SIDE = 128  # smaller pictures are enlarged to about this
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (110, 110, 110)
 _GRAIN_COLOURS = ((230, 97, 0), (0, 140, 110), (40, 80, 190))  # of the sides 1, 2, 4; larger ones start again
@@ -81,6 +83,39 @@ def reconstruction_sheet(
             draw.text((x, y + lines_y + 1), _cut(captions[i], tile_w, font), fill=_BLACK, font=font)
         if grain is not None:
             _write_shares(draw, (x, y + band_h - _GAP - _CAPTION + 1), grain[i], font)
+    return np.asarray(sheet)
+
+
+def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) -> UInt8[np.ndarray, 'H W 3']:
+    """One picture with a row for every class and its name before it.
+
+    Args:
+      images: c pictures of each of r classes.
+      names: of the classes; cut where they are too long.
+
+    Returns:
+      The sheet.  Small pictures are enlarged by a whole factor without smoothing.
+
+    Raises:
+      ValueError: there is no picture, or names and rows differ in number.
+    """
+    rows, columns, height, width = images.shape[:4]
+    if not rows * columns:
+        raise ValueError('a sheet needs at least one picture, got none')
+    if len(names) != rows:
+        raise ValueError(f'expected one name for each of {rows} rows, got {len(names)}')
+    factor = max(1, round(_SMALLEST_SIDE / 2 / min(height, width)))
+    tile_h, tile_w = height * factor, width * factor
+    font = ImageFont.load_default(size=11)
+    margin = _GAP + min(_NAME_WIDTH, max(math.ceil(font.getlength(name)) for name in names)) + _GAP
+    sheet = Image.new('RGB', (margin + columns * (tile_w + 2) + _GAP, rows * (tile_h + 2) + 2 * _GAP), _WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, pictures) in enumerate(zip(names, images, strict=True)):
+        y = _GAP + row * (tile_h + 2)
+        draw.text((_GAP, y + tile_h / 2), _cut(name, _NAME_WIDTH, font), fill=_BLACK, font=font, anchor='lm')
+        for column, pixels in enumerate(pictures):
+            tile = Image.fromarray(pixels).resize((tile_w, tile_h), Image.Resampling.NEAREST)
+            sheet.paste(tile, (margin + column * (tile_w + 2), y))
     return np.asarray(sheet)
 
 

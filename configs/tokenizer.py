@@ -133,6 +133,14 @@ def embedded(config: ConfigDict) -> None:
     config.evaluate.update(every=240, image_size=128, batch_size=28, pictures=8)
 
 
+def digits(config: ConfigDict) -> None:
+    """The embedded digits at 32x32 pixels; on top of `embedded`."""
+    config.data.update(source='embedded:digits', image_size=32, augmentation='resize_crop', flip=False)
+    config.objective.discriminator = ''  # strokes are sharp without one
+    config.train.update(steps=600, batch_size=32, log_every=100, checkpoint_every=300)
+    config.evaluate.update(every=300, image_size=0, batch_size=120)
+
+
 def cifar10(config: ConfigDict) -> None:
     """A small real run at 32x32 pixels; on top of `embedded`."""
     config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)

@@ -1,5 +1,7 @@
 """From a config to objects.  The names that a config may use are the keys of the tables here."""
 
+import dataclasses
+import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -11,12 +13,22 @@ from ml_collections import ConfigDict
 from tesserax.common.data.pipeline import EvaluationBatches, TrainIterator, open_source
 from tesserax.common.data.pipeline import evaluation_batches as make_evaluation_batches
 from tesserax.common.data.pipeline import train_batches as make_train_batches
+from tesserax.common.data.token_batches import EvaluationTokenBatches, train_token_batches
+from tesserax.common.data.token_dataset import TokenSource, token_folder
+from tesserax.common.errors import UserError
 from tesserax.common.nn.patchgan import PatchGAN
 from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
 from tesserax.common.pretrained.judge import Judge, load_judge
 from tesserax.common.training.optimizer import make_optimizer
 from tesserax.common.training.parallel import Runner, make_runner
+from tesserax.common.training.state import Objective
 from tesserax.common.training.step import TrainStep
+from tesserax.generators.far import FAR
+from tesserax.generators.generator import Generator, SampleConfig
+from tesserax.generators.llamagen import LlamaGen
+from tesserax.generators.objective import GeneratorObjective
+from tesserax.generators.vq_ddm import VQDDM
+from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
 from tesserax.tokenizers.code_free import BSQ, FSQ, LFQ
 from tesserax.tokenizers.control_gic import ControlGIC
 from tesserax.tokenizers.dq_vae import DQVAE
@@ -25,7 +37,8 @@ from tesserax.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
 from tesserax.tokenizers.magvit2 import Magvit2VQ
 from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.simvq import SimVQ, SimVQGAN
-from tesserax.tokenizers.tokenizer import Tokenizer
+from tesserax.tokenizers.tokenizer import Tokenizer, TokenSpec
+from tesserax.tokenizers.trained import TrainedTokenizer
 from tesserax.tokenizers.vqgan import EMAVQGAN, VQGAN
 from tesserax.tokenizers.vqgan_lc import VQGANLC
 
@@ -46,6 +59,13 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     'dq_vae': DQVAE,
     'control_gic': ControlGIC,
 }
+GENERATORS: dict[str, type[Generator]] = {
+    'llamagen': LlamaGen,
+    'far': FAR,
+    'vqgan_lc_gpt': VQGANLCGPT,
+    'vq_ddm': VQDDM,
+}
+CACHE_DTYPES = {'': None, 'int8': jnp.int8, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -55,14 +75,45 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
     Raises:
       ValueError: an unknown name or argument.
     """
+    return _model(TOKENIZERS, config)
+
+
+def is_generator(config: ConfigDict) -> bool:
+    """Whether `config.model` describes a generator."""
+    return config.model.name in GENERATORS
+
+
+def token_spec(config: ConfigDict) -> TokenSpec:
+    """The tokens that `config.tokens` describes."""
+    return TokenSpec(**{field.name: _hashable(config.tokens[field.name]) for field in dataclasses.fields(TokenSpec)})
+
+
+def generator(config: ConfigDict) -> Generator:
+    """The generator that `config.model` describes, of the tokens that `config.tokens` describes.
+
+    Raises:
+      ValueError: an unknown name or argument.
+    """
+    grid = _hashable(config.tokens.grid)
+    return _model(GENERATORS, config, spec=token_spec(config), grid=grid, num_classes=config.tokens.num_classes)
+
+
+def sample_config(config: ConfigDict, **changes: Any) -> SampleConfig:
+    """How a generator's run samples."""
+    return SampleConfig(**{**config.sample, **changes})
+
+
+def _model(table: dict[str, Any], config: ConfigDict, **given: Any) -> Any:
     arguments = {key: _hashable(value) for key, value in config.model.items()}
-    cls = _known(TOKENIZERS, arguments.pop('name'), 'model.name')
+    cls = _known(table, arguments.pop('name'), 'model.name')
     dtype = _known(DTYPES, arguments.pop('dtype', 'float32'), 'model.dtype')
-    fields = {name for name in cls.__dataclass_fields__ if name not in ('parent', 'name')}
+    if 'cache_dtype' in arguments:
+        arguments['cache_dtype'] = _known(CACHE_DTYPES, arguments['cache_dtype'], 'model.cache_dtype')
+    fields = {name for name in cls.__dataclass_fields__ if name not in ('parent', 'name', *given)}
     unknown = sorted(set(arguments) - fields)
     if unknown:
         raise ValueError(f'{config.model.name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
-    return cls(**arguments, dtype=dtype)
+    return cls(**arguments, **given, dtype=dtype)
 
 
 def discriminator(config: ConfigDict) -> nn.Module | None:
@@ -84,7 +135,21 @@ def judge(config: ConfigDict, kind: str) -> Judge:
     return load_judge(kind, config.judges.get(kind) or None, **options)
 
 
-def objective(config: ConfigDict) -> TokenizerObjective:
+def objective(
+    config: ConfigDict, frozen_tokenizer: TrainedTokenizer | None = None
+) -> TokenizerObjective | GeneratorObjective:
+    """What `config` trains: a tokenizer, or a generator over the tokens of a frozen one.
+
+    Raises:
+      ValueError: an unknown name or argument.
+    """
+    if is_generator(config):
+        return GeneratorObjective(generator(config), frozen_tokenizer)
+    _known(TOKENIZERS | GENERATORS, config.model.name, 'model.name')
+    return tokenizer_objective(config)
+
+
+def tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
     """Tokenizer, discriminator and judges, with their weights."""
     settings = config.objective
     model = tokenizer(config)
@@ -117,10 +182,10 @@ def objective(config: ConfigDict) -> TokenizerObjective:
     )
 
 
-def train_step(config: ConfigDict, objective: TokenizerObjective) -> TrainStep:
+def train_step(config: ConfigDict, objective: Objective) -> TrainStep:
     """The step, with one optimizer for each player."""
     settings = dict(config.optimizer)
-    relative = {'tokenizer': 1.0, 'discriminator': settings.pop('discriminator_rate')}
+    relative = dict.fromkeys(objective.players, 1.0) | {'discriminator': settings.pop('discriminator_rate', 1.0)}
     rate, clip = settings.pop('learning_rate'), settings.pop('clip_norm')
     optimizers = {
         player: make_optimizer(
@@ -143,7 +208,17 @@ def runner(config: ConfigDict) -> Runner:
 
 
 def train_batches(config: ConfigDict) -> TrainIterator:
-    """This process's part of the training batches."""
+    """This process's part of the training batches: pictures, or tokens for a generator."""
+    folder = _token_folder(config)
+    if folder is not None:
+        return train_token_batches(
+            TokenSource(folder, 'train'),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.data.threads,
+        )
     source = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None)
     return make_train_batches(
         source,
@@ -160,11 +235,20 @@ def train_batches(config: ConfigDict) -> TrainIterator:
 
 def evaluation_image_size(config: ConfigDict) -> int:
     """Side of the pictures that a run is evaluated on, in pixels."""
-    return config.evaluate.image_size or config.data.image_size
+    return config.evaluate.get('image_size') or config.data.image_size
 
 
-def evaluation_batches(config: ConfigDict) -> EvaluationBatches:
-    """This process's part of the validation pictures."""
+def evaluation_batches(config: ConfigDict) -> EvaluationBatches | EvaluationTokenBatches:
+    """This process's part of the validation pictures, or of their tokens."""
+    folder = _token_folder(config)
+    if folder is not None:
+        return EvaluationTokenBatches(
+            TokenSource(folder, 'validation'),
+            batch_size=config.evaluate.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.data.threads,
+        )
     return make_evaluation_batches(
         open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
         image_size=evaluation_image_size(config),
@@ -179,6 +263,13 @@ def example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     """A batch of one, for shapes."""
     size = config.data.image_size
     return {'image': np.zeros((1, size, size, 3), np.float32), 'label': np.zeros((1,), np.int32)}
+
+
+def _token_folder(config: ConfigDict) -> pathlib.Path | None:
+    folder = token_folder(config.data.source)
+    if folder is not None and not is_generator(config):
+        raise UserError(f'a tokenizer learns from pictures; data.source={config.data.source} holds tokens')
+    return folder
 
 
 def _known(table: dict[str, Any], name: str, key: str) -> Any:

@@ -15,7 +15,7 @@ from tesserax.common.training.loop import LoopOptions, RunResult, train
 from tesserax.common.training.parallel import Runner
 from tesserax.common.training.state import TrainState
 from tesserax.common.training.writers import MetricWriter, create_writer
-from tesserax.launch import assemble, codebook_table, initial_weights, run_folder
+from tesserax.launch import assemble, codebook_table, generator_run, initial_weights, run_folder
 from tesserax.tokenizers.evaluation import evaluate_tokenizer
 from tesserax.tokenizers.objective import TokenizerObjective
 
@@ -28,12 +28,15 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     Raises:
       UserError, ValueError: a setting or file that does not fit; the folder is not touched before all are checked.
     """
+    frozen_tokenizer = None
+    if assemble.is_generator(config):
+        config, frozen_tokenizer = generator_run.complete(config, workdir)
     runner = assemble.runner(config)
     runner.check_batch(config.train.batch_size, config.train.accumulate)
     runner.check_batch(config.evaluate.batch_size)
     data = assemble.train_batches(config)
     validation = assemble.evaluation_batches(config)
-    objective = assemble.objective(config)
+    objective = assemble.objective(config, frozen_tokenizer)
     train_step = assemble.train_step(config, objective)
     example = assemble.example_batch(config)
     main_process = jax.process_index() == 0
@@ -45,6 +48,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
             given = initial_weights.read(pathlib.Path(config.init_from), config.model.name)
 
     run_folder.prepare(workdir, config, primary=main_process)
+    if frozen_tokenizer is not None and main_process and not run_folder.has_checkpoints(workdir):
+        generator_run.keep_tokenizer(workdir, frozen_tokenizer)
     checkpoints = Checkpoints(
         workdir / 'checkpoints',
         keep=config.train.keep,
@@ -74,7 +79,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
             print(f'{player}: {sum(x.size for x in jax.tree.leaves(params)):,} parameters')
 
     writer = create_writer(workdir, resume_step=newest, primary=main_process)
-    evaluate = _evaluation(config, objective, runner, validation, workdir / 'pictures', writer)
+    evaluation: Any = generator_run.evaluation if assemble.is_generator(config) else _evaluation
+    evaluate = evaluation(config, objective, runner, validation, workdir / 'pictures', writer)
     try:
         result = train(
             train_step=train_step,
@@ -153,6 +159,9 @@ def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
     if result.stopped:
         return f'stopped at step {step}, saved; the same command goes on from there · {workdir}'
     metrics = result.evaluation
+    if 'psnr' not in metrics:
+        bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
+        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen pictures · {workdir}'
     usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
     quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures'
     return f'{quality} · codebook usage: {usage} · {workdir}'

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -14,7 +15,7 @@ from tesserax.common.errors import UserError
 from tesserax.common.training.initialise import overlay, place_like
 from tesserax.common.training.state import TrainState
 from tesserax.common.weights import is_ours, load_variables, read_state_dict
-from tesserax.launch import run_folder
+from tesserax.launch import assemble, run_folder
 from tesserax.launch.official import from_official
 
 LAYOUTS = {
@@ -25,6 +26,9 @@ LAYOUTS = {
     'fvq': ('fvq',),
     'dq_vae': ('dq_vae',),
     'control_gic': ('control_gic',),
+    'llamagen': ('llamagen_gpt',),
+    'far': ('fqgan_far',),
+    'vqgan_lc_gpt': ('vqgan_lc_gpt',),
 }
 """Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
 
@@ -52,7 +56,7 @@ def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainSta
     lines += [f'{player}: not given, left fresh' for player in params if player not in given]
     ema = state.ema
     if ema is not None:
-        ema = jax.tree.map(lambda x: x.copy(), params['tokenizer'])
+        ema = jax.tree.map(lambda x: x.copy(), params[_model(params)])
     return dataclasses.replace(state, params=params, model_state=model_state, ema=ema), '\n'.join(lines)
 
 
@@ -69,13 +73,15 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
             for player, params in tree['params'].items()
         }
         if tree.get('ema') is not None:
-            players['tokenizer']['params'] = tree['ema']
+            players[_model(players)]['params'] = tree['ema']
         return players
     if not source.is_file():
         raise UserError(f'init_from: there is no run folder or file {source}')
     if is_ours(source):
-        return {'tokenizer': load_variables(source).variables}
+        return {'generator' if model in assemble.GENERATORS else 'tokenizer': load_variables(source).variables}
     weights = read_state_dict(source)
+    if model in assemble.GENERATORS:
+        return {'generator': _host(_official(weights, model, source))}
     players = {'tokenizer': _host(_official(weights, model, source))}
     discriminator = {
         found[1]: x
@@ -86,6 +92,11 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
         name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
         players['discriminator'] = _host(from_official(name, discriminator).variables)
     return players
+
+
+def _model(players: Mapping[str, Any]) -> str:
+    """The player of which moving averages are kept."""
+    return 'generator' if 'generator' in players else 'tokenizer'
 
 
 def _alike(given: Any, needed: Any) -> bool:

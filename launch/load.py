@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from tesserax.common.convert import Network
 from tesserax.common.errors import UserError
 from tesserax.common.weights import is_ours, load_variables
+from tesserax.generators.trained import TrainedGenerator
 from tesserax.launch import assemble, run_folder
 from tesserax.launch.official import from_official, to_official
+from tesserax.launch.tokenizer_file import TOKENIZER, is_described, read_tokenizer, rebuilt
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 
-def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTokenizer | Network:
+def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTokenizer | TrainedGenerator | Network:
     """A trained model, ready to call.
 
     Args:
@@ -23,7 +25,8 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
       which: of a run folder's checkpoints: 'latest', 'best', or a step.
 
     Returns:
-      A tokenizer (`encode`, `decode`; moving averages where the run kept them), or another converted network.
+      A tokenizer (`encode`, `decode`), a generator (`sample`; `tokenizer.decode` makes pictures of that), with moving
+      averages where the run kept them, or another converted network.
 
     Raises:
       UserError: there is nothing at `path`, or it is damaged or of another kind.
@@ -33,11 +36,17 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
         if not is_ours(path):
             raise UserError(f'{path} holds official weights, not ours: convert it with launch/convert.py')
         saved = load_variables(path)
+        if is_described(saved):
+            return rebuilt(saved)
         return from_official(saved.name, to_official(saved.name, saved.variables))
     if path.parent.name == 'checkpoints' and path.name.isdigit():
         path, which = path.parents[1], int(path.name)
     config = run_folder.read_config(path)
     _, tree = run_folder.read_checkpoint(path, which)
-    params = tree['params']['tokenizer'] if tree.get('ema') is None else tree['ema']
-    variables = {'params': params, **(tree['model_state'].get('tokenizer') or {})}
-    return TrainedTokenizer(assemble.tokenizer(config), jax.tree.map(jnp.asarray, variables))
+    player = 'generator' if assemble.is_generator(config) else 'tokenizer'
+    params = tree['params'][player] if tree.get('ema') is None else tree['ema']
+    variables = {'params': params, **(tree['model_state'].get(player) or {})}
+    variables = jax.tree.map(jnp.asarray, variables)
+    if player == 'tokenizer':
+        return TrainedTokenizer(assemble.tokenizer(config), variables)
+    return TrainedGenerator(assemble.generator(config), variables, tokenizer=read_tokenizer(path / TOKENIZER))

@@ -93,13 +93,14 @@ def _check(workdir: pathlib.Path, config: ConfigDict) -> None:
         return
     earlier = read_config(workdir)
     ours = ConfigDict(json.loads(config.to_json()))
-    for key in sorted(set(earlier.model) | set(ours.model)):
-        there, here = earlier.model.get(key), ours.model.get(key)
-        if there != here and key != 'dtype':
-            raise UserError(
-                f'the run folder {workdir} holds another model (config.model.{key} is {there} there, {here} here); '
-                'name another one by --workdir'
-            )
+    for block in ('model', 'tokens'):
+        there, here = (dict(config.get(block, {})) for config in (earlier, ours))
+        for key in sorted({*there, *here}):
+            if there.get(key) != here.get(key) and key != 'dtype':
+                raise UserError(
+                    f'the run folder {workdir} holds another model (config.{block}.{key} is {there.get(key)} there, '
+                    f'{here.get(key)} here); name another one by --workdir'
+                )
     for key, value in _flat(ours).items():
         if _flat(earlier).get(key) != value:
             logging.warning('config.%s was %s when this run began and is %s now', key, _flat(earlier).get(key), value)

@@ -26,6 +26,16 @@ def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ra
     return module.apply(variables, images, method='encode', grain_ratios=grain_ratios)
 
 
+def fingerprint(what: Any, variables: dict[str, Any]) -> str:
+    """SHA-256 of a description and of variables, as 64 hexadecimal digits."""
+    digest = hashlib.sha256(repr(what).encode())
+    for name, value in sorted(flax.traverse_util.flatten_dict(variables, sep='/').items()):
+        array = np.asarray(value)
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedTokenizer:
     """Images <-> tokens, compiled once per shape of the input.
@@ -47,13 +57,8 @@ class TrainedTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of spec and variables, as 64 hexadecimal digits: tokens of tokenizers that share it mean the same."""
-        digest = hashlib.sha256(repr(self.spec).encode())
-        for name, value in sorted(flax.traverse_util.flatten_dict(self.variables, sep='/').items()):
-            array = np.asarray(value)
-            digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        """Tokens of tokenizers that share it mean the same."""
+        return fingerprint(self.spec, self.variables)
 
     def __call__(self, images: Float[AnyArray, 'b H W 3']) -> TokenizerOutput:
         """Reconstructs `images` in [-1, 1] through the tokens."""

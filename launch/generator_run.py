@@ -1,0 +1,171 @@
+"""What a generator's training run has besides that of a tokenizer: the tokenizer it is for, and samples to look at."""
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from tesserax.common.data.pipeline import open_source
+from tesserax.common.data.token_dataset import TokenSource, token_folder
+from tesserax.common.errors import UserError
+from tesserax.common.pictures import class_sheet, save_png
+from tesserax.common.training.parallel import Runner, place
+from tesserax.common.training.state import TrainState
+from tesserax.common.training.writers import MetricWriter
+from tesserax.generators.evaluation import Batch, evaluate_generator
+from tesserax.generators.objective import GeneratorObjective
+from tesserax.launch import assemble, run_folder
+from tesserax.launch.load import load
+from tesserax.launch.sampling import draw_pictures
+from tesserax.launch.tokenizer_file import TOKENIZER, read_tokenizer, write_tokenizer
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+
+def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, TrainedTokenizer]:
+    """Finds the tokenizer and fills `config.tokens`.
+
+    Args:
+      config: of the run.
+      workdir: its folder, which holds the tokenizer if the run has begun.
+
+    Returns:
+      A config that says all that is needed to rebuild the generator, and the tokenizer.
+
+    Raises:
+      UserError: there is no tokenizer, its tokens are not those that were extracted, or its pictures do not fit.
+    """
+    folder = token_folder(config.data.source)
+    extracted = TokenSource(folder, 'train') if folder is not None else None
+    tokenizer = find_tokenizer(config, workdir, folder)
+    spec = tokenizer.spec
+    if extracted is not None:
+        theirs = extracted.about['fingerprint']
+        if theirs != tokenizer.fingerprint:
+            raise UserError(
+                f'the tokens in {folder} are of the tokenizer with the fingerprint {theirs[:16]}…, but this run has '
+                f'the one with {tokenizer.fingerprint[:16]}…: extract them again with launch/extract_tokens.py'
+            )
+        grid, class_names = tuple(extracted.about['grid']), extracted.class_names
+    else:
+        side = config.data.image_size
+        if side % spec.cell:
+            raise UserError(f'data.image_size is {side}, but this tokenizer needs a multiple of {spec.cell}')
+        grid = (side // spec.downsample_factor,) * 2
+        source = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None)
+        class_names = source.class_names
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.tokens = ConfigDict(
+            {
+                **dataclasses.asdict(spec),
+                'grid': grid,
+                'num_classes': len(class_names),
+                'class_names': tuple(class_names),
+                'fingerprint': tokenizer.fingerprint,
+            }
+        )
+    return config, tokenizer
+
+
+def find_tokenizer(config: ConfigDict, workdir: pathlib.Path, tokens: pathlib.Path | None) -> TrainedTokenizer:
+    """The tokenizer of a run: the one it began with, the one its config names, or the one beside its tokens.
+
+    Raises:
+      UserError: there is none.
+    """
+    if run_folder.has_checkpoints(workdir) and (workdir / TOKENIZER).is_file():
+        return read_tokenizer(workdir / TOKENIZER)
+    if config.tokenizer:
+        if not pathlib.Path(config.tokenizer).exists():
+            raise UserError(f'there is no tokenizer {config.tokenizer}; {_HOW_TO_MAKE_ONE}')
+        model: Any = load(config.tokenizer)
+        if not isinstance(model, TrainedTokenizer):
+            raise UserError(f'{config.tokenizer} holds no tokenizer')
+        return model
+    if tokens is not None:
+        return read_tokenizer(tokens / TOKENIZER)
+    raise UserError(f'config.tokenizer is empty, and a generator needs a tokenizer; {_HOW_TO_MAKE_ONE}')
+
+
+_HOW_TO_MAKE_ONE = (
+    'train one, for example with python launch/train.py --config=configs/vqgan.py:digits, and name its run folder: '
+    '--config.tokenizer=runs/vqgan-digits'
+)
+
+
+def keep_tokenizer(folder: pathlib.Path, tokenizer: TrainedTokenizer) -> None:
+    """Puts the tokenizer beside what is made with it."""
+    write_tokenizer(folder / TOKENIZER, tokenizer)
+
+
+def generator_variables(state: TrainState) -> dict[str, Any]:
+    """Variables of the generator: the moving average where the run keeps one."""
+    params = state.params['generator'] if state.ema is None else state.ema
+    return {'params': params, **state.model_state['generator']}
+
+
+def evaluation(
+    config: ConfigDict,
+    objective: GeneratorObjective,
+    runner: Runner,
+    batches: Any,
+    folder: pathlib.Path,
+    writer: MetricWriter,
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """What the loop calls when an evaluation is due: the loss over unseen pictures, and a sheet of samples by class."""
+    tokenizer = objective.tokenizer
+    assert tokenizer is not None
+    frozen = jax.tree.map(lambda x: place(x, runner.replicated), tokenizer.variables)
+    rng = jax.random.key(config.train.seed)
+    compiled = runner.compile_evaluation(
+        lambda variables, batch: objective.losses_by_picture(variables['generator'], variables['tokenizer'], batch, rng)
+    )
+    draw = runner.compile_evaluation(
+        draw_pictures(objective.generator, tokenizer.module, assemble.sample_config(config), config.train.seed)
+    )
+    classes = _spread(config.tokens.num_classes, config.evaluate.classes)
+    columns = config.evaluate.per_class
+
+    def evaluate(state: TrainState, step: int) -> dict[str, float]:
+        variables = {'generator': generator_variables(state), 'tokenizer': frozen}
+
+        def losses(batch: Batch) -> Any:
+            return compiled(variables, batch)
+
+        metrics = evaluate_generator(losses, batches)
+        if columns:
+            pictures = _draw_all(draw, variables, runner, np.repeat(classes, columns), config.evaluate.batch_size)
+            if jax.process_index() == 0:
+                names = [config.tokens.class_names[i] for i in classes]
+                sheet = class_sheet(pictures.reshape(len(classes), columns, *pictures.shape[1:]), names)
+                save_png(folder / f'samples_{step:07d}.png', sheet)
+                writer.write_images(step, {'samples': sheet[None]})
+        return metrics
+
+    return evaluate
+
+
+def _spread(num_classes: int, shown: int) -> np.ndarray:
+    """So many classes, evenly spread over all."""
+    return np.unique(np.linspace(0, num_classes - 1, min(shown, num_classes)).astype(np.int32))
+
+
+def _draw_all(draw: Any, variables: Any, runner: Runner, labels: np.ndarray, batch_size: int) -> np.ndarray:
+    """One picture for each label; each process draws its share, and all get all."""
+    batch_size = min(batch_size, -(-len(labels) // runner.batch_shards) * runner.batch_shards)
+    local = batch_size // jax.process_count()
+    drawn = []
+    for start in range(0, len(labels), batch_size):
+        rows = start + jax.process_index() * local + np.arange(local, dtype=np.int32)
+        wanted = {'label': labels[np.minimum(rows, len(labels) - 1)], 'sample_id': rows.astype(np.int32)}
+        pictures = draw(variables, wanted)
+        if jax.process_count() > 1:
+            pictures = multihost_utils.process_allgather(pictures, tiled=True)
+        drawn.append(np.asarray(pictures))
+    return np.concatenate(drawn)[: len(labels)]

@@ -1,0 +1,86 @@
+"""Draws pictures from a trained generator.
+
+    python launch/sample.py --run=runs/llamagen --out=digits.png
+    python launch/sample.py --run=runs/llamagen --classes=3,seven --per_class=100 --folder=threes_and_sevens
+    python launch/sample.py --run=runs/llamagen --count=50000 --npz=samples.npz --guidance_scale=2
+
+`--out` is one picture with a row for each class; `--folder` receives single files; `--npz` is the file that evaluators
+of the ADM kind read (uint8 `arr_0`, and `labels`).  A sample follows from --seed, its number and its class, not from
+the batch size.  Killed at any moment, the same command goes on.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from tesserax.launch import cli
+
+_RUN = flags.DEFINE_string('run', None, 'Run folder of a generator, or one of its checkpoints.')
+_WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
+_OUT = flags.DEFINE_string('out', None, 'PNG file: samples by class.')
+_FOLDER = flags.DEFINE_string('folder', None, 'Folder: one PNG file for each sample.')
+_NPZ = flags.DEFINE_string('npz', None, 'NPZ file: all samples and their classes.')
+_CLASSES = flags.DEFINE_list('classes', ['all'], "Numbers or names of classes, or 'all'.")
+_PER_CLASS = flags.DEFINE_integer('per_class', 8, 'Samples of each class.')
+_COUNT = flags.DEFINE_integer('count', None, 'Instead: so many samples, each of a class drawn at random.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Samples that are drawn at a time.')
+_OPTIONS = {
+    'temperature': flags.DEFINE_float('temperature', None, 'Divides the logits; 0 takes the most likely.'),
+    'top_k': flags.DEFINE_integer('top_k', None, 'Only the k most likely ids; 0: all.'),
+    'top_p': flags.DEFINE_float('top_p', None, 'Only the most likely ids that make up this share; 1: all.'),
+    'guidance_scale': flags.DEFINE_float('guidance_scale', None, 'Classifier-free guidance; 1: none.'),
+    'guidance_schedule': flags.DEFINE_enum(
+        'guidance_schedule', None, ['constant', 'interval', 'power_cosine'], 'How guidance changes over positions.'
+    ),
+    'guidance_interval': flags.DEFINE_integer('guidance_interval', None, 'Positions with guidance, for interval.'),
+    'guidance_power': flags.DEFINE_float('guidance_power', None, 'Exponent, for power_cosine.'),
+}  # what is not given is as in the config of the run
+
+
+def main() -> None:
+    """Draws what is missing and writes the files."""
+    from tesserax.common.errors import UserError
+    from tesserax.generators.trained import TrainedGenerator
+    from tesserax.launch import assemble, run_folder
+    from tesserax.launch.load import load
+    from tesserax.launch.sampling import Plan, chosen_classes, sample
+
+    if _RUN.value is None:
+        raise UserError('name a generator, for example --run=runs/llamagen')
+    outputs = [pathlib.Path(value) for value in (_OUT.value, _FOLDER.value, _NPZ.value) if value]
+    if not outputs:
+        raise UserError('name at least one of --out=FILE.png, --folder=DIR and --npz=FILE.npz')
+    path = pathlib.Path(_RUN.value)
+    model: Any = load(path, _WHICH.value)
+    if not isinstance(model, TrainedGenerator) or model.tokenizer is None:
+        raise UserError(f'{path} holds no generator with a tokenizer')
+    folder = next(p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file())
+    config = run_folder.read_config(folder)
+    given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    names = tuple(config.tokens.class_names)
+    plan = Plan(
+        classes=chosen_classes(_CLASSES.value, names),
+        per_class=_PER_CLASS.value,
+        count=_COUNT.value,
+        seed=_SEED.value,
+        config=assemble.sample_config(config, **given),
+    )
+    work = outputs[0].with_name(outputs[0].name + '.parts')
+    written = sample(
+        model,
+        plan,
+        names,
+        work,
+        sheet=pathlib.Path(_OUT.value) if _OUT.value else None,
+        folder=pathlib.Path(_FOLDER.value) if _FOLDER.value else None,
+        npz=pathlib.Path(_NPZ.value) if _NPZ.value else None,
+        batch_size=_BATCH_SIZE.value,
+        progress=True,
+    )
+    print(f'wrote {", ".join(map(str, written))}: {len(plan.labels)} samples')
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,64 @@
+"""A tokenizer of any kind as one file, from which it can be rebuilt: arguments and variables."""
+
+import json
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tesserax.common.errors import UserError
+from tesserax.common.weights import SavedVariables, load_variables, save_variables
+from tesserax.launch import assemble
+from tesserax.tokenizers.tokenizer import Tokenizer
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+TOKENIZER = 'tokenizer.safetensors'
+"""Where run folders of generators, and folders of tokens, keep the tokenizer."""
+_ENTRY = 'model'  # of the file's header: the arguments, as JSON
+
+
+def describe(module: Tokenizer) -> dict[str, Any]:
+    """`config.model` of a tokenizer.
+
+    Raises:
+      UserError: its class has no name in the table of tokenizers.
+    """
+    name = next((name for name, cls in assemble.TOKENIZERS.items() if cls is type(module)), None)
+    if name is None:
+        raise UserError(f'a {type(module).__name__} is none of the tokenizers {", ".join(assemble.TOKENIZERS)}')
+    arguments = {key: getattr(module, key) for key in module.__dataclass_fields__ if key not in ('parent', 'name')}
+    dtype = jnp.dtype(arguments.pop('dtype', jnp.float32)).name
+    return {'name': name, **arguments, 'dtype': dtype}
+
+
+def write_tokenizer(path: str | os.PathLike[str], tokenizer: TrainedTokenizer) -> None:
+    """Writes a `.safetensors` file that `tesserax.load` reads."""
+    model = describe(tokenizer.module)
+    variables = jax.tree.map(np.asarray, tokenizer.variables)
+    save_variables(path, model['name'], variables, {_ENTRY: json.dumps(model)})
+
+
+def is_described(saved: SavedVariables) -> bool:
+    """Whether one of our files says how its model is built."""
+    return _ENTRY in saved.about
+
+
+def rebuilt(saved: SavedVariables) -> TrainedTokenizer:
+    """The tokenizer of a file that `write_tokenizer` wrote."""
+    config = ConfigDict({'model': json.loads(saved.about[_ENTRY])})
+    return TrainedTokenizer(assemble.tokenizer(config), jax.tree.map(jnp.asarray, saved.variables))
+
+
+def read_tokenizer(path: str | os.PathLike[str]) -> TrainedTokenizer:
+    """The tokenizer of a file that `write_tokenizer` wrote.
+
+    Raises:
+      UserError: the file is missing, damaged or of another kind.
+    """
+    saved = load_variables(path)
+    if not is_described(saved):
+        raise UserError(f'{path} holds {saved.name}, but not how it is built')
+    return rebuilt(saved)
