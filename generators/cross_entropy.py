@@ -29,6 +29,7 @@ def cross_entropy(
     kernel: Float[Array, 'd K'],
     targets: Int[Array, 'b n'],
     *,
+    groups: Int[Array, ' K'] | None = None,
     most_logits: int = MOST_LOGITS,
 ) -> CrossEntropy:
     """Cross-entropy of `targets` under the softmax of `hidden @ kernel`, in float32.
@@ -40,16 +41,17 @@ def cross_entropy(
       hidden: what the head sees, in the type of the product.
       kernel: of the head.
       targets: ids in [0, K).
+      groups: of the ids; the softmax is over those of the target's group.  None: all are in one.
       most_logits: upper bound of `b * K * positions` in a part (one position is the least).
     """
     b, n, d = hidden.shape
     wanted = max(1, most_logits // (b * kernel.shape[1]))
     part = max(size for size in range(1, n + 1) if n % size == 0 and size <= wanted)
     if part == n:
-        return _part(hidden, kernel, targets)
+        return _part(hidden, kernel, targets, groups)
 
     def walk(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, CrossEntropy]:
-        return None, _part(chunk[0], kernel, chunk[1])
+        return None, _part(chunk[0], kernel, chunk[1], groups)
 
     parts = (
         jnp.moveaxis(hidden.reshape(b, n // part, part, d), 1, 0),
@@ -60,8 +62,9 @@ def cross_entropy(
     return CrossEntropy(join(found.nll), join(found.uniform))
 
 
-def _part(hidden: jax.Array, kernel: jax.Array, targets: jax.Array) -> CrossEntropy:
+def _part(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, groups: jax.Array | None) -> CrossEntropy:
     logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    total = jax.nn.logsumexp(logits, axis=-1)
+    there = None if groups is None else groups == groups[targets][..., None]
+    total = jax.nn.logsumexp(logits, axis=-1, where=there)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return CrossEntropy(total - target, total - logits.mean(axis=-1))
+    return CrossEntropy(total - target, total - logits.mean(axis=-1, where=there))
