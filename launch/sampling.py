@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tesserax.common.errors import UserError
 from tesserax.common.pictures import class_sheet, save_png
 from tesserax.common.resumable import keep_settings, write_arrays
-from tesserax.common.training.parallel import make_runner
+from tesserax.common.training.parallel import make_runner, place
 from tesserax.generators.generator import Generator, SampleConfig
 from tesserax.generators.trained import TrainedGenerator
 from tesserax.tokenizers.tokenizer import Tokenizer
@@ -154,6 +154,7 @@ def sample(
     batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
     draw = runner.compile_evaluation(draw_pictures(model.generator, tokenizer.module, plan.config, plan.seed))
     variables = {'generator': model.variables, 'tokenizer': tokenizer.variables}
+    variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
     labels = plan.labels
     with tqdm(total=len(labels), desc='sampling', unit='picture', disable=not progress) as bar:
         start = 0

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from tesserax.common.data.token_parts import Part, TokenParts
 from tesserax.common.data.token_views import Views, cut_views, view_count
 from tesserax.common.errors import UserError
 from tesserax.common.resumable import check_settings
-from tesserax.common.training.parallel import make_runner
+from tesserax.common.training.parallel import make_runner, place
 from tesserax.launch.tokenizer_file import TOKENIZER, write_tokenizer
 from tesserax.tokenizers.tokenizer import Tokens
 from tesserax.tokenizers.trained import TrainedTokenizer
@@ -88,6 +89,7 @@ class Extraction:
         self._parts = TokenParts(out / 'parts', self._settings, counts, part_size)
         runner = make_runner('jit')
         self._batch = -(-batch_size // runner.batch_shards) * runner.batch_shards
+        self._variables = jax.tree.map(lambda x: place(x, runner.replicated), tokenizer.variables)
         module: Any = tokenizer.module
         self._encode = runner.compile_evaluation(
             lambda variables, batch: module.apply(variables, batch['image'], method='encode')
@@ -154,7 +156,7 @@ class Extraction:
         for start in range(0, len(images), self._batch):
             rows = images[start : start + self._batch]
             padded = np.concatenate([rows, np.zeros((self._batch - len(rows), *rows.shape[1:]), np.uint8)])
-            tokens: Tokens = self._encode(self._tokenizer.variables, {'image': to_model_range(padded)})
+            tokens: Tokens = self._encode(self._variables, {'image': to_model_range(padded)})
             batches.append((tokens.ids[: len(rows)], None if tokens.grain is None else tokens.grain[: len(rows)]))
         ids = np.concatenate([ids for ids, _ in batches])
         grains = None if batches[0][1] is None else np.concatenate([np.asarray(grain) for _, grain in batches])

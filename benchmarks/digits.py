@@ -1,0 +1,94 @@
+"""Are generated digits recognised as the digits that were asked for, and are they new?
+
+    python benchmarks/digits.py --run runs/llamagen
+
+A support vector machine is trained on the real training digits at 8x8 pixels.  Reported: how often it is right on real
+digits that it has not seen, on their reconstructions by the tokenizer (the best that a generator can do), and on
+generated ones; and the share of generated token grids that occur in the training tokens, letter by letter.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+from sklearn.svm import SVC
+
+import tesserax
+from tesserax.common.data.pipeline import open_source, to_model_range
+from tesserax.common.data.source import Split
+from tesserax.common.data.token_dataset import TokenSource, token_folder
+from tesserax.generators.generator import SampleConfig
+from tesserax.launch import assemble, run_folder
+
+BATCH = 100
+
+
+def features(pictures: np.ndarray) -> np.ndarray:
+    """Grey 8x8 versions of uint8 RGB pictures, flat, in [0, 1]."""
+    small = [Image.fromarray(picture).convert('L').resize((8, 8), Image.Resampling.BOX) for picture in pictures]
+    return np.stack([np.asarray(picture, np.float32).ravel() / 255 for picture in small])
+
+
+def real(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures, uint8 `[n, 32, 32, 3]`, and labels."""
+    source = open_source('embedded:digits', split)
+    records = [source[i] for i in range(len(source))]
+    return np.stack([record.image for record in records]), np.asarray([record.label for record in records])
+
+
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] to uint8."""
+    return (127.5 * np.clip(images, -1, 1) + 128).astype(np.uint8)
+
+
+def in_batches(function: object, count: int) -> np.ndarray:
+    """Results of `function(indices)` for all of `count`, in batches of one shape."""
+    assert callable(function)
+    rows = [function(np.minimum(np.arange(start, start + BATCH), count - 1)) for start in range(0, count, BATCH)]
+    return np.concatenate([np.asarray(row) for row in rows])[:count]
+
+
+def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) -> dict[str, float]:
+    """The shares that are reported."""
+    model = tesserax.load(run)
+    pictures, labels = real('train')
+    machine = SVC(C=10, gamma=0.1).fit(features(pictures), labels)
+    unseen, unseen_labels = real('validation')
+    rebuilt = in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))
+    asked = np.tile(np.arange(10), per_class)
+    ids = in_batches(lambda i: model.sample(asked[i], seed, config, i).ids, len(asked))
+    drawn = in_batches(lambda i: model.tokenizer.decode(tesserax.Tokens(ids[i])), len(asked))
+    guesses = machine.predict(features(to_bytes(drawn)))
+    found = {
+        'real': float(np.mean(machine.predict(features(unseen)) == unseen_labels)),
+        'reconstructed': float(np.mean(machine.predict(features(to_bytes(rebuilt))) == unseen_labels)),
+        'generated': float(np.mean(guesses == asked)),
+        'distinct': len(np.unique(ids.reshape(len(ids), -1), axis=0)) / len(ids),
+    }
+    found |= {f'generated/{digit}': float(np.mean(guesses[asked == digit] == digit)) for digit in range(10)}
+    folder = token_folder(run_folder.read_config(run).data.source)
+    if folder is not None:
+        source = TokenSource(folder, 'train')
+        known = {view.tobytes() for i in range(len(source)) for view in source[i].ids.astype(np.int32)}
+        found['copied'] = float(np.mean([grid.astype(np.int32).tobytes() in known for grid in ids]))
+    return found
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--run', type=pathlib.Path, required=True)
+    parser.add_argument('--per_class', type=int, default=50)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--guidance_scale', type=float)
+    parser.add_argument('--temperature', type=float)
+    args = parser.parse_args()
+    changes = {key: getattr(args, key) for key in ('guidance_scale', 'temperature') if getattr(args, key) is not None}
+    config = assemble.sample_config(run_folder.read_config(args.run), **changes)
+    print(json.dumps(measure(args.run, args.per_class, args.seed, config), indent=2))
+
+
+if __name__ == '__main__':
+    main()
