@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tesserax.generators.cross_entropy import cross_entropy
-from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures, Variables
+from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from tesserax.generators.llamagen import LlamaGen
-from tesserax.generators.prefix_decoder import check_condition
 from tesserax.generators.rotary import rotary_table
 from tesserax.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
 from tesserax.generators.transformer import NORMAL, Decoder, Linear, Places, Stream
@@ -180,7 +179,7 @@ class CTF(Generator):
         The sum is minus the log-likelihood of the ids.  The stages share no parameters, so each learns as if alone,
         apart from the clipping of the gradient that both are in.
         """
-        labels = _labels(cond)
+        labels = class_labels(cond)
         for_coarse, for_drop, for_fine = jax.random.split(rng, 3)
         cluster_of, params = variables['frozen']['cluster_of'], variables['params']
         ids = jnp.asarray(tokens.ids)
@@ -236,7 +235,7 @@ class CTF(Generator):
         Raises:
           ValueError: guidance without a null condition.
         """
-        labels, clusters = _labels(cond), jnp.asarray(coarse.ids).reshape(len(sample_ids), -1)
+        labels, clusters = class_labels(cond), jnp.asarray(coarse.ids).reshape(len(sample_ids), -1)
         guided, b = config.guidance_scale != 1, len(sample_ids)
         if guided and not self.condition_dropout:
             raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
@@ -258,9 +257,3 @@ class CTF(Generator):
 
         ids = jax.lax.map(one, jnp.arange(clusters.shape[1]))
         return Tokens(ids.T.reshape(b, *self.grid, 1))
-
-
-def _labels(cond: Condition) -> Int[Array, ' b']:
-    check_condition(cond, text=False)
-    assert not isinstance(cond, TextFeatures)
-    return cond

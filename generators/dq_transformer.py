@@ -18,11 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from tesserax.common.replicas import replica_mean
 from tesserax.generators import key_values
 from tesserax.generators.cross_entropy import cross_entropy
-from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures, Variables
+from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from tesserax.generators.grain_grammar import GrainGrammar
 from tesserax.generators.grain_sequence import GrainSequence, GrainSequences
 from tesserax.generators.key_values import KeyValues
-from tesserax.generators.prefix_decoder import check_condition
 from tesserax.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
 from tesserax.generators.transformer import NORMAL, Decoder, Linear, Stream, places
 from tesserax.tokenizers.tokenizer import Tokens
@@ -253,7 +252,7 @@ class DQTransformer(Generator):
         Metrics, in nats: 'content', 'position', 'position/grain_2', ...; 'bits_per_token' divides what all positions
         and contents cost by the number of codes.
         """
-        labels = _labels(cond)
+        labels = class_labels(cond)
         for_drop, for_network = jax.random.split(rng)
         if train and self.condition_dropout:
             dropped = jax.random.bernoulli(for_drop, self.condition_dropout, labels.shape)
@@ -314,7 +313,7 @@ class DQTransformer(Generator):
         config: SampleConfig,
     ) -> GrainSequence:
         """The pairs that `sample` turns into a grid; the starts have class 0."""
-        labels = _labels(cond)
+        labels = class_labels(cond)
         of_positions = config.second or SampleConfig(
             temperature=config.temperature,
             guidance_scale=config.guidance_scale,
@@ -372,12 +371,6 @@ class DQTransformer(Generator):
         covered, done = jnp.zeros((b, math.prod(self.grid)), bool), jnp.zeros((b,), bool)
         begin = _Walk(jnp.zeros((), jnp.int32), grammar.begin(b), covered, done, *caches)
         return jax.lax.while_loop(lambda walk: (walk.place < length - 1) & ~walk.done.all(), body, begin).sequence
-
-
-def _labels(cond: Condition) -> Int[Array, ' b']:
-    check_condition(cond, text=False)
-    assert not isinstance(cond, TextFeatures)
-    return cond
 
 
 def _mean(values: Float[Array, 'b n'], counted: Bool[Array, 'b n']) -> Float[Array, '']:

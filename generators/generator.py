@@ -31,6 +31,17 @@ Condition = Int[Array, ' b'] | TextFeatures
 """What is asked for: class numbers in [0, num_classes), or text."""
 
 
+def class_labels(cond: Condition) -> Int[Array, ' b']:
+    """The class numbers of a condition, for generators that know nothing else.
+
+    Raises:
+      ValueError: it is text.
+    """
+    if isinstance(cond, TextFeatures):
+        raise ValueError('this generator is conditioned on class numbers, got text features')
+    return cond
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """How ids are drawn from logits, in this order: guidance, temperature, top-k, top-p.
