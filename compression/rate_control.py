@@ -1,0 +1,102 @@
+"""A file of the size that is asked for: shares of the grains are searched for.
+
+Only tokenizers with grains have a choice.  The shares lie on one curve from all coarse to all fine: a block is divided
+n - 1 times at most, each time with chance t, so that grain i of n has the binomial share C(n-1, i) t^i (1-t)^(n-1-i).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+_TRIALS = 14
+_CLOSE = 0.003  # part of the wanted size
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A size.
+
+    Attributes:
+      size: in bytes.
+      never_above: whether the file may not be larger; else it should be as near as possible, on either side.
+    """
+
+    size: int
+    never_above: bool
+
+    @classmethod
+    def of_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
+        """A size in bits per pixel of the original picture; ValueError for none."""
+        if not 0 < bpp < math.inf:
+            raise ValueError(f'bits per pixel must be a number above 0, got {bpp}')
+        return cls(max(1, round(bpp * width * height / 8)), never_above=False)
+
+
+def shares_at(t: float, count: int) -> tuple[float, ...]:
+    """Shares of `count` grains, from coarse to fine, for t from 0 (all coarse) to 1 (all fine)."""
+    return tuple(math.comb(count - 1, i) * t**i * (1 - t) ** (count - 1 - i) for i in range(count))
+
+
+def compress_to(
+    target: Target, compress: Callable[[tuple[float, ...] | None], bytes], count: int, pixels: int
+) -> bytes:
+    """The bitstream whose size comes nearest to the target.
+
+    Args:
+      target: the size.
+      compress: gives the bitstream for shares of the grains from coarse to fine; for None, of the tokenizer's choice.
+      count: number of grains of the tokenizer.
+      pixels: of the picture, for messages.
+
+    Raises:
+      ValueError: no bitstream of the picture is as small; or the tokenizer has one grain and hence one size, which is
+        not the wanted one.
+    """
+    if count == 1:
+        return _only_size(target, compress(None), pixels)
+    best: bytes | None = None
+    low, high = 0.0, 1.0
+    sizes = dict[float, int]()
+    for t in (0.0, 1.0):
+        data = compress(shares_at(t, count))
+        sizes[t] = len(data)
+        best = _better(best, data, target)
+        if t == 0.0 and len(data) > target.size * (1 if target.never_above else 1.02):
+            raise ValueError(
+                f'with coarse tokens only, this picture has {_size(len(data), pixels)}; asked for were '
+                f'{_size(target.size, pixels)}'
+            )
+        if t == 1.0 and len(data) <= target.size:
+            return data
+    for trial in range(_TRIALS):
+        if best is not None and -_CLOSE * target.size <= len(best) - target.size <= 0:
+            break
+        # Where a straight line between the ends meets the target; every third time the middle, lest one end stays.
+        rate = (target.size - sizes[low]) / max(sizes[high] - sizes[low], 1)
+        t = low + (high - low) * (0.5 if trial % 3 == 2 else min(max(rate, 0.02), 0.98))
+        data = compress(shares_at(t, count))
+        sizes[t] = len(data)
+        best = _better(best, data, target)
+        low, high = (t, high) if len(data) <= target.size else (low, t)
+    assert best is not None
+    return best
+
+
+def _better(best: bytes | None, data: bytes, target: Target) -> bytes | None:
+    if target.never_above and len(data) > target.size:
+        return best
+    return data if best is None or abs(len(data) - target.size) < abs(len(best) - target.size) else best
+
+
+def _only_size(target: Target, data: bytes, pixels: int) -> bytes:
+    near = len(data) <= target.size if target.never_above else abs(len(data) - target.size) <= 0.02 * target.size
+    if not near:
+        raise ValueError(
+            f'this tokenizer has tokens of one grain, so the size of a picture is given: {_size(len(data), pixels)}, '
+            f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice'
+        )
+    return data
+
+
+def _size(count: int, pixels: int) -> str:
+    return f'{count} bytes ({8 * count / pixels:.4f} bits per pixel)'

@@ -1,0 +1,60 @@
+"""Windows: each cell has one owner, all have one shape, and their joints do not show."""
+
+import numpy as np
+import pytest
+
+from tesserax.compression.windows import Strips, blend_weights, spans
+
+SIZES = [(4, 12, 4, 1), (100, 12, 4, 1), (100, 32, 8, 4), (33, 32, 8, 1), (96, 32, 0, 4), (25, 3, 1, 1), (36, 12, 4, 4)]
+
+
+@pytest.mark.parametrize(('cells', 'window', 'halo', 'unit'), SIZES)
+def test_every_cell_has_one_owner_with_its_halo(cells, window, halo, unit):
+    owners = np.zeros(cells, int)
+    for span in spans(cells, window, halo, unit):
+        owners[span.core] += 1
+        assert span.stop - span.start == min(window, cells)
+        assert span.core_start % unit == span.core_stop % unit == span.start % unit == 0
+        assert 0 <= span.start <= max(span.core_start - halo, 0)
+        assert min(span.core_stop + halo, cells) <= span.stop <= cells
+    assert (owners == 1).all()
+
+
+@pytest.mark.parametrize(('cells', 'window', 'halo', 'unit'), SIZES)
+def test_weights_add_up_to_one(cells, window, halo, unit):
+    axis = spans(cells, window, halo, unit)
+    total = np.zeros(3 * cells)
+    for span, weights in zip(axis, blend_weights(axis, halo, 3), strict=True):
+        total[3 * span.start : 3 * span.stop] += weights
+        assert weights.min() >= 0
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def blended(picture, window, halo, scale, offset=lambda y, x: 0.0):
+    """The picture, cut into windows and put together again; each window may be brighter or darker."""
+    vertical, horizontal = (spans(side // scale, window, halo) for side in picture.shape[:2])
+    strips = Strips(vertical, halo, scale, picture.shape[1])
+    across = blend_weights(horizontal, halo, scale)
+
+    def windows(row, span):
+        for column, (x, weights) in enumerate(zip(horizontal, across, strict=True)):
+            place = slice(x.start * scale, x.stop * scale)
+            part = picture[span.start * scale : span.stop * scale, place] + np.float32(offset(row, column))
+            yield place, part * weights[:, None]
+
+    return [strips.rows(row, windows(row, span)) for row, span in enumerate(vertical)]
+
+
+def test_windows_that_agree_give_the_picture():
+    picture = np.random.default_rng(0).uniform(-1, 1, (132, 88, 3)).astype(np.float32)
+    rows = blended(picture, 12, 4, 4)
+    assert max(map(len, rows)) <= 12 * 4
+    np.testing.assert_allclose(np.concatenate(rows), picture, atol=1e-6)
+
+
+def test_windows_that_disagree_fade_into_each_other():
+    whole = np.concatenate(blended(np.zeros((200, 200, 3), np.float32), 24, 4, 4, lambda y, x: (y + x) % 2))
+    assert 0 <= whole.min() < 0.1
+    assert 0.9 < whole.max() <= 1
+    steps = max(np.abs(np.diff(whole, axis=0)).max(), np.abs(np.diff(whole, axis=1)).max())
+    assert steps < 1.01 / (2 * 4 * 4)
