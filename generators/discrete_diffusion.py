@@ -1,0 +1,241 @@
+"""Diffusion of categorical variables: noise that redraws or masks tokens, and the exact way back.
+
+Hoogeboom et al., "Argmax Flows and Multinomial Diffusion" (2021): every step redraws a token uniformly with a small
+probability.  Austin et al., "Structured Denoising Diffusion Models in Discrete State-Spaces" (2021): it may also put a
+mask in the token's place, for good.  Gu et al., "Vector Quantized Diffusion Model" (2022) do both.  All of them are one
+family: a step keeps a token, redraws it among the K tokens, or masks it.  Products of such steps are of the same kind:
+no [K, K] matrix is ever needed.  Where there are masks, the mask is the state K, after the tokens 0 ... K - 1.
+
+Everything is in log space, in float32; what depends on the schedule alone is computed in float64.
+"""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+SCHEDULES = ('cos', 'cos2', 'linear')
+LOG_ZERO = float(np.log(1e-30))  # of what a one-hot distribution excludes, as in the official code
+_NEVER = -1e4  # of transitions that do not exist: far below LOG_ZERO, and finite, so that 0 * log 0 is 0
+
+
+@flax.struct.dataclass
+class Transition:
+    """Log-probabilities of what happens to a token; a mask stays a mask.
+
+    Attributes:
+      keep: it stays as it is.
+      redraw: it is drawn again, uniformly; -inf where that never happens.
+      mask: it is masked.
+    """
+
+    keep: Any
+    redraw: Any
+    mask: Any
+
+
+@flax.struct.dataclass
+class Steps:
+    """Noise steps 0 ... S - 1, in arrays `[S]`; an element or a selection of them has other shapes.
+
+    Attributes:
+      time: number of the step on the finest schedule, divided by that schedule's length: what a network is told.
+      step: what step i does.
+      before: what the steps before i do together.
+      after: what the steps up to i do together.
+    """
+
+    time: Any
+    step: Transition
+    before: Transition
+    after: Transition
+
+    def at(self, index: Any) -> 'Steps':
+        """The steps of the given numbers."""
+        return jax.tree.map(lambda x: jnp.asarray(x)[index], self)
+
+
+def log_kept(schedule: str, timesteps: int) -> Float[np.ndarray, ' T']:
+    """Logarithm of the probability that a token is still untouched after each step, float64.
+
+    Args:
+      schedule: 'cos2', the squared cosine of Nichol and Dhariwal (2021), as the paper of VQ-DDM writes; 'cos', its
+        root, as the code of VQ-DDM and multinomial diffusion have it; 'linear', 1 - t/T, as Austin et al. mask.
+      timesteps: T.
+
+    Raises:
+      ValueError: an unknown schedule.
+    """
+    u = np.linspace(0, 1, timesteps + 1)
+    if schedule in ('cos', 'cos2'):
+        kept = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    elif schedule == 'linear':
+        kept = 1 - u
+    else:
+        raise ValueError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
+    steps = np.clip(kept[1:] / kept[:-1], 1e-3, 1)
+    return np.cumsum(np.log(steps) / (2 if schedule == 'cos' else 1))
+
+
+@functools.lru_cache(maxsize=32)
+def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0) -> Steps:
+    """The steps of a schedule, or `count` jumps that do the same together.
+
+    Args:
+      schedule: see `log_kept`.
+      timesteps: T.
+      mask_share: which part of what is not kept is masked rather than redrawn: 0 uniform noise, 1 masks only, values
+        between them both.
+      count: number of jumps, at most T; 0 means T.
+
+    Raises:
+      ValueError: a share outside [0, 1], or a count that is no number of steps.
+    """
+    if not 0 <= mask_share <= 1:
+        raise ValueError(f'mask_share must be in [0, 1], got {mask_share}')
+    if not 0 <= count <= timesteps:
+        raise ValueError(f'the number of sampling steps must be in [1, {timesteps}], got {count}')
+    count = count or timesteps
+    number = np.round(np.arange(1, count + 1) * timesteps / count).astype(np.int64) - 1
+    after = log_kept(schedule, timesteps)[number]
+    before = np.concatenate([[0.0], after[:-1]])
+    return Steps(
+        (number / timesteps).astype(np.float32),
+        _jump(before, after, mask_share),
+        _jump(np.zeros(count), before, mask_share),
+        _jump(np.zeros(count), after, mask_share),
+    )
+
+
+def _jump(start: np.ndarray, end: np.ndarray, mask_share: float) -> Transition:
+    """From where exp(start) of the tokens are untouched to where exp(end) are.
+
+    With a untouched tokens and the share s, 1 - s + s a are unmasked.  A jump from a to b then keeps b/a, and of the
+    unmasked tokens it leaves (1 - s + s b) / (1 - s + s a) unmasked.
+    """
+    keep = end - start
+    lost = -np.expm1(keep)
+    unmasked = 1 - mask_share + mask_share * np.exp(start)
+    with np.errstate(divide='ignore'):
+        redraw = np.log((1 - mask_share) * lost / unmasked)
+        mask = np.log(mask_share * np.exp(start) * lost / unmasked)
+    return Transition(keep.astype(np.float32), redraw.astype(np.float32), np.maximum(mask, _NEVER).astype(np.float32))
+
+
+def log_one_hot(ids: Int[Array, '*b'], size: int) -> Float[Array, '*b K']:
+    """Distributions that are certain."""
+    return jnp.where(ids[..., None] == jnp.arange(size), 0.0, LOG_ZERO)
+
+
+def diffused(log_x: Float[Array, 'b *n K'], what: Transition, *, masks: bool) -> Float[Array, 'b *n states']:
+    """Distribution after a transition, of tokens that have the distribution `log_x` and are not masked before it.
+
+    Args:
+      log_x: normalised.
+      what: scalars, or one of each row, `[b]`.
+      masks: whether the result has a state for the mask.
+    """
+    keep, redraw, mask = (_like(x, log_x) for x in (what.keep, what.redraw, what.mask))
+    tokens = jnp.logaddexp(log_x + keep, redraw - np.log(log_x.shape[-1]))
+    if not masks:
+        return tokens
+    return jnp.concatenate([tokens, jnp.broadcast_to(mask, (*tokens.shape[:-1], 1))], axis=-1)
+
+
+def likelihood(x_t: Int[Array, 'b *n'], what: Transition, size: int, *, masks: bool) -> Float[Array, 'b *n states']:
+    """Log-probability that a transition gives `x_t`, for each state before it.
+
+    Args:
+      x_t: what it gave.
+      what: scalars, or one of each row, `[b]`.
+      size: K.
+      masks: whether there is a state for the mask.
+    """
+    x_t = x_t[..., None]
+    keep, redraw, mask = (_like(x, x_t) for x in (what.keep, what.redraw, what.mask))
+    other = jnp.maximum(redraw - np.log(size), _NEVER)
+    tokens = jnp.where(x_t == jnp.arange(size), jnp.logaddexp(keep, other), other)
+    if not masks:
+        return tokens
+    masked = x_t == size
+    return jnp.concatenate([jnp.where(masked, mask, tokens), jnp.where(masked, 0.0, _NEVER)], axis=-1)
+
+
+def posterior(
+    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: Steps, *, masks: bool
+) -> Float[Array, 'b *n states']:
+    """Distribution of the state before a step, given the state after it and what is known of x_0.
+
+    With a one-hot `log_x0` this is q(x_{t-1} | x_t, x_0).  With a prediction it is the parametrisation of multinomial
+    diffusion: the prediction takes the place of x_0 in the formula.
+
+    Args:
+      log_x0: normalised distribution of x_0.
+      x_t: state after the step.
+      at: a step, or one for each row.
+      masks: whether there is a state for the mask.
+    """
+    joint = diffused(log_x0, at.before, masks=masks) + likelihood(x_t, at.step, log_x0.shape[-1], masks=masks)
+    return joint - jax.nn.logsumexp(joint, axis=-1, keepdims=True)
+
+
+def mixture(
+    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: Steps, *, masks: bool
+) -> Float[Array, 'b *n states']:
+    """Sum of q(x_{t-1} | x_t, x_0) over all x_0, weighted with their predicted probability (Austin et al., sec. 3.3).
+
+    Each posterior is its joint over q(x_t | x_0), so that the sum is the posterior of the prediction divided by that.
+    """
+    seen = likelihood(x_t, at.after, log_x0.shape[-1], masks=masks)[..., : log_x0.shape[-1]]
+    # Without redrawing, an unmasked token is x_0 itself, and of a masked one all x_0 are equally likely causes.
+    possible = jnp.isfinite(_like(at.after.redraw, log_x0))
+    return posterior(jax.nn.log_softmax(jnp.where(possible, log_x0 - seen, log_x0)), x_t, at, masks=masks)
+
+
+def variational_term(
+    log_q: Float[Array, 'b *n states'], log_p: Float[Array, 'b *n states'], x_0: Int[Array, 'b *n'], t: Int[Array, ' b']
+) -> Float[Array, 'b *n']:
+    """Term t of the bound in nats: KL(q || p) of the states before step t, and -log p(x_0) for step 0."""
+    divergence = (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1)
+    decoding = -jnp.take_along_axis(log_p, x_0[..., None], axis=-1)[..., 0]
+    return jnp.where(t.reshape(-1, *[1] * (x_0.ndim - 1)) == 0, decoding, divergence)
+
+
+def prior_divergence(steps: Steps, size: int) -> float:
+    """Term T of the bound, in nats for each token: KL of the last state, given x_0, from what sampling starts with.
+
+    Sampling starts with uniformly drawn tokens of which as many are masked as after the last step.
+    """
+    keep, redraw = (np.exp(np.float64(x[-1])) for x in (steps.after.keep, steps.after.redraw))
+    on, off, start = keep + redraw / size, redraw / size, (keep + redraw) / size
+    return float(on * np.log(on / start) + ((size - 1) * off * np.log(off / start) if off else 0.0))
+
+
+def add_noise(rng: jax.Array, ids: Int[Array, '*n'], what: Transition, size: int, *, masks: bool) -> Int[Array, '*n']:
+    """Ids (or masks) after a transition; `what` holds scalars."""
+    which, fresh = jax.random.split(rng)
+    u = jax.random.uniform(which, ids.shape)  # in [0, 1): what is kept with probability 1 is kept
+    redrawn = jax.random.randint(fresh, ids.shape, 0, size, ids.dtype)
+    if masks:
+        redrawn = jnp.where(u < jnp.exp(what.keep) + jnp.exp(what.redraw), redrawn, size)
+    noised = jnp.where(u < jnp.exp(what.keep), ids, redrawn)
+    return jnp.where(ids == size, ids, noised)
+
+
+def first_state(rng: jax.Array, shape: tuple[int, ...], steps: Steps, size: int, *, masks: bool) -> Int[Array, '...']:
+    """What sampling starts with (see `prior_divergence`)."""
+    which, fresh = jax.random.split(rng)
+    ids = jax.random.randint(fresh, shape, 0, size, jnp.int32)
+    if not masks:
+        return ids
+    return jnp.where(jnp.log(jax.random.uniform(which, shape)) < steps.after.mask[-1], size, ids)
+
+
+def _like(x: Any, array: jax.Array) -> jax.Array:
+    """Scalars as they are, values of rows with as many axes as the array."""
+    x = jnp.asarray(x)
+    return x.reshape(x.shape + (1,) * (array.ndim - 1)) if x.ndim else x
