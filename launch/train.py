@@ -1,4 +1,6 @@
-"""Trains a tokenizer: `python launch/train.py --config=configs/fqgan.py [--workdir=DIR] [--config.train.steps=…]`.
+"""Trains a tokenizer or a generator.
+
+    python launch/train.py --config=configs/fqgan.py [--workdir=DIR] [--config.train.steps=…]
 
 On several machines, run the same command on each: with --multiprocess on a TPU pod or under Slurm, elsewhere with
 --coordinator=HOST:PORT --process_count=N --process_id=I.

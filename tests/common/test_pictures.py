@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tesserax.common.pictures import reconstruction_sheet, save_png, to_uint8
+from tesserax.common.pictures import class_sheet, reconstruction_sheet, save_png, to_uint8
 
 
 def plain(level, count, height, width):
@@ -104,3 +104,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         save_png(path, np.ones((5, 7, 3), np.uint8))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['a.png']
+
+
+def test_a_sheet_of_classes_has_a_row_for_each_and_its_pixels():
+    images = np.zeros((2, 3, 16, 16, 3), np.uint8)
+    images[1, 2] = (200, 10, 30)
+    sheet = class_sheet(images, ['cat', 'a name that is much too long for the margin before the row'])
+    rows, columns = np.nonzero((sheet == (200, 10, 30)).all(-1))
+    assert len(rows) == (4 * 16) ** 2  # enlarged by a whole factor
+    assert rows.min() > sheet.shape[0] / 2 - 4
+    assert columns.min() > sheet.shape[1] / 2
+    assert (sheet[rows.min() - 30] == 0).any()  # the picture above
+
+
+def test_a_sheet_of_classes_needs_pictures_and_a_name_for_each_row():
+    with pytest.raises(ValueError, match='at least one picture'):
+        class_sheet(np.zeros((0, 3, 8, 8, 3), np.uint8), [])
+    with pytest.raises(ValueError, match='one name for each of 2 rows, got 1'):
+        class_sheet(np.zeros((2, 1, 8, 8, 3), np.uint8), ['cat'])
