@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from tesserax.common.official import Official
-from tesserax.generators.convert import far, llamagen, vqgan_lc_gpt
+from tesserax.generators.convert import far, llamagen, vq_ddm, vqgan_lc_gpt
 from tesserax.generators.trained import TrainedGenerator
 
 
@@ -42,6 +42,13 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: vqgan_lc_gpt.rules(vqgan_lc_gpt.layers_of(state_dict)),
         writing=lambda variables: vqgan_lc_gpt.rules(llamagen.layers_of_ours(variables)),
         ignored=lambda generator: vqgan_lc_gpt.IGNORED,
+    ),
+    'vq_ddm': _generator(
+        model=vq_ddm.model,
+        reading=lambda state_dict: vq_ddm.rules(),
+        writing=lambda variables: vq_ddm.rules(),
+        ignored=lambda generator: vq_ddm.IGNORED,
+        defaults=vq_ddm.defaults,
     ),
 }
 """The names of one paper differ in nothing but their sizes, which the shapes give; LlamaGen's serves text as well."""
