@@ -31,6 +31,7 @@ def base() -> ConfigDict:
                 'guidance_schedule': 'constant',  # 'constant', 'interval' or 'power_cosine'
                 'guidance_interval': 0,  # 'interval': positions with guidance
                 'guidance_power': 1.0,  # 'power_cosine'
+                'steps': 0,  # network calls of methods that refine all positions again and again; 0: the method's own
             },
         }
     )

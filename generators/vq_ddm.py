@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tesserax.common.replicas import replica_sum
 from tesserax.generators import discrete_diffusion as diffusion
 from tesserax.generators.discrete_diffusion import Steps, Transition
-from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
+from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from tesserax.generators.sampling import at_position, filtered, guidance_scales, guide, row_keys
 from tesserax.generators.transformer_denoiser import TransformerDenoiser
 from tesserax.generators.unet import UNet
@@ -156,7 +156,7 @@ class VQDDM(Generator):
         See `Generator`.  Training takes one term for each sample; the terms of a batch are spread over all steps.
         """
         del images
-        ids, labels = jnp.asarray(tokens.ids), self._labels(cond)
+        ids, labels = jnp.asarray(tokens.ids), class_labels(cond)
         count, cells = len(ids), math.prod(tokens.ids.shape[1:])
         sizes = self.spec.codebook_sizes
         prior = sum(diffusion.prior_divergence(self.steps(), size) for size in sizes) / len(sizes)
@@ -251,7 +251,7 @@ class VQDDM(Generator):
             raise ValueError(f"prediction 'direct' samples in {self.timesteps} steps only, got {config.steps}")
         if not self.num_classes and config.guidance_scale != 1:
             raise ValueError(f'a model without classes cannot be guided, got guidance_scale {config.guidance_scale}')
-        steps, labels, keys = self.steps(config.steps), self._labels(cond), row_keys(rng, sample_ids)
+        steps, labels, keys = self.steps(config.steps), class_labels(cond), row_keys(rng, sample_ids)
         count, sizes = len(steps.time), self.spec.codebook_sizes
 
         def back(x: jax.Array, at: Steps, scale: jax.Array, number: jax.Array) -> jax.Array:
@@ -284,11 +284,6 @@ class VQDDM(Generator):
         scales = guidance_scales(config, count)[::-1].copy()  # the walk begins at the last step
         x, _ = jax.lax.scan(step, x, (steps, scales, jnp.arange(count) * repeats), reverse=True)
         return Tokens(x if known is None else jnp.where(known, given, x))
-
-    def _labels(self, cond: Condition) -> Int[Array, ' b']:
-        if not isinstance(cond, jax.Array):
-            raise ValueError(f'VQ-DDM takes class numbers, got {type(cond).__name__}')
-        return cond
 
     def _noised(self, keys: jax.Array, ids: Any, what: Transition) -> Int[Array, 'b h w k']:
         """Ids after a transition (of all rows, or of each row its own), with the random numbers of each row's key."""

@@ -36,6 +36,7 @@ _OPTIONS = {
     ),
     'guidance_interval': flags.DEFINE_integer('guidance_interval', None, 'Positions with guidance, for interval.'),
     'guidance_power': flags.DEFINE_float('guidance_power', None, 'Exponent, for power_cosine.'),
+    'steps': flags.DEFINE_integer('steps', None, 'Steps of methods that refine all positions at once; 0: their own.'),
 }  # what is not given is as in the config of the run
 
 

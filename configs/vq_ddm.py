@@ -1,0 +1,124 @@
+"""VQ-DDM (Hu et al. 2022, "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation").
+
+    python launch/train.py --config=configs/vqgan.py:digits
+    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/train.py --config=configs/vq_ddm.py
+    python launch/sample.py --run=runs/vq_ddm --out=digits.png
+    python launch/inpaint.py --run=runs/vq_ddm --out=completed.png
+
+goes from handwritten digits that ship inside installed packages to generated and to completed ones, on two CPU cores.
+Variants, joined by commas:
+
+  cifar10      tokens of CIFAR-10, of a tokenizer trained by configs/vqgan.py:cifar10
+  celebahq256  the paper's network and recipe on faces of 256x256 pixels: 16x16 tokens of 1024 codewords, 4000 steps,
+               117.6 million parameters (rebuilt codebook: batch 1800)
+  church256    the same on LSUN churches
+  imagenet256  the same with the classes of ImageNet
+  masks        noise that masks tokens instead of redrawing them (Austin et al. 2021)
+  mixed        noise that does both (Gu et al. 2022)
+  transformer  a transformer in place of the U-Net
+  tiny         for tests
+"""
+
+from ml_collections import ConfigDict
+
+from tesserax.configs import generator, tokenizer
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """The default variant, changed by the presets named."""
+    config = generator.base()
+    config.model = ConfigDict(
+        {
+            'name': 'vq_ddm',
+            'denoiser': 'unet',  # or 'transformer'
+            'channels': 48,
+            'channel_multipliers': (1, 2),  # U-Net: of the levels, from fine to coarse
+            'official': False,  # U-Net: as in the official code, with its shortcomings
+            'layers': 4,  # transformer
+            'heads': 4,  # transformer
+            'dropout': 0.1,
+            'condition_dropout': 0.1,
+            'timesteps': 200,
+            'schedule': 'cos',  # 'cos', 'cos2' or 'linear'
+            'mask_share': 0.0,  # 0: noise redraws tokens; 1: it masks them; between: it does both
+            'prediction': 'x0',  # 'x0', 'mixture' or 'direct'
+            'importance': True,
+            'auxiliary_weight': 0.01,  # of the cross-entropy of clean tokens; the paper has none
+            'evaluation_terms': 20,
+            'dtype': 'float32',
+            'remat': False,
+        }
+    )
+    generator.digits(config)
+    config.train.batch_size = 64
+    config.sample.steps = 50  # jumps through the noise; 0: step by step
+    presets = {
+        'cifar10': _cifar10,
+        'celebahq256': _celebahq256,
+        'church256': _church256,
+        'imagenet256': _imagenet256,
+        'masks': _masks,
+        'mixed': _mixed,
+        'transformer': _transformer,
+        'tiny': _tiny,
+    }
+    return tokenizer.presets(variant, presets, config)
+
+
+def _cifar10(config: ConfigDict) -> None:
+    config.data.source = 'tokens:runs/vqgan-cifar10/tokens'
+    config.model.update(channels=96, timesteps=1000)
+    config.train.update(steps=20_000, batch_size=128, log_every=100, checkpoint_every=2_000, ema_decay=0.999)
+    config.evaluate.update(every=5_000, batch_size=500)
+    config.sample.update(steps=100, guidance_scale=1.0)
+
+
+def _paper(config: ConfigDict, source: str, batch_size: int, learning_rate: float, steps: int) -> None:
+    generator.full_recipe(config)
+    config.model.update(
+        channels=128,
+        channel_multipliers=(1, 2, 4, 8),
+        official=True,
+        layers=24,
+        heads=16,
+        dropout=0.0,
+        timesteps=4000,
+        auxiliary_weight=0.0,
+        evaluation_terms=16,
+        dtype='bfloat16',
+    )
+    config.optimizer.update(learning_rate=learning_rate, schedule='cosine', b2=0.999, weight_decay=0.0, clip_norm=0.0)
+    config.data.source = f'tokens:runs/tokens-{source}'
+    config.train.update(steps=steps, batch_size=batch_size)
+    config.sample.steps = 0
+
+
+def _celebahq256(config: ConfigDict) -> None:
+    _paper(config, 'celebahq256', 1800, 1e-4, 350_000)
+
+
+def _church256(config: ConfigDict) -> None:
+    _paper(config, 'church256', 180, 1e-4, 500_000)
+
+
+def _imagenet256(config: ConfigDict) -> None:
+    _paper(config, 'imagenet256', 180, 1e-4, 570_000)
+
+
+def _masks(config: ConfigDict) -> None:
+    config.model.update(mask_share=1.0, schedule='linear')
+
+
+def _mixed(config: ConfigDict) -> None:
+    config.model.update(mask_share=0.9, schedule='linear')
+
+
+def _transformer(config: ConfigDict) -> None:
+    config.model.update(denoiser='transformer', channels=128 if config.model.channels < 128 else 1024)
+
+
+def _tiny(config: ConfigDict) -> None:
+    generator.tiny(config)
+    config.model.update(channels=8, layers=1, heads=2, timesteps=8, evaluation_terms=2)
+    config.sample.steps = 2
