@@ -190,7 +190,7 @@ class CTF(Generator):
             dropped = jax.random.bernoulli(for_drop, self.condition_dropout, labels.shape)
             labels = jnp.where(dropped, self.num_classes, labels)
         ids = ids.reshape(len(ids), -1)
-        hidden = self.fine.apply(
+        hidden: Any = self.fine.apply(
             {'params': params['fine']},
             cluster_of[ids],
             labels,
@@ -244,12 +244,12 @@ class CTF(Generator):
             labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])
             seen = jnp.tile(clusters, (2, 1))
         fine = {'params': variables['params']['fine']}
-        hidden = self.fine.apply(fine, seen, labels, method='hidden')
+        hidden: Any = self.fine.apply(fine, seen, labels, method='hidden')
         scales = jnp.asarray(guidance_scales(config, clusters.shape[1]))
         keys, cluster_of = row_keys(rng, sample_ids), variables['frozen']['cluster_of']
 
         def one(position: jax.Array) -> jax.Array:  # the logits of all positions at once could be gigabytes
-            logits = self.fine.apply(fine, hidden[:, position], method='logits')
+            logits: Any = self.fine.apply(fine, hidden[:, position], method='logits')
             if guided:
                 logits = guide(logits, scales[position])
             member = cluster_of == clusters[:, position, None]

@@ -235,7 +235,11 @@ class DQTransformer(Generator):
     def init(self, rng: jax.Array) -> Variables:
         """Fresh variables."""
         two = jnp.zeros((1, 2), jnp.int32)
-        return self.network.init(rng, GrainSequence(two, two, two, two), method='logits')
+        variables: Any = self.network.init(rng, GrainSequence(two, two, two, two), method='logits')
+        return variables
+
+    def _apply(self, variables: Variables, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.network.apply(variables, *args, method=method, **kwargs)
 
     def loss(
         self,
@@ -259,7 +263,7 @@ class DQTransformer(Generator):
             labels = jnp.where(dropped, self.num_classes, labels)
         sequences = self.sequences
         sequence = sequences.sequence(tokens, labels)
-        normed = self.network.apply(variables, sequence, train=train, rngs={'dropout': for_network}, method='normed')
+        normed = self._apply(variables, 'normed', sequence, train=train, rngs={'dropout': for_network})
         nll = {
             kind: cross_entropy(x, variables['params'][f'{kind}_head']['kernel'], getattr(sequence, kind)[:, 1:]).nll
             for kind, x in normed.items()
@@ -324,7 +328,7 @@ class DQTransformer(Generator):
         guided = config.guidance_scale != 1 or of_positions.guidance_scale != 1
         if guided and not self.condition_dropout:
             raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
-        network, grammar, b = self.network, self.grammar, len(sample_ids)
+        grammar, b = self.grammar, len(sample_ids)
         if guided:
             labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])
         keys = row_keys(rng, sample_ids)
@@ -340,15 +344,15 @@ class DQTransformer(Generator):
             place = walk.place
             newest = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, 1, axis=1), walk.sequence)
             pairs = grammar.with_labels(newest, labels)
-            hidden = network.apply(variables, pairs, walk.position_cache, place, method='read')
-            logits = network.apply(variables, hidden.x[:, 0], method='position_logits')
+            hidden = self._apply(variables, 'read', pairs, walk.position_cache, place)
+            logits = self._apply(variables, 'position_logits', hidden.x[:, 0])
             drawn = chosen(logits, grammar.allowed(walk.covered, newest.part[:, 0]), of_positions, place, 0)
 
             following = grammar.next(newest, drawn, walk.done)
             told = grammar.with_labels(following, labels)
             stream = Stream(hidden.x, walk.content_cache)
-            seen = network.apply(variables, stream, told.position, told.part, place, method='look')
-            logits = network.apply(variables, seen.x[:, 0], method='content_logits')
+            seen = self._apply(variables, 'look', stream, told.position, told.part, place)
+            logits = self._apply(variables, 'content_logits', seen.x[:, 0])
             ids = jnp.arange(logits.shape[-1]) < grammar.sequences.contents.size
             following = grammar.filled(following, chosen(logits, ids, config, place, 1))
             return _Walk(
