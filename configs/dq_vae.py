@@ -8,6 +8,7 @@ by thresholds on its information density.  Variants, joined by commas:
   triple       cells of 16x16 pixels with 1, 4 or 16 codes; shares of 40, 30 and 30 % of the area
   feature      the router is learned, and kept near its shares by a budget (the paper's first choice)
   quota        the densest cells of each picture, with exact shares
+  digits       handwritten digits at 32x32 pixels, also embedded: 8x8 positions, for configs/dq_transformer.py
   cifar10      CIFAR-10 at 32x32, 2,000 steps; --config.data.source names a folder or zip instead of TFDS
   imagenet256  the recipe of the released model: 256x256, cells of 16x16 pixels, batch 120, 10 epochs, LPIPS.  Its
                authors give rFID 1.70 (dual, entropy router); not reproduced here.
@@ -20,6 +21,7 @@ from tesserax.configs import tokenizer
 
 # Of training crops, by number of grains (`density_thresholds`): the shares that the model is given.
 _PHOTOGRAPHS = {2: (1.63,), 3: (1.61, 2.43)}
+_DIGITS = {2: (1.739,), 3: (1.815, 2.259)}
 _CIFAR10 = {2: (2.22,), 3: (2.54, 2.85)}
 _IMAGENET = (1.6777750253677368,)  # the released model's
 
@@ -57,6 +59,7 @@ def get_config(variant: str = '') -> ConfigDict:
         'triple': _triple,
         'feature': _feature,
         'quota': _quota,
+        'digits': _digits,
         'cifar10': _cifar10,
         'imagenet256': _imagenet256,
         'tiny': _tiny,
@@ -79,6 +82,13 @@ def _feature(config: ConfigDict) -> None:
 
 def _quota(config: ConfigDict) -> None:
     config.model.update(router='quota', entropy_thresholds=())
+
+
+def _digits(config: ConfigDict) -> None:
+    tokenizer.digits(config)
+    config.model.update(codebook_size=256, image_size=32)
+    if config.model.router == 'entropy':
+        config.model.entropy_thresholds = _DIGITS[len(config.model.grain_ratios)]
 
 
 def _cifar10(config: ConfigDict) -> None:

@@ -23,6 +23,8 @@ from tesserax.common.training.optimizer import make_optimizer
 from tesserax.common.training.parallel import Runner, make_runner
 from tesserax.common.training.state import Objective
 from tesserax.common.training.step import TrainStep
+from tesserax.generators.ctf import CTF
+from tesserax.generators.dq_transformer import DQTransformer
 from tesserax.generators.far import FAR
 from tesserax.generators.generator import Generator, SampleConfig
 from tesserax.generators.llamagen import LlamaGen
@@ -64,6 +66,8 @@ GENERATORS: dict[str, type[Generator]] = {
     'far': FAR,
     'vqgan_lc_gpt': VQGANLCGPT,
     'vq_ddm': VQDDM,
+    'dq_transformer': DQTransformer,
+    'ctf': CTF,
 }
 CACHE_DTYPES = {'': None, 'int8': jnp.int8, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -100,7 +104,9 @@ def generator(config: ConfigDict) -> Generator:
 
 def sample_config(config: ConfigDict, **changes: Any) -> SampleConfig:
     """How a generator's run samples."""
-    return SampleConfig(**{**config.sample, **changes})
+    options = {**config.sample, **changes}
+    second = options.pop('second', None)  # of methods that draw two kinds of ids
+    return SampleConfig(**options, second=None if second is None else SampleConfig(**second))
 
 
 def _model(table: dict[str, Any], config: ConfigDict, **given: Any) -> Any:

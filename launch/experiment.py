@@ -15,7 +15,7 @@ from tesserax.common.training.loop import LoopOptions, RunResult, train
 from tesserax.common.training.parallel import Runner
 from tesserax.common.training.state import TrainState
 from tesserax.common.training.writers import MetricWriter, create_writer
-from tesserax.launch import assemble, codebook_table, generator_run, initial_weights, run_folder
+from tesserax.launch import assemble, code_clusters, codebook_table, generator_run, initial_weights, run_folder
 from tesserax.tokenizers.evaluation import evaluate_tokenizer
 from tesserax.tokenizers.objective import TokenizerObjective
 
@@ -61,6 +61,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
         state = runner.init(train_step, config.train.seed, example)
         if table is not None:
             state = codebook_table.fill(state, table)
+        if frozen_tokenizer is not None and code_clusters.wanted(config):
+            state = code_clusters.fill(state, config, frozen_tokenizer)
         if given is not None:
             state, report = initial_weights.apply(state, given)
             if main_process:
