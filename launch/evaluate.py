@@ -21,6 +21,7 @@ from absl import flags
 from tesserax.launch import cli
 
 if TYPE_CHECKING:
+    from tesserax.common.data.source import Split
     from tesserax.common.metrics.feature_extractor import FeatureExtractor
     from tesserax.common.metrics.generation_report import GenerationReport
 
@@ -57,19 +58,19 @@ def main() -> None:
     """Evaluates and prints a table."""
     from tesserax.common.errors import UserError
 
-    if (_RUN.value is None) == (_SAMPLES.value is None):
-        raise UserError('name what to evaluate, for example --run=runs/fqgan, or --samples=samples.npz')
-    if _RUN.value is not None:
+    if _RUN.value is not None and _SAMPLES.value is None:
         _evaluate_run(pathlib.Path(_RUN.value))
-    else:
+    elif _SAMPLES.value is not None and _RUN.value is None:
         _evaluate_samples(pathlib.Path(_SAMPLES.value))
+    else:
+        raise UserError('name what to evaluate, either --run=runs/fqgan or --samples=samples.npz')
 
 
 def _evaluate_run(path: pathlib.Path) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import Split, evaluation_batches, open_source
+    from tesserax.common.data.pipeline import evaluation_batches, open_source
     from tesserax.common.errors import UserError
     from tesserax.common.metrics.feature_set import FeatureCollector
     from tesserax.common.metrics.generation_report import report_on
@@ -84,7 +85,10 @@ def _evaluate_run(path: pathlib.Path) -> None:
 
     model = load(path, _WHICH.value)
     if not isinstance(model, TrainedTokenizer):
-        raise UserError(f'{path} holds no tokenizer but a {type(model.module).__name__}')
+        raise UserError(
+            f'{path} holds no tokenizer but a {type(model).__name__}; draw from a generator with launch/sample.py '
+            'and evaluate the --samples'
+        )
     folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
     source, data_dir, size = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     if folder is not None:
@@ -102,7 +106,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         return np.asarray(output.reconstruction), output.tokens
 
     perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
-    pictures = open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir)
+    pictures = open_source(source, cast('Split', _SPLIT.value), data_dir=data_dir)
     batches = evaluation_batches(pictures, image_size=size or 256, batch_size=_BATCH_SIZE.value)
     collectors = []
     if _PROTOCOL.value or _INCEPTION.value:
@@ -156,7 +160,7 @@ def _evaluate_samples(path: pathlib.Path) -> None:
     reference = open_reference(
         _REFERENCE.value,
         extractor,
-        split=_REFERENCE_SPLIT.value,
+        split=cast('Split | None', _REFERENCE_SPLIT.value),
         data_dir=_DATA_DIR.value,
         image_size=batches.image_size,
         batch_size=_BATCH_SIZE.value,
