@@ -74,6 +74,13 @@ class SampleConfig:
     steps: int = 0
     second: 'SampleConfig | None' = None
 
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.window < 0:
+            raise ValueError(
+                f'temperature {self.temperature}, top_k {self.top_k} and window {self.window} must be at least 0, '
+                f'top_p {self.top_p} above 0 and at most 1'
+            )
+
 
 @flax.struct.dataclass
 class GeneratorLoss:

@@ -40,6 +40,14 @@ def test_what_filters_leave(options, expected):
     assert kept([0.1, 0.4, 0.25, 0.25], **options) == expected
 
 
+@pytest.mark.parametrize(
+    'wrong', [{'temperature': -1.0}, {'top_k': -1}, {'top_p': 0.0}, {'top_p': 1.1}, {'window': -1}]
+)
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        SampleConfig(**wrong)
+
+
 def test_temperature_divides_before_top_p_looks():
     assert kept([0.1, 0.4, 0.26, 0.24], top_p=0.5) == [1, 2]
     assert kept([0.1, 0.4, 0.26, 0.24], top_p=0.5, temperature=0.1) == [1]
