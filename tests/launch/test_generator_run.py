@@ -236,6 +236,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
         assert not (tmp_path / 'run').exists()
     vqgan = cli.load_config('configs/vqgan.py:tiny')
     vqgan.data.source = f'tokens:{tokens}'
+    vqgan.train.devices = 1
     with pytest.raises(UserError, match='a tokenizer learns from pictures'):
         experiment.run_training(vqgan, tmp_path / 'run', show_progress=False)
 
