@@ -1,0 +1,81 @@
+"""What a bitstream holds, in numbers; without weights, and without decoding ids."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from tesserax.compression.bitstream import BitstreamReader
+from tesserax.compression.header import Header
+from tesserax.compression.token_coding import decode_grains
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A bitstream.
+
+    Attributes:
+      header: what it says of itself.
+      size: of the file in bytes.
+      streams: bytes of each kind of stream that occurs, and of all else.
+      tiles: how many there are.
+      grain: side of the block of each grid cell.
+    """
+
+    header: Header
+    size: int
+    streams: dict[str, int]
+    tiles: int
+    grain: Int[np.ndarray, 'h w']
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Names and values for people."""
+        header = self.header
+        rows, columns = header.grid
+        lines = [
+            ('picture', f'{header.width}x{header.height}, {header.channels_name}, {header.bit_depth} bits'),
+            ('grid', f'{columns}x{rows} cells of {header.downsample_factor}x{header.downsample_factor} pixels'),
+            ('codebooks', ', '.join(map(str, header.codebook_sizes))),
+            ('weights', header.weights.hex()),
+            ('prior', header.prior.hex() or 'none'),
+            ('windows', f'{header.window} pixels, halo {header.halo}'),
+            ('tiles', f'{self.tiles} of at most {header.tile}x{header.tile} cells'),
+        ]
+        for side in sorted(header.grains, reverse=True) if len(header.grains) > 1 else ():
+            here = self.grain == side
+            lines.append((f'grain {side}', f'{int(here.sum()) // side**2} tokens, {here.mean():.1%} of the area'))
+        pixels = header.width * header.height
+        for name, count in [*self.streams.items(), ('file', self.size)]:
+            lines.append((name, f'{count} bytes, {8 * count / pixels:.4f} bits per pixel'))
+        return lines
+
+    def grain_picture(self) -> UInt8[np.ndarray, 'h w 1']:
+        """One pixel per grid cell, the finer the brighter; ValueError if all tokens are of one size."""
+        grains = self.header.grains
+        if len(grains) == 1:
+            raise ValueError('there is no map of grains: all tokens are of one size')
+        levels = np.searchsorted(grains, self.grain)
+        return (255 - 255 * levels // (len(grains) - 1)).astype(np.uint8)[..., None]
+
+
+def describe(data: bytes) -> Description:
+    """Reads a bitstream to its end.
+
+    Raises:
+      BitstreamError: it is damaged.
+    """
+    reader = BitstreamReader(data)
+    header = reader.header
+    grain = np.ones(header.grid, np.int32)
+    alpha = reader.alpha()
+    streams = {'transparency': len(alpha or b''), 'grains, coded': 0, 'grains, plain': 0, 'ids, coded': 0}
+    streams['ids, plain'] = tiles = 0
+    for area, record in reader.tiles():
+        tiles += 1
+        streams['ids, coded' if record.ids.modelled else 'ids, plain'] += len(record.ids.data)
+        if record.grains is not None:
+            streams['grains, coded' if record.grains.modelled else 'grains, plain'] += len(record.grains.data)
+            here = np.s_[area.top : area.top + area.rows, area.left : area.left + area.columns]
+            grain[here] = decode_grains(record.grains, (area.rows, area.columns), header.grains)
+    streams['header and checksums'] = len(data) - sum(streams.values())
+    return Description(header, len(data), {name: n for name, n in streams.items() if n}, tiles, grain)

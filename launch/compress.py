@@ -1,0 +1,47 @@
+"""Compresses pictures.
+
+    python launch/compress.py photo.png --weights=runs/control_gic            writes photo.bin
+    python launch/compress.py photo.png --weights=runs/control_gic --bpp=0.2
+    python launch/compress.py pictures/ --weights=runs/fqgan --out=compressed/
+    cat photo.jpg | python launch/compress.py - --weights=runs/fqgan > photo.bin
+
+Nothing is overwritten without --force, and a file is written whole or not at all.
+"""
+
+from absl import flags
+
+from tesserax.launch import cli
+
+_WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
+_PRIOR = flags.DEFINE_string(
+    'prior', None, "Tables of launch/fit_prior.py; default: those beside the weights; '': none."
+)
+_OUT = flags.DEFINE_string('out', None, 'What to write: a file; for a folder, a folder. Default: beside the picture.')
+_BPP = flags.DEFINE_float('bpp', None, 'Bits per pixel to come as near to as possible; needs a tokenizer with grains.')
+_MAX_BYTES = flags.DEFINE_integer('max_bytes', None, 'Bytes that no file may exceed; needs a tokenizer with grains.')
+_SHARES = flags.DEFINE_list(
+    'grain_ratios', None, 'Shares of the area of each grain, from coarse to fine, such as 0.1,0.4,0.5.'
+)
+_WINDOW = flags.DEFINE_integer('window', None, 'Side of the squares that the networks see at once, in pixels.')
+_FORCE = flags.DEFINE_bool('force', False, 'Whether existing files are replaced.')
+
+
+def main(source: str) -> int:
+    """Compresses a file, a folder or standard input."""
+    from tesserax.common.errors import UserError
+    from tesserax.launch.compression_files import compress_files, planned
+    from tesserax.launch.open_codec import open_codec
+    from tesserax.launch.picture_files import PICTURES
+
+    work = planned(source, _OUT.value, PICTURES, '.bin', force=_FORCE.value)
+    try:
+        shares = None if _SHARES.value is None else [float(share) for share in _SHARES.value]
+    except ValueError:
+        raise UserError(f'--grain_ratios are numbers, got {",".join(_SHARES.value)}') from None
+    codec = open_codec(_WEIGHTS.value, _PRIOR.value, window=_WINDOW.value)
+    options = {'bpp': _BPP.value, 'max_bytes': _MAX_BYTES.value, 'grain_ratios': shares}
+    return min(1, compress_files(codec, work, force=_FORCE.value, **options))
+
+
+if __name__ == '__main__':
+    cli.run(main, positional=['picture, folder or -'])

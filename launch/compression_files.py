@@ -1,0 +1,116 @@
+"""Files, folders and standard input through a codec, with progress; one file that fails does not stop the others."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tesserax.common.errors import UserError
+from tesserax.compression.codec import Codec, Progress
+from tesserax.compression.rate_control import Target, compress_to
+from tesserax.launch import picture_files
+
+Work = list[tuple[Path | None, Path | None]]
+"""What is read and what is written; None is standard input or output."""
+
+
+def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str, *, force: bool) -> Work:
+    """What there is to do.
+
+    Raises:
+      UserError: there is nothing, or something to be written exists already and `force` is not given.
+    """
+    if source == picture_files.STANDARD:
+        work: Work = [(None, Path(out) if out else None)]
+    else:
+        work = list(picture_files.planned(source, out, extensions, suffix))
+    for _, target in work:
+        if target is not None:
+            picture_files.check_new(target, force=force)
+    return work
+
+
+def compress_files(
+    codec: Codec,
+    work: Work,
+    *,
+    force: bool = False,
+    bpp: float | None = None,
+    max_bytes: int | None = None,
+    grain_ratios: Sequence[float] | None = None,
+) -> int:
+    """Writes a bitstream for every picture; gives the number of those that could not be compressed.
+
+    Args:
+      codec: which compresses.
+      work: as `planned` gives it.
+      force: whether existing files are replaced.
+      bpp: bits per pixel to come near to.
+      max_bytes: bytes that no bitstream may exceed.
+      grain_ratios: shares of the grains; of the three at most one is given.
+
+    Raises:
+      UserError, ValueError: the only picture cannot be compressed, or more than one size is asked for.
+    """
+    if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
+        raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
+    grains = len(codec.tokenizer.spec.grains)
+
+    def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
+        picture = picture_files.read_picture(data, name)
+        height, width, channels = picture.shape
+        wanted = None if max_bytes is None else Target(max_bytes, never_above=True)
+        wanted = wanted if bpp is None else Target.of_bpp(bpp, width, height)
+
+        def compress(shares: Sequence[float] | None) -> bytes:
+            return codec.compress(picture, grain_ratios=shares, progress=progress)
+
+        packed = compress(grain_ratios) if wanted is None else compress_to(wanted, compress, grains, width * height)
+        rate = 8 * len(packed) / (height * width)
+        part = f'1:{picture.nbytes / len(packed):.0f}'
+        return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
+
+    return _each(work, convert, force=force)
+
+
+def decompress_files(codec: Codec, work: Work, *, force: bool = False) -> int:
+    """Writes a picture for every bitstream; gives the number of those that could not be decompressed.
+
+    Raises:
+      UserError: the only bitstream cannot be decompressed.
+    """
+
+    def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
+        picture = codec.decompress(data, progress=progress)
+        height, width, channels = picture.shape
+        kind = '.png' if target is None else target.suffix
+        return picture_files.picture_bytes(picture, kind), f'{width}x{height}x{channels}'
+
+    return _each(work, convert, force=force)
+
+
+def _each(work: Work, convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]], *, force: bool) -> int:
+    failed = 0
+    for path, target in work:
+        name = 'standard input' if path is None else str(path)
+        try:
+            data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+            with tqdm(desc=name, unit='window', leave=False, disable=None) as bar:
+
+                def show(done: int, total: int, bar: tqdm = bar) -> None:
+                    bar.total, bar.n = total, done
+                    bar.refresh()
+
+                converted, about = convert(data, name, target, show)
+            if target is None:
+                sys.stdout.buffer.write(converted)
+                continue
+            picture_files.write_new(target, converted, force=force)
+            print(f'{name} -> {target}: {about}')
+        except (UserError, ValueError) as error:
+            if len(work) == 1:
+                raise
+            failed += 1
+            print(f'error: {name}: {error}', file=sys.stderr)
+    return failed

@@ -1,0 +1,200 @@
+"""The commands around compressed pictures: files, folders, pipes, sizes; nothing is damaged by what goes wrong."""
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_picture_tokenizer import ToyTokenizer
+
+from tesserax.common.errors import UserError
+from tesserax.compression.codec import Codec
+from tesserax.compression.description import describe
+from tesserax.compression.header import BitstreamError
+from tesserax.launch import picture_files
+from tesserax.launch.compression_files import compress_files, decompress_files, planned
+from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture, write_new
+
+ROOT = Path(__file__).parents[2]
+CODEC = Codec(ToyTokenizer(4, (1, 2, 4)), b'weights!', window=64, halo=16)
+PLAIN = Codec(ToyTokenizer(), b'weights!', window=64, halo=16)
+
+
+def picture(height=40, width=60, channels=3, dtype=np.uint8):
+    rng = np.random.default_rng(height * width)
+    coarse = rng.integers(0, np.iinfo(dtype).max, (-(-height // 10), -(-width // 10), channels))
+    return np.kron(coarse, np.ones((10, 10, 1)))[:height, :width].astype(dtype)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / 'photo.png'
+    path.write_bytes(picture_bytes(picture(), '.png'))
+    return path
+
+
+def compress(source, out=None, codec=CODEC, force=False, **options):
+    return compress_files(codec, planned(str(source), out, PICTURES, '.bin', force=force), force=force, **options)
+
+
+def decompress(source, out=None, codec=CODEC, force=False):
+    return decompress_files(codec, planned(str(source), out, ('.bin',), '.png', force=force), force=force)
+
+
+def test_a_file_is_compressed_beside_itself_and_comes_back(photo, tmp_path, capsys):
+    assert compress(photo) == 0
+    data = photo.with_suffix('.bin').read_bytes()
+    assert f'{photo} -> {tmp_path / "photo.bin"}: 60x40x3, {len(data)} bytes' in capsys.readouterr().out
+    assert decompress(tmp_path / 'photo.bin', str(tmp_path / 'again.webp')) == 0
+    assert Image.open(tmp_path / 'again.webp').size == (60, 40)
+    with pytest.raises(UserError, match='exists already: name another file by --out'):
+        decompress(tmp_path / 'photo.bin')
+    with pytest.raises(UserError, match='exists already'):
+        compress(photo)
+    assert compress(photo, force=True) == 0
+    assert photo.with_suffix('.bin').read_bytes() == data
+
+
+def test_a_folder_keeps_its_shape_and_bad_files_do_not_stop_the_others(photo, tmp_path, capsys):
+    source = tmp_path / 'pictures'
+    (source / 'inner').mkdir(parents=True)
+    for name in ('a.png', 'inner/b.jpg'):
+        (source / name).write_bytes(picture_bytes(picture(), Path(name).suffix))
+    (source / 'broken.png').write_bytes(photo.read_bytes()[:100])
+    (source / 'notes.txt').write_text('no picture')
+    assert compress(source, str(tmp_path / 'out')) == 1
+    assert 'broken.png is no picture that can be read' in capsys.readouterr().err
+    written = sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.*'))
+    assert written == ['a.bin', 'inner/b.bin']
+    assert decompress(tmp_path / 'out') == 0
+    assert (tmp_path / 'out/inner/b.png').is_file()
+    (source / 'a.jpg').write_bytes(b'')
+    with pytest.raises(UserError, match='would both become'):
+        compress(source, str(tmp_path / 'other'))
+
+
+def test_standard_input_goes_to_standard_output(photo, monkeypatch):
+    class Binary(io.StringIO):
+        def __init__(self, data=b''):
+            super().__init__()
+            self.buffer = io.BytesIO(data)
+
+    passed = photo.read_bytes()
+    for step in (compress, decompress):
+        out = Binary()
+        monkeypatch.setattr(sys, 'stdin', Binary(passed))
+        monkeypatch.setattr(sys, 'stdout', out)
+        assert step('-') == 0
+        passed = out.buffer.getvalue()
+        assert out.getvalue() == ''
+    assert Image.open(io.BytesIO(passed)).size == (60, 40)
+
+
+def test_sizes_are_kept(photo, tmp_path, capsys):
+    big = tmp_path / 'big.png'
+    big.write_bytes(picture_bytes(picture(256, 256), '.png'))
+    target = big.with_suffix('.bin')
+    compress(big, bpp=0.2)
+    assert 8 * target.stat().st_size / 65536 == pytest.approx(0.2, rel=0.02)
+    compress(big, max_bytes=1200, force=True)
+    assert 1000 < target.stat().st_size <= 1200
+    with pytest.raises(ValueError, match='with coarse tokens only'):
+        compress(big, max_bytes=50, force=True)
+    assert 1000 < target.stat().st_size <= 1200
+    with pytest.raises(UserError, match='only one of --bpp, --max_bytes and --grain_ratios'):
+        compress(big, bpp=1.0, max_bytes=3, force=True)
+    with pytest.raises(ValueError, match='one grain, so the size of a picture is given'):
+        compress(big, codec=PLAIN, bpp=5.0, force=True)
+    compress(photo, grain_ratios=(1.0, 0.0, 0.0))
+    assert describe(photo.with_suffix('.bin').read_bytes()).grain.min() == 4
+
+
+def test_other_weights_are_named(photo):
+    compress(photo)
+    other = dataclasses.replace(CODEC, weights=b'weights?')
+    with pytest.raises(BitstreamError, match='was written with weights 7765696768747321, got 776569676874733f'):
+        decompress(photo.with_suffix('.bin'), str(photo.with_name('x.png')), codec=other)
+    assert not photo.with_name('x.png').exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError, match='No space left'):
+        compress(photo)
+    assert [path.name for path in tmp_path.iterdir()] == ['photo.png']
+    photo.with_suffix('.bin').write_bytes(b'old')
+    with pytest.raises(OSError, match='No space left'):
+        write_new(photo.with_suffix('.bin'), b'new', force=True)
+    assert photo.with_suffix('.bin').read_bytes() == b'old'
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match='there is no file or folder'):
+        compress(tmp_path / 'absent.png')
+    with pytest.raises(UserError, match='holds nothing to read'):
+        compress(tmp_path)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_pictures_keep_their_channels(channels):
+    original = picture(20, 30, channels)
+    np.testing.assert_array_equal(read_picture(picture_bytes(original, '.png'), 'x'), original)
+
+
+def test_sixteen_bit_grey_keeps_its_bits_and_colour_is_rounded():
+    grey, colour = picture(20, 30, 1, np.uint16), picture(20, 30, 3, np.uint16)
+    np.testing.assert_array_equal(read_picture(picture_bytes(grey, '.png'), 'x'), grey)
+    rounded = read_picture(picture_bytes(colour, '.png'), 'x')
+    np.testing.assert_array_equal(rounded, np.round(colour / 257))
+
+
+def test_pictures_stand_upright():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(20, 30)).save(file, 'PNG', exif=exif)
+    assert read_picture(file.getvalue(), 'x').shape == (30, 20, 3)
+
+
+def test_pictures_that_cannot_be_read_or_written_are_named(monkeypatch):
+    with pytest.raises(UserError, match='x is no picture that can be read'):
+        read_picture(b'no picture', 'x')
+    floats = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(floats, 'TIFF')
+    with pytest.raises(UserError, match='floating-point values'):
+        read_picture(floats.getvalue(), 'x')
+    monkeypatch.setattr(picture_files, 'MAX_PIXELS', 100)
+    with pytest.raises(UserError, match='30x20 is above the limit of 100 pixels'):
+        read_picture(picture_bytes(picture(20, 30), '.png'), 'x')
+    for channels, kind in ((4, '.jpg'), (3, '.bin')):
+        with pytest.raises(UserError, match=f'a picture of {channels} channels cannot be written as'):
+            picture_bytes(picture(4, 4, channels), kind)
+
+
+def test_a_description_accounts_for_every_byte(photo):
+    compress(photo, grain_ratios=(0.25, 0.25, 0.5))
+    data = photo.with_suffix('.bin').read_bytes()
+    found = describe(data)
+    assert sum(found.streams.values()) == found.size == len(data)
+    lines = dict(found.lines())
+    assert lines['picture'] == '60x40, RGB, 8 bits'
+    assert lines['codebooks'] == '64'
+    assert lines['grain 4'].endswith('% of the area')
+    shades = found.grain_picture()
+    assert shades.shape == (*found.header.grid, 1)
+    assert set(np.unique(shades)) == {0, 128, 255}
+    with pytest.raises(ValueError, match='no map of grains'):
+        describe(PLAIN.compress(picture())).grain_picture()
+    with pytest.raises(BitstreamError):
+        describe(data[:-1])
+
+
+def test_the_command_answers_in_one_line(photo):
+    script = [sys.executable, 'launch/compress.py', str(photo)]
+    answer = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 1
+    assert answer.stderr == 'error: name the weights, for example --weights=runs/control_gic\n'
