@@ -67,7 +67,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam, or AdamW when `weight_decay` > 0, after clipping the gradient's global norm to `clip_norm`.
 
-    Weight decay spares vectors and scalars (biases, norm scales).
+    Weight decay spares vectors and scalars: biases and norm scales, also those of stacked layers, which are matrices.
     """
     rate = learning_rate_schedule(
         learning_rate, schedule, warmup_steps, total_steps, final_fraction, initial_fraction, hold_fraction
@@ -81,4 +81,7 @@ def make_optimizer(
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    def decays(path: tuple[Any, ...], p: Any) -> bool:
+        return p.ndim > 1 and not (path and getattr(path[-1], 'key', '') in ('scale', 'bias'))
+
+    return jax.tree_util.tree_map_with_path(decays, params)

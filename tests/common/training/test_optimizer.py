@@ -1,5 +1,6 @@
 """Learning rate schedules: where they start, what they hold, where they end."""
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -62,3 +63,19 @@ def test_the_optimizer_follows_the_schedule():
     assert sizes[6] == pytest.approx(1.0, rel=1e-4)  # held for 30 % of 5 steps
     assert sizes[9] < sizes[8] < sizes[7] < 1
     assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_weight_decay_spares_norms_and_biases_also_of_stacked_layers():
+    optimizer = make_optimizer(learning_rate=1.0, total_steps=10, weight_decay=0.5, clip_norm=None)
+    ones = {
+        'kernel': np.ones((3, 2, 2)),
+        'embedding': np.ones((4, 2)),
+        'scale': np.ones((3, 2)),
+        'bias': np.ones((3, 2)),
+    }
+    params = {'layers': ones, 'norm': {'scale': np.ones(2)}}
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    decayed = jax.tree.map(lambda x: bool(np.any(x)), updates)
+    layers = {'kernel': True, 'embedding': True, 'scale': False, 'bias': False}
+    assert decayed == {'layers': layers, 'norm': {'scale': False}}
