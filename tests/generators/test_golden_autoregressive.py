@@ -106,7 +106,7 @@ def greedy(generator, variables, pack, cond):
         cond = jnp.asarray(pack['sample_class_token'][:, 0] - 100000, jnp.int32)
         cut = variables['params']['positions'][: 1 + rows * 16]
         variables = variables | {'params': variables['params'] | {'positions': cut}}
-        short = dataclasses.replace(short, condition_dropout=0)
+        short = dataclasses.replace(short, condition_dropout=0.0)
     found = {}
     for name in GREEDY.keys() & pack.arrays.keys():
         count = min(len(pack[name]), 1 if generator.layers == 36 else 2)
