@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tesserax.generators.generator import Condition, TextFeatures
-from tesserax.generators.prefix_decoder import Prefix, PrefixDecoder, PrefixGenerator, check_condition
+from tesserax.generators.prefix_decoder import Prefix, PrefixDecoder, PrefixGenerator, captions_of, labels_of
 from tesserax.generators.rotary import rotary_table
 from tesserax.generators.transformer import NORMAL, Linear
 
@@ -74,15 +74,15 @@ class LlamaGenNetwork(PrefixDecoder):
 
     def prefix(self, cond: Condition) -> Prefix:
         """One vector for a class, one per text token for text."""
-        check_condition(cond, bool(self.text_width))
-        if isinstance(cond, TextFeatures):
-            if cond.features.shape[1:] != (self.prefix_length, self.text_width):
-                raise ValueError(
-                    f'captions have {self.prefix_length} vectors of {self.text_width} numbers here, '
-                    f'got {cond.features.shape[1:]}'
-                )
-            return Prefix(self.caption(cond.features.astype(self.dtype)), cond.mask)
-        return Prefix(self.label(cond)[:, None])
+        if not self.text_width:
+            return Prefix(self.label(labels_of(cond))[:, None])
+        captions = captions_of(cond)
+        if captions.features.shape[1:] != (self.prefix_length, self.text_width):
+            raise ValueError(
+                f'captions have {self.prefix_length} vectors of {self.text_width} numbers here, '
+                f'got {captions.features.shape[1:]}'
+            )
+        return Prefix(self.caption(captions.features.astype(self.dtype)), captions.mask)
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
         """The codeword vectors."""

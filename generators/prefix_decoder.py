@@ -227,7 +227,7 @@ class PrefixGenerator(Autoregressive):
     def init(self, rng: jax.Array) -> Variables:
         """Fresh variables."""
         ids = jnp.zeros((1, 2, len(self.spec.codebook_sizes)), jnp.int32)
-        return self.network.init(rng, ids, self.empty_condition, method='logits')
+        return dict(self.network.init(rng, ids, self.empty_condition, method='logits'))
 
     def null_condition(self, variables: Variables, cond: Condition) -> Condition:
         """Label `num_classes`, or the null caption with the padding of the captions it stands for."""
@@ -291,11 +291,18 @@ class PrefixGenerator(Autoregressive):
         return flax.traverse_util.unflatten_dict(flat)
 
 
-def check_condition(cond: Condition, text: bool) -> None:
-    """Raises ValueError where text is given to a class-conditional network, or the other way round."""
-    if isinstance(cond, TextFeatures) != text:
-        wanted, got = ('text features', 'class numbers') if text else ('class numbers', 'text features')
-        raise ValueError(f'this generator is conditioned on {wanted}, got {got}')
+def labels_of(cond: Condition) -> Int[Array, ' b']:
+    """The class numbers, or ValueError where text was given."""
+    if isinstance(cond, TextFeatures):
+        raise ValueError('this generator is conditioned on class numbers, got text features')
+    return cond
+
+
+def captions_of(cond: Condition) -> TextFeatures:
+    """The captions, or ValueError where class numbers were given."""
+    if not isinstance(cond, TextFeatures):
+        raise ValueError('this generator is conditioned on text features, got class numbers')
+    return cond
 
 
 def _kernel(variables: Variables, name: str) -> jax.Array:

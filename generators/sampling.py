@@ -18,6 +18,7 @@ def guidance_scales(config: SampleConfig, positions: int) -> Float[np.ndarray, '
       ValueError: an unknown schedule.
     """
     t, scale = np.arange(positions), config.guidance_scale
+    share: np.ndarray
     if config.guidance_schedule == 'constant':
         share = np.ones(positions)
     elif config.guidance_schedule == 'interval':

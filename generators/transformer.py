@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tesserax.generators.key_values import Entries, KeyValues
+from tesserax.generators.key_values import Entries
 from tesserax.generators.rotary import rotate
 
 STYLES = ('llama', 'gpt')
@@ -110,7 +110,7 @@ class Stream:
     """What goes through the layers: the tokens `[b, n, d]`, and the cache where there is one."""
 
     x: Any
-    cache: KeyValues | Any = None
+    cache: Any = None
 
 
 class CausalAttention(nn.Module):

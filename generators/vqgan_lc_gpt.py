@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from tesserax.generators.autoregression import Step
 from tesserax.generators.generator import Condition
-from tesserax.generators.prefix_decoder import Cache, Prefix, PrefixDecoder, PrefixGenerator, check_condition
+from tesserax.generators.prefix_decoder import Cache, Prefix, PrefixDecoder, PrefixGenerator, labels_of
 from tesserax.generators.transformer import NORMAL, Linear
 
 
@@ -36,8 +36,7 @@ class VQGANLCGPTNetwork(PrefixDecoder):
 
     def prefix(self, cond: Condition) -> Prefix:
         """The class is a word."""
-        check_condition(cond, text=False)
-        return Prefix(self.words(cond + self.codebook_sizes[0])[:, None])
+        return Prefix(self.words(labels_of(cond) + self.codebook_sizes[0])[:, None])
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
         """A codeword is a word."""

@@ -45,7 +45,7 @@ def rules(count: int) -> tuple[Rule, ...]:
     )
 
 
-def sizes(state_dict: StateDict) -> dict[str, int]:
+def sizes(state_dict: StateDict) -> dict[str, Any]:
     """Layers, heads, width and hidden width, as arguments; heads are 64 wide in every published size but 3B."""
     width = shape_of(state_dict, 'layers.0.attention.wo.weight', 2)[0]
     published = {size['width']: size['heads'] for size in SIZES.values()}
