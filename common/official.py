@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -70,7 +70,10 @@ def called_with(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Cal
     return lambda module: variable_shapes(module, *inputs(module), **options)
 
 
-def named(table: Mapping[str, Official], name: str) -> Official:
+_Entry = TypeVar('_Entry')
+
+
+def named(table: Mapping[str, _Entry], name: str) -> _Entry:
     """The entry of a table.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks with bidirectional attention, as CLIP, DINOv2 and FQGAN's adapters use them."""
+"""Pre-norm transformer blocks with bidirectional attention (CLIP, DINOv2, adapters, predictors of masked tokens)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu': lambda x: nn.gelu(x, approximate=False),
@@ -21,24 +21,31 @@ class SelfAttention(nn.Module):
       num_heads: heads; the width must be a multiple of it.
       dtype: computation type of the matrix products.
       kernel_init: initializer of both kernels.
+      dropout: of the weights and of the result, in training.
     """
 
     num_heads: int
     dtype: Any = jnp.float32
     kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-        """Attends over the n positions."""
+    def __call__(
+        self, x: Float[Array, 'b n d'], visible: Bool[Array, 'b n'] | None = None, *, train: bool = False
+    ) -> Float[Array, 'b n d']:
+        """Attends over the n positions, or over those that are visible (at least one is)."""
         b, n, d = x.shape
         if d % self.num_heads:
             raise ValueError(f'width {d} is not a multiple of num_heads {self.num_heads}')
         qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=self.kernel_init, name='qkv')(x)
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
-        logits = jnp.einsum('bqhc,bkhc->bhqk', q * (d // self.num_heads) ** -0.5, k)
-        weights = nn.softmax(logits.astype(jnp.float32)).astype(v.dtype)
+        logits = jnp.einsum('bqhc,bkhc->bhqk', q * (d // self.num_heads) ** -0.5, k).astype(jnp.float32)
+        if visible is not None:
+            logits = jnp.where(visible[:, None, None], logits, -jnp.inf)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        weights = drop(nn.softmax(logits).astype(v.dtype))
         out = jnp.einsum('bhqk,bkhc->bqhc', weights, v).reshape(b, n, d)
-        return nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='out')(out)
+        return drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='out')(out))
 
 
 class TransformerBlock(nn.Module):
@@ -51,6 +58,8 @@ class TransformerBlock(nn.Module):
       epsilon: of the layer norms.
       layer_scale: whether each branch has a learned per-channel factor (DINOv2).
       dtype: computation type.
+      kernel_init: initializer of all kernels.
+      dropout: of attention weights, of the MLP's hidden units and of what each branch adds, in training.
     """
 
     num_heads: int
@@ -59,6 +68,8 @@ class TransformerBlock(nn.Module):
     epsilon: float = 1e-5
     layer_scale: bool = False
     dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    dropout: float = 0.0
 
     def _scale(self, x: jax.Array, name: str) -> jax.Array:
         if not self.layer_scale:
@@ -66,12 +77,19 @@ class TransformerBlock(nn.Module):
         return x * self.param(name, nn.initializers.constant(1e-5), (x.shape[-1],)).astype(x.dtype)
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-        """Applies both branches."""
+    def __call__(
+        self, x: Float[Array, 'b n d'], visible: Bool[Array, 'b n'] | None = None, *, train: bool = False
+    ) -> Float[Array, 'b n d']:
+        """Applies both branches; only visible positions are attended to."""
         d = x.shape[-1]
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attention = SelfAttention(
+            self.num_heads, dtype=self.dtype, kernel_init=self.kernel_init, dropout=self.dropout, name='attention'
+        )
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm1')(x)
-        x = x + self._scale(SelfAttention(self.num_heads, dtype=self.dtype, name='attention')(y), 'scale1')
+        x = x + self._scale(attention(y, visible, train=train), 'scale1')
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm2')(x)
-        y = nn.Dense(int(d * self.mlp_ratio), dtype=self.dtype, name='mlp_in')(y)
-        y = nn.Dense(d, dtype=self.dtype, name='mlp_out')(ACTIVATIONS[self.activation](y))
+        y = nn.Dense(int(d * self.mlp_ratio), dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_in')(y)
+        y = drop(ACTIVATIONS[self.activation](y))
+        y = drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_out')(y))
         return x + self._scale(y, 'scale2')

@@ -16,7 +16,17 @@ from tesserax.common.official import Official, called_with, numbers, shape_of
 from tesserax.common.pretrained.convert import INCEPTION_IGNORED, LPIPS_IGNORED, inception_rules, lpips_rules
 from tesserax.common.pretrained.inception import SIDE, FIDInception
 from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.tokenizers.convert import control_gic, dq_vae, fqgan, fvq, llamagen, simvq, taming, vqgan_lc
+from tesserax.tokenizers.convert import (
+    control_gic,
+    dq_vae,
+    fqgan,
+    fvq,
+    llamagen,
+    maskgit_vqgan,
+    simvq,
+    taming,
+    vqgan_lc,
+)
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 
@@ -113,6 +123,13 @@ OFFICIAL: dict[str, Official] = {
         reading=control_gic.reading,
         writing=control_gic.writing,
         ignored=lambda module: control_gic.IGNORED,
+    ),
+    'maskgit_vqgan': _tokenizer(
+        model=maskgit_vqgan.model,
+        reading=lambda state_dict: maskgit_vqgan.rules(taming.levels_of(state_dict)),
+        writing=lambda variables: maskgit_vqgan.rules(maskgit_vqgan.levels_of_ours(variables)),
+        ignored=lambda module: (),
+        prepared=maskgit_vqgan.prepared,
     ),
     'patchgan': Official(
         model=_patchgan,
