@@ -1,14 +1,59 @@
 """Official weights by name: `tesserax.from_official` and `tesserax.to_official`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from tesserax.common.convert import StateDict
-from tesserax.common.official import named
+from tesserax.common.official import Official, named
 from tesserax.generators.convert.official import OFFICIAL as GENERATORS
 from tesserax.tokenizers.convert.official import OFFICIAL as TOKENIZERS
 
-OFFICIAL = {**TOKENIZERS, **GENERATORS}
+
+@dataclasses.dataclass(frozen=True)
+class WithTokenizer:
+    """A generator that decodes while it generates, and whose files may hold its tokenizer.
+
+    Attributes:
+      generator: how its own entries are read.
+      tokenizer: how those of the tokenizer are.
+      prefix: what these begin with.
+    """
+
+    generator: Official
+    tokenizer: Official
+    prefix: str
+
+    def read(self, state_dict: StateDict, **arguments: Any) -> Any:
+        """See `Official`; without the tokenizer's entries, a generator without one."""
+        trained = self.generator.read(state_dict, **arguments)
+        inside = {name.removeprefix(self.prefix): x for name, x in state_dict.items() if name.startswith(self.prefix)}
+        if not inside:
+            return trained
+        tokenizer = self.tokenizer.read(inside)
+        return dataclasses.replace(
+            trained,
+            generator=dataclasses.replace(trained.generator, tokenizer=tokenizer.module),
+            variables={**trained.variables, 'tokenizer': tokenizer.variables},
+            ignored=tuple(name for name in trained.ignored if not name.startswith(self.prefix)),
+            tokenizer=tokenizer,
+        )
+
+    def write(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Official`."""
+        own = {name: collection for name, collection in variables.items() if name != 'tokenizer'}
+        written = self.generator.write(own)
+        if 'tokenizer' in variables:
+            inside = self.tokenizer.write(variables['tokenizer'])
+            written |= {self.prefix + name: x for name, x in inside.items()}
+        return written
+
+
+OFFICIAL: dict[str, Official | WithTokenizer] = {
+    **TOKENIZERS,
+    **GENERATORS,
+    'addp': WithTokenizer(GENERATORS['addp'], TOKENIZERS['maskgit_vqgan'], 'vqgan.'),
+}
 """Everything that `from_official` knows."""
 
 

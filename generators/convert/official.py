@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from tesserax.common.official import Official
-from tesserax.generators.convert import far, llamagen, vq_ddm, vqgan_lc_gpt
+from tesserax.generators.convert import addp, dq_transformer, far, llamagen, vq_ddm, vqgan_lc_gpt
 from tesserax.generators.trained import TrainedGenerator
 
 
@@ -42,6 +42,24 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: vqgan_lc_gpt.rules(vqgan_lc_gpt.layers_of(state_dict)),
         writing=lambda variables: vqgan_lc_gpt.rules(llamagen.layers_of_ours(variables)),
         ignored=lambda generator: vqgan_lc_gpt.IGNORED,
+    ),
+    'dq_transformer': _generator(
+        model=dq_transformer.model,
+        reading=dq_transformer.reading,
+        writing=dq_transformer.writing,
+        ignored=lambda generator: dq_transformer.IGNORED,
+    ),
+    'mage': _generator(
+        model=addp.mage_model,
+        reading=lambda state_dict: addp.mage_rules(addp.layers_of(state_dict)),
+        writing=addp.mage_writing,
+        ignored=lambda generator: addp.MAGE_IGNORED,
+    ),
+    'addp': _generator(  # without its tokenizer, which `launch` puts beside it
+        model=addp.addp_model,
+        reading=addp.addp_reading,
+        writing=addp.addp_writing,
+        ignored=lambda generator: addp.ADDP_IGNORED,
     ),
     'vq_ddm': _generator(
         model=vq_ddm.model,

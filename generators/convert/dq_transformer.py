@@ -1,0 +1,76 @@
+"""The official DQ-Transformer (two grains) <-> DQTransformer."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tesserax.common.convert import LINEAR, ConversionError, Rule, StateDict
+from tesserax.common.official import numbers, shape_of
+from tesserax.generators.convert.llamagen import layers_of_ours
+from tesserax.generators.convert.vqgan_lc_gpt import POSITIONS, layers
+from tesserax.generators.dq_transformer import DQTransformer
+from tesserax.tokenizers.tokenizer import TokenSpec
+
+IGNORED = ('*.attn.mask', 'first_stage_model.*')  # a constant; the tokenizer, which lies in the same file
+
+_HEADS = 8  # of the published configs
+_SPECIALS = 2  # padding and end; the starts follow
+
+
+def rules(position_layers: int, content_layers: int) -> tuple[Rule, ...]:
+    """The pairs of names of a model with so many layers."""
+    return (
+        Rule('transformer.content_emb.weight', 'params/contents'),
+        Rule('transformer.content_coarse_pos_emb.weight', 'params/positions_0'),
+        Rule('transformer.content_fine_pos_emb.weight', 'params/positions_1'),
+        Rule('transformer.pos_emb', 'params/places', POSITIONS),
+        Rule('transformer.seg_emb.weight', 'params/parts'),
+        *layers('transformer.position_transformer', 'position_stack', position_layers),
+        *layers('transformer.content_transformer', 'content_stack', content_layers),
+        Rule('transformer.{kind:position|content}_head.0.weight', 'params/{kind:position|content}_norm/scale'),
+        Rule('transformer.{kind:position|content}_head.0.bias', 'params/{kind:position|content}_norm/bias'),
+        Rule('transformer.{kind:position|content}_head.1.weight', 'params/{kind:position|content}_head/kernel', LINEAR),
+    )
+
+
+def reading(state_dict: StateDict) -> tuple[Rule, ...]:
+    """Rules for official weights."""
+    return rules(_layers(state_dict, 'position'), _layers(state_dict, 'content'))
+
+
+def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Rules for our variables."""
+    return rules(layers_of_ours(variables, 'position_stack'), layers_of_ours(variables, 'content_stack'))
+
+
+def _layers(state_dict: StateDict, kind: str) -> int:
+    return len(numbers(state_dict, rf'transformer\.{kind}_transformer\.(\d+)\.'))
+
+
+def model(state_dict: StateDict) -> DQTransformer:
+    """The generator with the sizes of the given weights, in the layout that they were trained with: a square grid.
+
+    The tables have K, N and 4 N rows (codewords, coarse cells, fine cells), each besides those of specials and classes.
+    """
+    contents, width = shape_of(state_dict, 'transformer.content_emb.weight', 2)
+    coarse = shape_of(state_dict, 'transformer.content_coarse_pos_emb.weight', 2)[0]
+    fine = shape_of(state_dict, 'transformer.content_fine_pos_emb.weight', 2)[0]
+    cells, rest = divmod(fine - coarse, 3)
+    classes, side = coarse - cells - _SPECIALS, math.isqrt(max(cells, 0))
+    if rest or side**2 != cells or classes < 1 or width % _HEADS:
+        raise ConversionError(
+            f'these are weights of another model: tables of {coarse} and {fine} positions are not those of a square '
+            f'grid and one of twice its side, or width {width} is no multiple of {_HEADS}'
+        )
+    return DQTransformer(
+        TokenSpec((contents - _SPECIALS - classes,), downsample_factor=8, grains=(1, 2)),
+        (2 * side, 2 * side),
+        classes,
+        position_layers=_layers(state_dict, 'position'),
+        content_layers=_layers(state_dict, 'content'),
+        heads=_HEADS,
+        width=width,
+        condition_dropout=0.0,
+        layout='official',
+        place_rows=shape_of(state_dict, 'transformer.pos_emb', 3)[1],
+    )
