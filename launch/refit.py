@@ -1,0 +1,84 @@
+"""Gives a trained tokenizer a new codebook: the centres of the vectors that its encoder makes (VQ-DDM's ReFiT).
+
+    python launch/refit.py --run=runs/vqgan --size=1024 --output=refitted.safetensors
+
+Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022): one
+vector of each of many random pictures, clustered by k-means, takes the place of the codebook, whose size may change.
+The result is a tokenizer of the plain kind; what was frozen or projected is a table now.  Prints how much of either
+codebook unseen pictures use and how well they are reconstructed.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from tesserax.launch import cli
+
+_RUN = flags.DEFINE_string('run', None, 'Run folder of a tokenizer, or converted weights; then name a --source.')
+_WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
+_SIZE = flags.DEFINE_integer('size', None, 'Codewords; default: as many as there are.')
+_VECTORS = flags.DEFINE_integer('vectors', 20_000, 'Pictures that one vector of each is clustered of.')
+_SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own.")
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
+_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the crops in pixels; default: that of the run, or 256.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Pictures at a time.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of pictures, places and clusters.')
+_OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
+
+
+def main() -> None:
+    """Refits, compares and writes."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from tesserax.common.data.pipeline import evaluation_batches, open_source, train_batches
+    from tesserax.common.errors import UserError
+    from tesserax.launch import run_folder
+    from tesserax.launch.load import load
+    from tesserax.launch.tokenizer_file import write_tokenizer
+    from tesserax.tokenizers.evaluation import evaluate_tokenizer
+    from tesserax.tokenizers.refit import picked_vectors, refitted
+    from tesserax.tokenizers.tokenizer import Tokens
+    from tesserax.tokenizers.trained import TrainedTokenizer
+
+    output = pathlib.Path(_OUTPUT.value or '')
+    if _RUN.value is None or output.suffix != '.safetensors' or not output.parent.is_dir():
+        raise UserError('name a tokenizer and a file to write, for example --run=runs/vqgan --output=new.safetensors')
+    path = pathlib.Path(_RUN.value)
+    trained: Any = load(path, _WHICH.value)
+    if not isinstance(trained, TrainedTokenizer):
+        raise UserError(f'{path} holds no tokenizer')
+    source, data_dir, side = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
+    folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
+    if folder is not None:
+        data = run_folder.read_config(folder).data
+        source, data_dir, side = source or data.source, data_dir or data.data_dir or None, side or data.image_size
+    if source is None:
+        raise UserError(f'{path} is no run folder: name pictures by --source')
+    shapes: dict[str, Any] = {'image_size': side or 256, 'batch_size': _BATCH_SIZE.value}
+
+    pictures = train_batches(
+        open_source(source, 'train', data_dir=data_dir), **shapes, seed=_SEED.value, augmentation='centre_crop'
+    )
+    shown = tqdm(pictures, desc='encoding', unit='batch', total=-(-_VECTORS.value // _BATCH_SIZE.value))
+    vectors = picked_vectors(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
+    shown.close()
+    new = refitted(trained, vectors, _SIZE.value, seed=_SEED.value)
+    unseen = evaluation_batches(open_source(source, 'validation', data_dir=data_dir), **shapes)
+
+    def reconstruct(model: TrainedTokenizer, images: np.ndarray) -> tuple[np.ndarray, Tokens]:
+        output = model(images)
+        return np.asarray(output.reconstruction), output.tokens
+
+    for name, model in (('before', trained), ('after', new)):
+        metrics = evaluate_tokenizer(functools.partial(reconstruct, model), unseen, model.spec, pictures=0).metrics
+        used = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items() if key.startswith(('usage', 'perp')))
+        print(f'{name:6} {model.spec.codebook_sizes[0]} codewords: {used}, PSNR {metrics["psnr"]:.2f} dB')
+    write_tokenizer(output, new)
+    print(f'wrote {output}')
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,78 @@
+"""A new codebook for a trained tokenizer: centres of the vectors that its encoder makes.
+
+ReFiT of Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022):
+a codebook of which training left most unused becomes a smaller one of which nearly all is used.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from tesserax.tokenizers.materialize import materialize
+from tesserax.tokenizers.quantizers.codebook import unit_norm
+from tesserax.tokenizers.quantizers.kmeans import kmeans
+from tesserax.tokenizers.trained import TrainedTokenizer
+from tesserax.tokenizers.vqgan import VQGAN
+
+
+def picked_vectors(
+    trained: TrainedTokenizer, images: Iterable[Float[np.ndarray, 'b H W 3']], count: int, *, seed: int = 0
+) -> Float[np.ndarray, 'n d']:
+    """One vector of each picture, from a random place: of many pictures, not many of the same.
+
+    Args:
+      trained: a tokenizer that `refitted` takes.
+      images: batches; no more are taken than needed.
+      count: vectors.
+      seed: of the places.
+
+    Raises:
+      ValueError: there are no pictures.
+    """
+    module: Any = trained.module
+    latents = jax.jit(functools.partial(module.apply, method='latents'))
+    rng, found, done = np.random.default_rng(seed), [], 0
+    for batch in images:
+        z = np.asarray(latents(trained.variables, jnp.asarray(batch)), np.float32)
+        z = z.reshape(len(z), -1, z.shape[-1])
+        found.append(z[np.arange(len(z)), rng.integers(0, z.shape[1], len(z))])
+        done += len(z)
+        if done >= count:
+            break
+    if not found:
+        raise ValueError('there are no pictures to take vectors of')
+    return np.concatenate(found)[:count]
+
+
+def refitted(
+    trained: TrainedTokenizer, vectors: Float[np.ndarray, 'n d'], size: int | None = None, *, seed: int = 0
+) -> TrainedTokenizer:
+    """The tokenizer with k-means centres of `vectors` as its codebook; encoder and decoder are the same.
+
+    Args:
+      trained: a tokenizer that `materialize` makes a `VQGAN` of: VQGAN, VQGAN-LC, SimVQ, FVQ.
+      vectors: what its encoder makes.
+      size: codewords; None: as many as before.
+      seed: of the clustering.
+
+    Raises:
+      ValueError: another tokenizer, or fewer vectors than codewords.
+    """
+    plain = materialize(trained)
+    module = plain.module
+    if type(module) is not VQGAN:
+        raise ValueError(f'the vectors of a {type(trained.module).__name__} do not lie around its codewords alone')
+    size = size or module.codebook_size
+    if not 1 <= size <= len(vectors):
+        raise ValueError(f'{size} codewords need at least as many vectors, got {len(vectors)}')
+    if module.normalize:
+        vectors = np.asarray(unit_norm(jnp.asarray(vectors)))
+    centres = jnp.asarray(kmeans(vectors, size, seed=seed).centroids)
+    params = {**plain.variables['params'], 'quantizer': {'codebook': {'codewords': centres}}}
+    return dataclasses.replace(plain, module=module.clone(codebook_size=size), variables={'params': params})
