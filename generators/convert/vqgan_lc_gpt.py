@@ -11,16 +11,17 @@ IGNORED = ('transformer.blocks.*.attn.mask', 'vqgan.*')  # a constant; the token
 
 _HEAD_WIDTH = 64
 _CLASSES = 1000  # of ImageNet: the vocabulary alone does not tell codewords from classes
-_POSITIONS = Transform(lambda x: x[0], lambda x: x[None])
+POSITIONS = Transform(lambda x: x[0], lambda x: x[None])
+"""A table with a batch axis."""
 
 
-def rules(count: int) -> tuple[Rule, ...]:
-    """The pairs of names of a model with `count` layers."""
+def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
+    """`count` blocks of a minGPT, which are one stack on our side."""
 
     def rule(names: tuple[str, ...], entry: str, ours: str, transform: Transform = IDENTITY) -> Rule:
-        sources = tuple(f'transformer.blocks.{i}.{name}.{entry}' for i in range(count) for name in names)
+        sources = tuple(f'{source}.{i}.{name}.{entry}' for i in range(count) for name in names)
         each = transform if len(names) == 1 else joined(len(names), transform)
-        return Rule(sources, f'params/decoder/layers/{ours}', stacked(count, each, len(names)))
+        return Rule(sources, f'params/{target}/layers/{ours}', stacked(count, each, len(names)))
 
     dense = {
         ('attn.query', 'attn.key', 'attn.value'): 'attention/qkv',
@@ -33,8 +34,15 @@ def rules(count: int) -> tuple[Rule, ...]:
         *(rule(names, 'weight', f'{ours}/kernel', LINEAR) for names, ours in dense.items()),
         *(rule(names, 'weight', f'{ours}/scale') for names, ours in norms.items()),
         *(rule(names, 'bias', f'{ours}/bias') for names, ours in (dense | norms).items()),
+    )
+
+
+def rules(count: int) -> tuple[Rule, ...]:
+    """The pairs of names of a model with `count` layers."""
+    return (
+        *layers('transformer.blocks', 'decoder', count),
         Rule('transformer.tok_emb.weight', 'params/words/embedding'),
-        Rule('transformer.pos_emb', 'params/positions', _POSITIONS),
+        Rule('transformer.pos_emb', 'params/positions', POSITIONS),
         Rule('transformer.ln_f.weight', 'params/norm/scale'),
         Rule('transformer.ln_f.bias', 'params/norm/bias'),
         Rule('transformer.head.weight', 'params/output_0/kernel', LINEAR),
