@@ -88,7 +88,7 @@ def drawn(generator, config, labels=(0, 1, 2, 1), ids=(0, 1, 2, 3)):
     [tiny(), tiny(TRIPLE, (4, 8), order='region'), tiny(finest_positions='remaining', layout='official')],
     ids=['drawn', 'triple', 'remaining'],
 )
-def test_samples_are_whole_grids_and_do_not_depend_on_their_batch(generator):
+def test_samples_are_whole_grids(generator):
     config = SampleConfig(temperature=1.3, top_k=5, second=SampleConfig(top_p=0.9))
     sequence = drawn(generator, config)
     tokens = jax.jit(generator.sequences.tokens)(sequence)
@@ -108,14 +108,10 @@ def test_samples_are_whole_grids_and_do_not_depend_on_their_batch(generator):
             np.asarray(generator.sequences.is_cell(sequence) & (sequence.part == 1))[0]
         ]
         assert (np.diff(fine) > 0).all()
-    alone = drawn(generator, config, labels=(2,), ids=(2,))
-    np.testing.assert_array_equal(sequence.position[2:3], alone.position)
-    np.testing.assert_array_equal(sequence.content[2:3], alone.content)
 
 
-@pytest.mark.parametrize('scale', [1.0, 2.5])
-def test_each_greedy_choice_is_the_best_in_one_pass_over_the_whole_sequence(scale):
-    generator = tiny()
+def test_each_greedy_choice_is_the_best_in_one_pass_over_the_whole_sequence():
+    generator, scale = tiny(), 2.5
     labels = jnp.asarray([0, 1, 2, 1])
     sequence = drawn(generator, SampleConfig(temperature=0.0, guidance_scale=scale))
     grammar, sequences = generator.grammar, generator.sequences
@@ -129,6 +125,14 @@ def test_each_greedy_choice_is_the_best_in_one_pass_over_the_whole_sequence(scal
         assert content[row, place] == mixed['content'][row, place - 1, :7].argmax()
         seen = mixed['position'][row, place - 1]
         assert seen[position[row, place]] >= seen[position[row, place + 1]] or not cell[row, place + 1]
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    generator = tiny(finest_positions='remaining')
+    together = drawn(generator, SampleConfig(guidance_scale=1.5))
+    alone = drawn(generator, SampleConfig(guidance_scale=1.5), labels=(2,), ids=(2,))
+    np.testing.assert_array_equal(together.position[2:3], alone.position)
+    np.testing.assert_array_equal(together.content[2:3], alone.content)
 
 
 def test_guidance_needs_a_null_class():
@@ -160,20 +164,12 @@ def test_the_loss_counts_each_code_and_each_end_once():
     np.testing.assert_allclose(result.metrics['bits_per_token'], bits, rtol=1e-5)
 
 
-def test_fresh_weights_guess_uniformly_and_a_step_lowers_the_loss():
-    generator = tiny(dropout=0.0, condition_dropout=0.0)
-    variables = jax.jit(generator.init)(KEY)
+def test_fresh_weights_guess_uniformly():
+    generator = tiny()
     tokens, labels = random_tokens(DUAL, (4, 4), 4), jnp.asarray([0, 1, 2, 0])
-
-    def loss(params):
-        return generator.loss({'params': params}, tokens, labels, KEY, train=True).loss
-
-    value_and_gradient = jax.jit(jax.value_and_grad(loss))
-    before, gradient = value_and_gradient(variables['params'])
+    loss = jax.jit(lambda: generator.loss(generator.init(KEY), tokens, labels, KEY, train=True).loss)()
     words = (generator.sequences.contents.total, generator.sequences.positions[-1].total)
-    np.testing.assert_allclose(before, np.log(words).sum(), rtol=0.05)
-    after, _ = value_and_gradient(jax.tree.map(lambda p, g: p - 0.05 * g, variables['params'], gradient))
-    assert after < before
+    np.testing.assert_allclose(loss, np.log(words).sum(), rtol=0.05)
 
 
 def test_half_precision_keeps_parameters_and_loss_in_float32():
