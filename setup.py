@@ -32,6 +32,7 @@ setup(
         'safetensors>=0.5',
         'scikit-image>=0.25',
         'scikit-learn>=1.6',
+        'scipy>=1.14',
         'tensorboardX>=2.6.4',
         'tensorflow-datasets>=4.9.9',
         'tqdm>=4.67',
