@@ -25,10 +25,10 @@ def get_config(variant: str = '') -> ConfigDict:
     config.model = ConfigDict(
         {
             'name': 'dq_transformer',
-            'position_layers': 2,
+            'position_layers': 1,
             'content_layers': 3,
             'heads': 4,
-            'width': 128,
+            'width': 96,
             'dropout': 0.1,
             'condition_dropout': 0.1,
             'order': 'row',  # or 'region': one coarsest cell after the other
@@ -41,6 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     generator.digits(config)
     config.data.source = 'tokens:runs/dq_vae-digits/tokens'
+    config.train.batch_size = 64  # sequences are up to 68 pairs long
     presets = {'remaining': _remaining, 'imagenet256': _imagenet256, 'tiny': _tiny}
     return tokenizer.presets(variant, presets, config)
 
