@@ -33,7 +33,7 @@ class _Seen:
 
 def fit_prior(
     tokens: Sequence[Tokens],
-    codewords: Sequence[Float[np.ndarray, 'K d']],
+    codewords: Sequence[Float[np.ndarray, '_ _']],
     spec: TokenSpec,
     clusters: Sequence[int] = CLUSTERS,
 ) -> StaticPrior:
@@ -41,7 +41,7 @@ def fit_prior(
 
     Args:
       tokens: of each picture, a batch of one.
-      codewords: of each sub-codebook; codewords that are close together share a cluster.
+      codewords: of each sub-codebook, `[K, d]`; those that are close together share a cluster.
       spec: of the tokens.
       clusters: numbers of clusters to try.
 

@@ -3,10 +3,11 @@
 import os
 from typing import Any
 
+from tesserax.compression.codec import Codec
 from tesserax.launch.official import from_official, to_official
 from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
 
-__all__ = ['TokenSpec', 'Tokens', 'from_official', 'load', 'to_official']
+__all__ = ['Codec', 'TokenSpec', 'Tokens', 'from_official', 'load', 'to_official']
 
 
 def load(path: str | os.PathLike[str], which: int | str = 'latest') -> Any:

@@ -240,19 +240,22 @@ class DQVAE(Tokenizer):
         weights = 1 / self.grain_map(routing)[..., None].astype(jnp.float32) ** 2
         return self.quantizer(self.latents(branches, routing), train=train, weights=weights)
 
-    def encode(self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | None = None) -> Tokens:
+    def encode(
+        self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | Float[Array, ' s'] | None = None
+    ) -> Tokens:
         """Tokens of `images` in [-1, 1].
 
         Args:
           images: sides are multiples of the coarsest cell (`TokenSpec.cell`).
           grain_ratios: shares of the area from coarse to fine, realised exactly in each picture by information
-            density; None: the model's router decides.
+            density; None: the model's router decides.  An array is not checked.
         """
         branches = self.encoder(images)
         if grain_ratios is None:
             routing = self.route(images, branches)
         else:
-            check_grain_ratios(grain_ratios, len(self.grain_ratios))
+            if not isinstance(grain_ratios, jax.Array):
+                check_grain_ratios(grain_ratios, len(self.grain_ratios))
             density = information_density(images, self.spec.cell, self.entropy_range)
             choice = quota_choice(density, grain_ratios)
             routing = Routing(choice, jax.nn.one_hot(choice, len(grain_ratios)))

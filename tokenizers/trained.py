@@ -8,9 +8,11 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tesserax.tokenizers.quantizers.granularity import check_grain_ratios
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 AnyArray = Array | np.ndarray
@@ -21,8 +23,8 @@ def _apply(module: Tokenizer, method: str, variables: Any, *args: Any) -> Any:
     return module.apply(variables, *args, method=method)
 
 
-@functools.partial(jax.jit, static_argnames=('module', 'grain_ratios'))
-def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ratios: tuple[float, ...]) -> Any:
+@functools.partial(jax.jit, static_argnames='module')
+def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ratios: Float[Array, ' s']) -> Any:
     return module.apply(variables, images, method='encode', grain_ratios=grain_ratios)
 
 
@@ -69,16 +71,18 @@ class TrainedTokenizer:
 
         Args:
           images: sides are multiples of `spec.cell`.
-          grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with grains.
+          grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with grains.  Other
+            shares need no other program.
 
         Raises:
-          ValueError: the tokenizer has other grains.
+          ValueError: the tokenizer has other grains, or the shares do not add up to 1.
         """
         if grain_ratios is None:
             return _apply(self.module, 'encode', self.variables, images)
         if len(self.spec.grains) == 1:
             raise ValueError(f'{type(self.module).__name__} has no grains that could have shares {tuple(grain_ratios)}')
-        return _encode_with_shares(self.module, self.variables, images, tuple(grain_ratios))
+        check_grain_ratios(grain_ratios, len(self.spec.grains))
+        return _encode_with_shares(self.module, self.variables, images, jnp.asarray(grain_ratios, jnp.float32))
 
     def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
         """Images of `tokens`, not clipped."""

@@ -76,7 +76,7 @@ def fuzz(cases, rounds):
             assert (tokens.ids < np.asarray(codec.tokenizer.spec.codebook_sizes)).all()
             assert tokens.grain is None or set(np.unique(tokens.grain)) <= set(codec.tokenizer.spec.grains)
     assert all('\n' not in sentence for sentence in sentences)
-    return refused / rounds, {sentence[:24] for sentence in sentences}
+    return refused / rounds, {sentence[:40] for sentence in sentences}
 
 
 def test_damaged_files_are_answered_in_a_sentence(cases):
@@ -92,7 +92,7 @@ def test_a_million_damaged_files_are_answered_in_a_sentence(cases):
 
 def test_damage_inside_a_tile_is_noticed_by_the_tile(cases):
     """Even where the checksum of the file was made to fit."""
-    noticed = 0
+    noticed = harmless = 0
     for codec, data in cases:
         if codec.reader(data).header.has_alpha:
             continue
@@ -101,10 +101,16 @@ def test_damage_inside_a_tile_is_noticed_by_the_tile(cases):
             damaged = bytearray(data)
             damaged[place] ^= 0x10
             damaged[-4:] = struct.pack('<I', zlib.crc32(damaged[:-4]))
-            with pytest.raises(BitstreamError):
-                codec.unpack(codec.reader(bytes(damaged)))
-            noticed += 1
-    assert noticed > 100
+            try:
+                found = codec.unpack(codec.reader(bytes(damaged)))
+            except BitstreamError:
+                noticed += 1
+            else:  # the last bits of a coded stream may be anything
+                tokens = codec.unpack(codec.reader(data))
+                assert (found.ids == tokens.ids).all()
+                assert found.grain is None or (found.grain == tokens.grain).all()
+                harmless += 1
+    assert noticed > 20 * harmless
 
 
 def test_random_bytes_are_refused(cases):

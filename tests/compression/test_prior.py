@@ -22,8 +22,8 @@ SPECS = {'plain': PLAIN, 'factorized': FACTORIZED, 'grains': GRAINS}
 def picture(rng, spec, shape=(32, 24)):
     """Tokens that look like their neighbours, and sub-codebooks like each other; one picture in a batch."""
     block = max(spec.grains)
-    walk = np.cumsum(rng.normal(0, 0.7, shape), 0) + np.cumsum(rng.normal(0, 0.7, shape), 1)
-    levels = [np.clip(walk / 8 + 0.5 + rng.normal(0, 0.02, shape), 0, 0.999) for _ in spec.codebook_sizes]
+    walk = np.cumsum(rng.normal(0, 0.3, (shape[0], 1)), 0) + np.cumsum(rng.normal(0, 0.3, (1, shape[1])), 1)
+    levels = [np.clip(walk / 4 + 0.5 + rng.normal(0, 0.02, shape), 0, 0.999) for _ in spec.codebook_sizes]
     ids = np.stack([(x * k).astype(np.int32) for x, k in zip(levels, spec.codebook_sizes, strict=True)], -1)
     if len(spec.grains) == 1:
         return Tokens(ids[None])
@@ -89,7 +89,7 @@ def test_neighbours_help(case):
     assert all(table.contexts.shape[-1] == 1 for table in alone.tables)
     tokens = picture(np.random.default_rng(3), spec, (64, 64))
     sizes = [len(coded(tokens, spec, model).ids.data) for model in (prior, alone, None)]
-    assert sizes[0] < 0.85 * sizes[1] <= sizes[1] <= sizes[2]
+    assert sizes[0] < 0.9 * sizes[1] <= sizes[1] <= sizes[2]
 
 
 def test_fixed_lengths_are_kept_where_tables_do_not_help(case):
@@ -122,7 +122,7 @@ def test_other_tables_have_another_fingerprint(case):
     changed = type(first)(first.clusters, first.contexts, counts)
     assert StaticPrior((changed, *prior.tables[1:]), prior.grains).fingerprint != prior.fingerprint
     with pytest.raises(ValueError, match='do not fit together'):
-        StaticPrior((type(first)(first.clusters, first.contexts, counts[:, 1:]),), prior.grains)
+        StaticPrior(prior.tables, (1, 2, 4, 8))
 
 
 def test_a_file_that_is_no_prior_is_refused(tmp_path):

@@ -73,7 +73,7 @@ def test_one_grain_has_one_size():
 
 def test_rates_are_positive():
     assert Target.of_bpp(0.5, 100, 80) == Target(500, never_above=False)
-    for wrong in (0, -1, float('nan'), float('inf')):
+    for wrong in (0.0, -1.0, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='bits per pixel must be a number above 0'):
             Target.of_bpp(wrong, 10, 10)
 

@@ -51,7 +51,7 @@ def test_a_file_is_compressed_beside_itself_and_comes_back(photo, tmp_path, caps
     data = photo.with_suffix('.bin').read_bytes()
     assert f'{photo} -> {tmp_path / "photo.bin"}: 60x40x3, {len(data)} bytes' in capsys.readouterr().out
     assert decompress(tmp_path / 'photo.bin', str(tmp_path / 'again.webp')) == 0
-    assert Image.open(tmp_path / 'again.webp').size == (60, 40)
+    assert read_picture((tmp_path / 'again.webp').read_bytes(), 'again').shape == (40, 60, 3)
     with pytest.raises(UserError, match='exists already: name another file by --out'):
         decompress(tmp_path / 'photo.bin')
     with pytest.raises(UserError, match='exists already'):
@@ -99,7 +99,7 @@ def test_sizes_are_kept(photo, tmp_path, capsys):
     big = tmp_path / 'big.png'
     big.write_bytes(picture_bytes(picture(256, 256), '.png'))
     target = big.with_suffix('.bin')
-    compress(big, bpp=0.2)
+    compress(big, bpp=0.2, codec=dataclasses.replace(CODEC, window=256))
     assert 8 * target.stat().st_size / 65536 == pytest.approx(0.2, rel=0.02)
     compress(big, max_bytes=1200, force=True)
     assert 1000 < target.stat().st_size <= 1200

@@ -6,7 +6,6 @@ Granularity Adaptation" (Control-GIC, 2025).  Grains and shares of the area are 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -192,12 +191,14 @@ class EntropyRouter(nn.Module):
         return jnp.sum(density[..., None] > stored['thresholds'], axis=-1, dtype=jnp.int32)
 
 
-def quota_choice(density: Float[Array, 'b h w'], grain_ratios: Sequence[float]) -> Int[Array, 'b h w']:
+def quota_choice(
+    density: Float[Array, 'b h w'], grain_ratios: Sequence[float] | Float[Array, ' s']
+) -> Int[Array, 'b h w']:
     """Number of each cell's grain, 0 for the least dense: exact shares of each picture, ties in raster order."""
     b, h, w = density.shape
     ranks = _ranks(_integer(density).reshape(b, h * w))
-    bounds = [round(h * w * share) for share in itertools.accumulate(grain_ratios[:-1])]
-    return sum((ranks >= bound for bound in bounds), jnp.zeros_like(ranks)).reshape(b, h, w).astype(jnp.int32)
+    bounds = jnp.round(h * w * jnp.cumsum(jnp.asarray(grain_ratios, jnp.float32)[:-1]))
+    return jnp.sum(ranks[..., None] >= bounds, axis=-1, dtype=jnp.int32).reshape(b, h, w)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,219 @@
+"""Bytes and quality of compressed pictures, ours beside JPEG, WebP, AVIF and JPEG XL.
+
+    python benchmarks/rate_distortion.py kodak --weights runs/control_gic runs/fqgan --out results
+
+Rates are those of whole files, over the pixels of the original.  PSNR, MS-SSIM (Wang et al. 2003) and the perceptual
+distance are means over the pictures; the distance is that of the stand-in network unless --lpips names official
+weights.  Speed is without reading and writing files, after a first picture that compiles; memory is the process's
+largest so far.  Writes rates.csv, rates.md, rates.png (needs matplotlib) and sheet.png, the first picture at
+similar rates.  JPEG XL is there if a plugin of Pillow is (pip install pillow-jxl-plugin).
+"""
+
+import argparse
+import csv
+import dataclasses
+import importlib
+import io
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, features
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from tesserax.common.pictures import save_png
+from tesserax.common.pretrained.judge import Judge, load_judge
+from tesserax.compression.codec import Codec
+from tesserax.compression.rate_control import shares_at
+from tesserax.launch.open_codec import open_codec
+from tesserax.launch.picture_files import PICTURES, read_picture
+
+QUALITIES = {'JPEG': (1, 5, 10, 20, 40), 'WEBP': (0, 5, 20, 50), 'AVIF': (1, 5, 10, 20, 40), 'JXL': (1, 5, 10, 30)}
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # on the curve of shares
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to compress at one setting: picture -> bytes -> picture."""
+
+    name: str
+    setting: str
+    compress: Callable[[np.ndarray], bytes]
+    decompress: Callable[[bytes], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Means over all pictures."""
+
+    method: str
+    setting: str
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    perceptual: float
+    encode_mps: float
+    decode_mps: float
+    memory_mib: float
+
+
+def classic_methods() -> Iterator[Method]:
+    try:
+        importlib.import_module('pillow_jxl')
+    except ImportError:
+        print('JPEG XL is left out: there is no plugin')
+    for kind, qualities in QUALITIES.items():
+        known = kind in Image.SAVE or (kind == 'AVIF' and features.check('avif'))
+        for quality in qualities if known else ():
+
+            def compress(picture: np.ndarray, kind: str = kind, quality: int = quality) -> bytes:
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, kind, quality=quality)
+                return file.getvalue()
+
+            yield Method(kind, f'q{quality}', compress, _opened)
+
+
+def our_methods(weights: str, window: int | None) -> Iterator[Method]:
+    codec: Codec = open_codec(weights, window=window)
+    grains = len(codec.tokenizer.spec.grains)
+    for place in PLACES if grains > 1 else (None,):
+        shares = None if place is None else shares_at(place, grains)
+
+        def compress(picture: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
+            return codec.compress(picture, grain_ratios=shares)
+
+        yield Method(Path(weights).name, 'fixed' if place is None else f't={place}', compress, codec.decompress)
+
+
+def measure(method: Method, pictures: list[np.ndarray], judge: Judge) -> tuple[Point, np.ndarray, int]:
+    """Means, the first picture decoded, and its bytes."""
+    method.decompress(method.compress(pictures[0]))  # compiles
+    rows, first, size, seconds, pixels = [], None, 0, [0.0, 0.0], 0
+    for picture in pictures:
+        start = time.perf_counter()
+        data = method.compress(picture)
+        middle = time.perf_counter()
+        decoded = method.decompress(data)
+        seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
+        pixels += picture.shape[0] * picture.shape[1]
+        if first is None:
+            first, size = decoded, len(data)
+        rows.append([8 * len(data) / (picture.shape[0] * picture.shape[1]), *_quality(picture, decoded, judge)])
+    assert first is not None
+    bpp, psnr, ms_ssim, perceptual = np.mean(rows, axis=0).tolist()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    speeds = [pixels / 1e6 / max(s, 1e-9) for s in seconds]
+    return Point(method.name, method.setting, bpp, psnr, ms_ssim, perceptual, *speeds, memory), first, size
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Multi-scale structural similarity of 8-bit pictures `[h, w, c]` of 176 pixels a side at least."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    value = np.ones(a.shape[-1])
+    for number, weight in enumerate(_SCALES):
+        blur = lambda x: gaussian_filter(x, (1.5, 1.5, 0), truncate=3.5)[5:-5, 5:-5]  # noqa: E731
+        mean_a, mean_b = blur(a), blur(b)
+        var_a, var_b, both = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+        structure = (2 * both + 58.5225) / (var_a + var_b + 58.5225)
+        if number == len(_SCALES) - 1:
+            structure = structure * (2 * mean_a * mean_b + 6.5025) / (mean_a**2 + mean_b**2 + 6.5025)
+        value *= np.maximum(structure.mean((0, 1)), 0) ** weight
+        a, b = (
+            x[: x.shape[0] // 2 * 2, : x.shape[1] // 2 * 2].reshape(x.shape[0] // 2, 2, -1, 2, x.shape[2]).mean((1, 3))
+            for x in (a, b)
+        )
+    return float(value.mean())
+
+
+def _opened(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+
+
+def _quality(picture: np.ndarray, decoded: np.ndarray, judge: Judge) -> tuple[float, float, float]:
+    error = np.mean((picture.astype(np.float64) - decoded) ** 2)
+    images = [x[None].astype(np.float32) / 127.5 - 1 for x in (picture, decoded)]
+    distance = np.asarray(judge.module.apply(judge.variables, *images)).mean()
+    return 10 * np.log10(255**2 / max(error, 1e-9)), ms_ssim(picture, decoded), float(distance)
+
+
+def _sheet(original: np.ndarray, found: list[tuple[Point, np.ndarray, int]], rate: float) -> np.ndarray:
+    """The original and, of every method, the decoded picture whose rate is nearest to `rate`."""
+    nearest: dict[str, tuple[Point, np.ndarray, int]] = {}
+    for entry in found:
+        best = nearest.setdefault(entry[0].method, entry)
+        if abs(np.log(entry[0].bpp / rate)) < abs(np.log(best[0].bpp / rate)):
+            nearest[entry[0].method] = entry
+    height, width = original.shape[:2]
+    pixels = height * width
+    tiles = [('original', original)]
+    tiles += [(f'{p.method} {p.setting}: {8 * size / pixels:.3f} bpp', image) for p, image, size in nearest.values()]
+    columns = 3
+    sheet = Image.new('RGB', (columns * width, -(-len(tiles) // columns) * (height + 16)), 'white')
+    for i, (caption, image) in enumerate(tiles):
+        x, y = i % columns * width, i // columns * (height + 16)
+        sheet.paste(Image.fromarray(image), (x, y + 16))
+        ImageDraw.Draw(sheet).text((x + 4, y + 2), caption, fill='black')
+    return np.asarray(sheet)
+
+
+def _plot(points: list[Point], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), constrained_layout=True)
+    for axis, name in zip(axes, ('psnr', 'ms_ssim', 'perceptual'), strict=True):
+        for method in dict.fromkeys(p.method for p in points):
+            own = sorted((p.bpp, getattr(p, name)) for p in points if p.method == method)
+            axis.plot(*zip(*own, strict=True), marker='.', label=method)
+        axis.set(xlabel='bits per pixel, whole files', ylabel=name, xscale='log')
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('pictures', type=Path, help='folder of pictures')
+    parser.add_argument('--weights', nargs='*', default=[], help='run folders or converted weights')
+    parser.add_argument('--out', type=Path, default=Path('results'), help='folder for what is written')
+    parser.add_argument('--count', type=int, default=0, help='use only so many pictures')
+    parser.add_argument('--window', type=int, help='side of the squares that the networks see, in pixels')
+    parser.add_argument('--rate', type=float, default=0.2, help='bits per pixel on the sheet')
+    parser.add_argument('--lpips', help='official LPIPS weights')
+    args = parser.parse_args()
+    names = sorted(p for p in args.pictures.iterdir() if p.suffix.lower() in PICTURES)[: args.count or None]
+    pictures = [read_picture(p.read_bytes(), p.name)[..., :3] for p in names]
+    pictures = [np.repeat(p[..., :1], 3, -1) if p.shape[-1] < 3 else p for p in pictures]
+    judge = load_judge('lpips', args.lpips) if args.lpips else load_judge('stand_in_perceptual')
+    methods = [
+        *classic_methods(),
+        *(method for weights in args.weights for method in our_methods(weights, args.window)),
+    ]
+    found = [measure(method, pictures, judge) for method in tqdm(methods, desc='methods')]
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    points = [point for point, _, _ in found]
+    columns = [field.name for field in dataclasses.fields(Point)]
+    with open(args.out / 'rates.csv', 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(dataclasses.astuple(point) for point in points)
+    lines = [f'| {" | ".join(columns)} |', '|' + '---|' * len(columns)]
+    for point in points:
+        values = (f'{v:.4g}' if isinstance(v, float) else v for v in dataclasses.astuple(point))
+        lines.append(f'| {" | ".join(values)} |')
+    (args.out / 'rates.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+    save_png(args.out / 'sheet.png', _sheet(pictures[0], found, args.rate))
+    _plot(points, args.out / 'rates.png')
+
+
+if __name__ == '__main__':
+    main()
