@@ -39,7 +39,7 @@ def main() -> None:
     from tesserax.common.metrics.measure import measure
     from tesserax.common.metrics.protocols import find_protocol
 
-    if _SOURCE.value is None or not str(_OUT.value).endswith('.npz'):
+    if _SOURCE.value is None or _OUT.value is None or not _OUT.value.endswith('.npz'):
         raise UserError('name the pictures and the file, for example --source=embedded:digits --out=digits.npz')
     protocol = find_protocol(_PROTOCOL.value or ('adm' if _INCEPTION.value else 'stand_in'))
     extractor = load_extractor(protocol, _INCEPTION.value, sha256=_INCEPTION_SHA256.value)

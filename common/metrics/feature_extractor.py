@@ -61,7 +61,7 @@ class FeatureExtractor:
         digest = hashlib.sha256()
         for path, value in sorted(flax.traverse_util.flatten_dict(dict(self.variables), sep='/').items()):
             digest.update(path.encode())
-            digest.update(np.ascontiguousarray(value))
+            digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()
 
     def __call__(self, images: UInt8[np.ndarray, 'n h w 3'], batch_size: int = 0) -> PictureFeatures:

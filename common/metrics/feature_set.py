@@ -77,7 +77,7 @@ class FeatureCollector:
         """Adds pictures, RGB, of one size, and their classes where they are known."""
         if self.count == 0:
             self._digest.update(repr(images.shape[1:]).encode())
-        self._digest.update(np.ascontiguousarray(images))
+        self._digest.update(np.ascontiguousarray(images).data)
         found = self._extractor(images, self._batch_size)
         self._pool.add(found.pool)
         number = np.arange(self.count, self.count + len(images))
