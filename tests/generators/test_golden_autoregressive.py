@@ -80,19 +80,23 @@ def numbers(generator, variables, pack, cond):
 
     @jax.jit
     def compute(variables):
-        apply = lambda method: generator.network.apply(variables, ids, cond, method=method)  # noqa: E731
-        found = {'hidden_last': apply('trunk')[0]}
-        for slot, logits in enumerate(apply('logits')):
+        each, seen = generator.network.apply(
+            variables, ids, cond, method='logits', capture_intermediates=lambda _, method: method in ('trunk', 'prefix')
+        )
+        found = {'hidden_last': seen['intermediates']['trunk'][0][0]}
+        if isinstance(cond, TextFeatures):
+            found['caption_embedding'] = seen['intermediates']['prefix'][0].vectors[:, -3:]
+        for slot, logits in enumerate(each):
             name = suffix(slot, slots)
             found['logits_columns' + name] = logits[:, :, columns]
             found['logits_full' + name] = logits[0, np.asarray(places)]
             found['logits_logsumexp' + name] = jax.nn.logsumexp(logits, axis=-1)
-        entropies = generator.cross_entropies(variables, ids, cond, jax.random.key(0), train=False)
-        found['cross_entropy'] = jnp.stack([entropy.nll for entropy in entropies], axis=-1)
-        found['uniform'] = jnp.stack([entropy.uniform for entropy in entropies], axis=-1)
-        if isinstance(cond, TextFeatures):
-            prefix = generator.network.apply(variables, cond, method='prefix')
-            found['caption_embedding'] = prefix.vectors[:, -3:]
+        log_probabilities = [jax.nn.log_softmax(logits) for logits in each]
+        found['uniform'] = jnp.stack([-x.mean(axis=-1) for x in log_probabilities], axis=-1)
+        found['cross_entropy'] = -jnp.concatenate(
+            [jnp.take_along_axis(x, ids[:, :, slot, None], axis=-1) for slot, x in enumerate(log_probabilities)],
+            axis=-1,
+        )
         return found
 
     return jax.device_get(compute(variables))
