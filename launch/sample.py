@@ -38,6 +38,16 @@ _OPTIONS = {
     'guidance_power': flags.DEFINE_float('guidance_power', None, 'Exponent, for power_cosine.'),
     'steps': flags.DEFINE_integer('steps', None, 'Steps of methods that refine all positions at once; 0: their own.'),
 }  # what is not given is as in the config of the run
+_SECOND = {
+    'temperature': flags.DEFINE_float(
+        'second_temperature',
+        None,
+        'As --temperature, for the second kind of ids (CTF: codewords, DQ-Transformer: positions).',
+    ),
+    'top_k': flags.DEFINE_integer('second_top_k', None, 'As --top_k, for the second kind of ids.'),
+    'top_p': flags.DEFINE_float('second_top_p', None, 'As --top_p, for the second kind of ids.'),
+    'guidance_scale': flags.DEFINE_float('second_guidance_scale', None, 'As --guidance_scale, for the same.'),
+}
 
 
 def main() -> None:
@@ -59,7 +69,10 @@ def main() -> None:
         raise UserError(f'{path} holds no generator with a tokenizer')
     folder = next(p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file())
     config = run_folder.read_config(folder)
-    given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    given: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    second = {name: flag.value for name, flag in _SECOND.items() if flag.value is not None}
+    if second:
+        given['second'] = {**(config.sample.get('second') or {}), **second}
     names = tuple(config.tokens.class_names)
     plan = Plan(
         classes=chosen_classes(_CLASSES.value, names),
