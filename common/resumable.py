@@ -52,7 +52,8 @@ def check_settings(noted: Mapping[str, Any], settings: Mapping[str, Any], whose:
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays as .npz, see `write_file`."""
-    _write(path, lambda file: np.savez_compressed(file, **arrays))
+    named: Any = arrays
+    _write(path, lambda file: np.savez_compressed(file, **named))
 
 
 def write_file(path: Path, data: bytes) -> None:

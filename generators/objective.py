@@ -54,7 +54,7 @@ class GeneratorObjective:
         """
         if 'ids' in batch:
             return Tokens(batch['ids'], batch.get('grain'))
-        if self.tokenizer is None:
+        if self.tokenizer is None or frozen is None:
             raise ValueError('batches of images need a tokenizer')
         tokens: Any = self.tokenizer.module.apply(frozen, batch['image'], method='encode')
         return tokens

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import fcntl
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -72,12 +73,13 @@ class Extraction:
         self._sources: dict[Split, ImageSource] = {
             split: open_source(source, split, data_dir=data_dir) for split in get_args(Split)
         }
-        self._settings = {
+        self._side = image_size // spec.downsample_factor
+        self._settings: dict[str, Any] = {
             'fingerprint': tokenizer.fingerprint,
             'spec': dataclasses.asdict(spec),
             'source': source,
             'image_size': image_size,
-            'grid': [image_size // spec.downsample_factor] * 2,
+            'grid': [self._side] * 2,
             'views': views,
             'views_per_picture': view_count(views, zooms),
             'zooms': [] if views == 'centre' else list(zooms),
@@ -98,10 +100,9 @@ class Extraction:
     def describe(self) -> str:
         """What the dataset holds, in a few words."""
         counts = ', '.join(f'{len(TokenSource(self._out, split))} {split}' for split in get_args(Split))
-        rows, columns = self._settings['grid']
         return (
             f'{counts} pictures, {self._settings["views_per_picture"]} views of each training picture, '
-            f'{rows}x{columns} tokens, tokenizer {self._tokenizer.fingerprint[:16]}'
+            f'{self._side}x{self._side} tokens, tokenizer {self._tokenizer.fingerprint[:16]}'
         )
 
     def run(self, process_id: int = 0, process_count: int = 1, *, progress: bool = False) -> dict[str, str] | None:
@@ -162,10 +163,10 @@ class Extraction:
         grains = None if batches[0][1] is None else np.concatenate([np.asarray(grain) for _, grain in batches])
         records, start = [], 0
         for views, label, name in pictures:
-            rows = slice(start, start + len(views))
-            start += len(views)
-            grain = None if grains is None else grains[rows]
-            records.append(TokenRecord(np.asarray(ids[rows]), grain, label, name))
+            stop = start + len(views)
+            grain = None if grains is None else grains[start:stop]
+            records.append(TokenRecord(np.asarray(ids[start:stop]), grain, label, name))
+            start = stop
         return records
 
     def _finish(self, progress: bool) -> dict[str, str] | None:
@@ -185,7 +186,7 @@ class Extraction:
             with tqdm(desc='writing', unit='picture', disable=not progress) as bar:
                 write_tokens(
                     self._out,
-                    {split: lambda split=split: self._parts.records(split) for split in self._sources},
+                    {split: functools.partial(self._parts.records, split) for split in self._sources},
                     about=self._settings | {'skipped': len(skipped)},
                     class_names=self._sources['train'].class_names,
                     largest_id=max(self._tokenizer.spec.codebook_sizes) - 1,

@@ -59,7 +59,8 @@ class TokenParts:
 
     def write(self, part: Part, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
         """Writes a part: its usable pictures, and the names of the others with the reasons."""
-        grain = {} if not records or records[0].grain is None else {'grain': np.stack([r.grain for r in records])}
+        grains = [r.grain for r in records if r.grain is not None]
+        grain = {'grain': np.stack(grains)} if grains else {}
         stored: dict[str, Any] = {
             'ids': np.stack([r.ids for r in records]) if records else np.zeros((0, 1, 1, 1, 1), np.int32),
             'label': np.asarray([r.label for r in records], np.int32),
