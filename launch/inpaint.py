@@ -82,6 +82,8 @@ def main() -> None:
     for batch in batches:
         real = batch['mask'].nonzero()[0][: _COUNT.value - len(names)]
         images, labels = batch['image'], batch['label']
+        if _LABELLED.value and labels.max() >= model.generator.num_classes:
+            raise UserError(f'{source} has a class {labels.max()}, the model {model.generator.num_classes} classes')
         cond = labels if _LABELLED.value else np.full_like(labels, model.generator.num_classes)
         first = len(names) * _COMPLETIONS.value
         completed = [
