@@ -16,6 +16,8 @@ from tesserax.common.errors import UserError
 from tesserax.compression.codec import Codec
 from tesserax.compression.description import describe
 from tesserax.compression.header import BitstreamError
+from tesserax.compression.prior_fit import fit_prior
+from tesserax.launch import open_codec as opening
 from tesserax.launch import picture_files
 from tesserax.launch.compression_files import compress_files, decompress_files, planned
 from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture, write_new
@@ -198,3 +200,33 @@ def test_the_command_answers_in_one_line(photo):
     answer = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 1
     assert answer.stderr == 'error: name the weights, for example --weights=runs/control_gic\n'
+
+
+class Model(ToyTokenizer):
+    """With parameters."""
+
+    variables = {'params': {'x': np.arange(3.0)}}
+
+
+def test_the_prior_beside_the_weights_is_used(photo, tmp_path, monkeypatch):
+    model = Model()
+    monkeypatch.setattr(opening, 'open_tokenizer', lambda weights: model)
+    run = tmp_path / 'run'
+    assert opening.default_prior(str(run)) == run / 'prior.safetensors'
+    assert opening.default_prior(str(run / 'checkpoints/400')) == run / 'prior.safetensors'
+    (tmp_path / 'model.safetensors').touch()
+    assert opening.default_prior(str(tmp_path / 'model.safetensors')) == tmp_path / 'model.prior.safetensors'
+
+    without = opening.open_codec(str(run))
+    assert without.prior is None
+    tokens = [without.encode(picture(80, 90 + i)) for i in range(3)]
+    prior = fit_prior(tokens, [np.arange(64, dtype=np.float32)[:, None]], model.spec, clusters=(1,))
+    run.mkdir()
+    prior.save(run / 'prior.safetensors')
+    found = opening.open_codec(str(run), window=128)
+    assert found.prior.fingerprint == prior.fingerprint
+    assert found.weights == without.weights
+    assert found.window == 128
+    assert opening.open_codec(str(run), '').prior is None
+    with pytest.raises(UserError, match='there is no file'):
+        opening.open_codec(str(run), str(tmp_path / 'absent.safetensors'))
