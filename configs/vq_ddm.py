@@ -7,8 +7,8 @@
     python launch/inpaint.py --run=runs/vq_ddm --out=completed.png
 
 goes from handwritten digits that ship inside installed packages to generated and to completed ones, on two CPU cores.
-The third command took 5.4 minutes on one core: 4.82 bits per token on unseen digits, of 9 without a model.  Variants,
-joined by commas:
+The third command took five and a half minutes on one core: 4.82 bits per token on unseen digits, of 8 without a model.
+Variants, joined by commas:
 
   cifar10      tokens of CIFAR-10, of a tokenizer trained by configs/vqgan.py:cifar10
   celebahq256  the paper's network and recipe on faces of 256x256 pixels: 16x16 tokens of 1024 codewords, 4000 steps,
