@@ -50,8 +50,7 @@ def main() -> None:
         if source.about['fingerprint'] != tokenizer.fingerprint:
             raise UserError(f'the tokens in {_TOKENS.value} are of another tokenizer than {_RUN.value}')
         counts = sum(
-            np.bincount(source[i].ids.ravel(), minlength=tokenizer.spec.codebook_sizes[0])
-            for i in range(len(source))
+            np.bincount(source[i].ids.ravel(), minlength=tokenizer.spec.codebook_sizes[0]) for i in range(len(source))
         )
         used = np.flatnonzero(counts)
     clusters = clustered(
