@@ -163,9 +163,9 @@ class Codec:
         prior = self.prior if header.prior else None
         for area, record in reader.tiles():
             here = np.s_[0, area.top : area.top + area.rows, area.left : area.left + area.columns]
-            ids[here], grains = decode_tile(record, area, self.tokenizer.spec, prior)
-            if grain is not None:
-                grain[here] = grains
+            ids[here], sides = decode_tile(record, area, self.tokenizer.spec, prior)
+            if grain is not None and sides is not None:
+                grain[here] = sides
         return Tokens(ids, grain)
 
     def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> Picture:

@@ -34,13 +34,16 @@ def main(source: str) -> int:
     from tesserax.launch.picture_files import PICTURES
 
     work = planned(source, _OUT.value, PICTURES, '.bin', force=_FORCE.value)
+    listed = _SHARES.value
     try:
-        shares = None if _SHARES.value is None else [float(share) for share in _SHARES.value]
+        shares = None if listed is None else [float(share) for share in listed]
     except ValueError:
-        raise UserError(f'--grain_ratios are numbers, got {",".join(_SHARES.value)}') from None
+        raise UserError(f'--grain_ratios are numbers, got {listed}') from None
     codec = open_codec(_WEIGHTS.value, _PRIOR.value, window=_WINDOW.value)
-    options = {'bpp': _BPP.value, 'max_bytes': _MAX_BYTES.value, 'grain_ratios': shares}
-    return min(1, compress_files(codec, work, force=_FORCE.value, **options))
+    failed = compress_files(
+        codec, work, force=_FORCE.value, bpp=_BPP.value, max_bytes=_MAX_BYTES.value, grain_ratios=shares
+    )
+    return min(1, failed)
 
 
 if __name__ == '__main__':

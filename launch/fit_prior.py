@@ -35,7 +35,7 @@ def main() -> None:
 
     model = open_tokenizer(_WEIGHTS.value)
     codec = Codec(model, fingerprint(model.variables))
-    path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
+    path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value or '')
     picture_files.check_new(path, force=_FORCE.value)
     spec = model.spec
     source = open_source(_SOURCE.value, 'train')
