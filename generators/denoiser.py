@@ -33,7 +33,8 @@ class StateEmbedding(nn.Module):
         """Looks up."""
         normal = nn.initializers.normal(1.0)
         tables = [nn.Embed(n, self.width, embedding_init=normal, name=f'table_{i}') for i, n in enumerate(self.sizes)]
-        return sum(table(states[..., i]) for i, table in enumerate(tables)).astype(self.dtype)
+        first, *others = (table(states[..., i]) for i, table in enumerate(tables))
+        return sum(others, first).astype(self.dtype)
 
 
 class ConditionEmbedding(nn.Module):

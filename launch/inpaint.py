@@ -9,7 +9,7 @@ is, as the model sees it, and its completions.
 
 import itertools
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 
@@ -44,6 +44,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from tesserax.common.data.pipeline import evaluation_batches, open_source
+    from tesserax.common.data.source import Split
     from tesserax.common.data.token_dataset import TokenSource, token_folder
     from tesserax.common.errors import UserError
     from tesserax.common.pictures import class_sheet, save_png, to_uint8
@@ -74,7 +75,9 @@ def main() -> None:
     side = model.generator.grid[0] * model.generator.spec.downsample_factor
     hidden = read_mask(_MASK.value, side) if _MASK.value else region(_REGION.value, side)
     batches = evaluation_batches(
-        open_source(source, _SPLIT.value, data_dir=data_dir), image_size=side, batch_size=min(_COUNT.value, 16)
+        open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir),
+        image_size=side,
+        batch_size=min(_COUNT.value, 16),
     )
     rows: list[Any] = []
     names: list[str] = []
