@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     generator.digits(config)
     config.data.source = 'tokens:runs/dq_vae-digits/tokens'
-    config.train.batch_size = 64  # sequences are up to 68 pairs long
+    config.train.update(batch_size=64, steps=1_000)  # sequences are up to 68 pairs long
     presets = {'remaining': _remaining, 'imagenet256': _imagenet256, 'tiny': _tiny}
     return tokenizer.presets(variant, presets, config)
 
