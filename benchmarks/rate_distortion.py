@@ -66,6 +66,7 @@ def classic_methods() -> Iterator[Method]:
         importlib.import_module('pillow_jxl')
     except ImportError:
         print('JPEG XL is left out: there is no plugin')
+    Image.init()  # registers the plugins
     for kind, qualities in QUALITIES.items():
         known = kind in Image.SAVE or (kind == 'AVIF' and features.check('avif'))
         for quality in qualities if known else ():

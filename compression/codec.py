@@ -61,8 +61,8 @@ class Codec:
     tokenizer: PictureTokenizer
     weights: bytes
     prior: Prior | None = None
-    window: int = 256
-    halo: int = 32
+    window: int = 512
+    halo: int = 64
     tile: int = 256
     limits: Limits = dataclasses.field(default_factory=Limits)
 
