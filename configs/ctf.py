@@ -42,6 +42,7 @@ def get_config(variant: str = '') -> ConfigDict:
         }
     )
     generator.digits(config)
+    config.train.steps = 1_000
     config.clusters = ConfigDict(
         {
             'file': '',  # of launch/cluster_codebook.py; '' makes clusters of the tokenizer's codewords
