@@ -281,7 +281,7 @@ class VQDDM(Generator):
             return jnp.stack(parts, axis=-1)
 
         x = jax.vmap(start)(at_position(keys, count * repeats))
-        scales = guidance_scales(config, count)[::-1].copy()  # the walk begins at the last step
+        scales = jnp.asarray(guidance_scales(config, count)[::-1].copy())  # the walk begins at the last step
         x, _ = jax.lax.scan(step, x, (steps, scales, jnp.arange(count) * repeats), reverse=True)
         return Tokens(x if known is None else jnp.where(known, given, x))
 

@@ -49,7 +49,7 @@ def region(name: str, side: int) -> Bool[np.ndarray, 'side side']:
     if name in ('centre', 'border'):
         hidden[quarter : side - quarter, quarter : side - quarter] = True
         return hidden if name == 'centre' else ~hidden
-    halves = {
+    halves: dict[str, Any] = {
         'left': np.s_[:, :half],
         'right': np.s_[:, half:],
         'upper': np.s_[:half],
@@ -85,8 +85,8 @@ def known_cells(hidden: Bool[np.ndarray, 'h w'], grid: tuple[int, int], margin: 
     rows, columns = grid
     cells = hidden.reshape(rows, hidden.shape[0] // rows, columns, hidden.shape[1] // columns).any(axis=(1, 3))
     if margin:
-        cells = scipy.ndimage.binary_dilation(cells, np.ones((3, 3), bool), iterations=margin)
-    return ~cells
+        cells = np.asarray(scipy.ndimage.binary_dilation(cells, np.ones((3, 3), bool), iterations=margin))
+    return np.logical_not(cells)
 
 
 def complete(

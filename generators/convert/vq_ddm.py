@@ -53,7 +53,7 @@ def _attention(source: str, target: str) -> tuple[Rule, ...]:
 
 def rules() -> tuple[Rule, ...]:
     """The pairs of names; the same for every size."""
-    levels = []
+    levels: list[Rule] = []
     for way, official, move, kind in (
         ('down', 'downs', 'downsample', CONV),
         ('up', 'ups', 'upsample', _CONV_TRANSPOSE),
