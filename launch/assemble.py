@@ -23,12 +23,16 @@ from tesserax.common.training.optimizer import make_optimizer
 from tesserax.common.training.parallel import Runner, make_runner
 from tesserax.common.training.state import Objective
 from tesserax.common.training.step import TrainStep
+from tesserax.generators.addp import ADDP, PixelEncoder
 from tesserax.generators.ctf import CTF
 from tesserax.generators.dq_transformer import DQTransformer
 from tesserax.generators.far import FAR
 from tesserax.generators.generator import Generator, SampleConfig
 from tesserax.generators.llamagen import LlamaGen
+from tesserax.generators.mage import MAGE
+from tesserax.generators.maskgit import MaskGIT
 from tesserax.generators.objective import GeneratorObjective
+from tesserax.generators.recognition import Recognizer
 from tesserax.generators.vq_ddm import VQDDM
 from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
 from tesserax.tokenizers.code_free import BSQ, FSQ, LFQ
@@ -68,6 +72,9 @@ GENERATORS: dict[str, type[Generator]] = {
     'vq_ddm': VQDDM,
     'dq_transformer': DQTransformer,
     'ctf': CTF,
+    'mage': MAGE,
+    'maskgit': MaskGIT,
+    'addp': ADDP,
 }
 CACHE_DTYPES = {'': None, 'int8': jnp.int8, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -92,14 +99,32 @@ def token_spec(config: ConfigDict) -> TokenSpec:
     return TokenSpec(**{field.name: _hashable(config.tokens[field.name]) for field in dataclasses.fields(TokenSpec)})
 
 
-def generator(config: ConfigDict) -> Generator:
+def generator(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Generator:
     """The generator that `config.model` describes, of the tokens that `config.tokens` describes.
+
+    Args:
+      config: of the run.
+      tokenizer: whose tokens these are, for generators that decode while they generate.
 
     Raises:
       ValueError: an unknown name or argument.
     """
-    grid = _hashable(config.tokens.grid)
-    return _model(GENERATORS, config, spec=token_spec(config), grid=grid, num_classes=config.tokens.num_classes)
+    tokens: dict[str, Any] = {
+        'spec': token_spec(config),
+        'grid': _hashable(config.tokens.grid),
+        'num_classes': config.tokens.num_classes,
+    }
+    parts: dict[str, Any] = {}
+    if 'predictor_model' in config:
+        predictor = _model(GENERATORS, ConfigDict({'model': config.predictor_model}), **tokens)
+        parts = {'tokenizer': tokenizer, 'predictor': predictor}
+    return _model(GENERATORS, config, **tokens, **parts)
+
+
+def recognizer(config: ConfigDict) -> Recognizer:
+    """The classifier that `config` describes, on an encoder of the sizes that `config.encoder_model` tells."""
+    encoder = PixelEncoder(**config.encoder_model, dropout=config.model.dropout)
+    return Recognizer(encoder, len(config.class_names), linear=config.model.linear)
 
 
 def sample_config(config: ConfigDict, **changes: Any) -> SampleConfig:
@@ -150,7 +175,8 @@ def objective(
       ValueError: an unknown name or argument.
     """
     if is_generator(config):
-        return GeneratorObjective(generator(config), frozen_tokenizer)
+        module = None if frozen_tokenizer is None else frozen_tokenizer.module
+        return GeneratorObjective(generator(config, module), frozen_tokenizer)
     _known(TOKENIZERS | GENERATORS, config.model.name, 'model.name')
     return tokenizer_objective(config)
 

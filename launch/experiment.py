@@ -15,7 +15,16 @@ from tesserax.common.training.loop import LoopOptions, RunResult, train
 from tesserax.common.training.parallel import Runner
 from tesserax.common.training.state import TrainState
 from tesserax.common.training.writers import MetricWriter, create_writer
-from tesserax.launch import assemble, code_clusters, codebook_table, generator_run, initial_weights, run_folder
+from tesserax.launch import (
+    addp_parts,
+    assemble,
+    code_clusters,
+    codebook_table,
+    generator_run,
+    initial_weights,
+    recognition_run,
+    run_folder,
+)
 from tesserax.tokenizers.evaluation import evaluate_tokenizer
 from tesserax.tokenizers.objective import TokenizerObjective
 
@@ -31,12 +40,15 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     frozen_tokenizer = None
     if assemble.is_generator(config):
         config, frozen_tokenizer = generator_run.complete(config, workdir)
+        config = addp_parts.complete(config, workdir)
+    config = recognition_run.complete(config, workdir)
     runner = assemble.runner(config)
     runner.check_batch(config.train.batch_size, config.train.accumulate)
     runner.check_batch(config.evaluate.batch_size)
     data = assemble.train_batches(config)
     validation = assemble.evaluation_batches(config)
-    objective = assemble.objective(config, frozen_tokenizer)
+    recognises = recognition_run.wanted(config)
+    objective = recognition_run.objective(config) if recognises else assemble.objective(config, frozen_tokenizer)
     train_step = assemble.train_step(config, objective)
     example = assemble.example_batch(config)
     main_process = jax.process_index() == 0
@@ -63,6 +75,10 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
             state = codebook_table.fill(state, table)
         if frozen_tokenizer is not None and code_clusters.wanted(config):
             state = code_clusters.fill(state, config, frozen_tokenizer)
+        if frozen_tokenizer is not None and addp_parts.wanted(config):
+            state = addp_parts.fill(state, config, frozen_tokenizer)
+        if recognises:
+            state = recognition_run.fill(state, config)
         if given is not None:
             state, report = initial_weights.apply(state, given)
             if main_process:
@@ -82,6 +98,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
 
     writer = create_writer(workdir, resume_step=newest, primary=main_process)
     evaluation: Any = generator_run.evaluation if assemble.is_generator(config) else _evaluation
+    if recognises:
+        evaluation = recognition_run.evaluation
     evaluate = evaluation(config, objective, runner, validation, workdir / 'pictures', writer)
     try:
         result = train(
@@ -163,6 +181,7 @@ def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
     metrics = result.evaluation
     if 'psnr' not in metrics:
         bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
+        bits += f' · {metrics["accuracy"]:.1%} recognised' if 'accuracy' in metrics else ''
         return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen pictures · {workdir}'
     usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
     quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures'

@@ -44,9 +44,14 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
     config = run_folder.read_config(path)
     _, tree = run_folder.read_checkpoint(path, which)
     player = 'generator' if assemble.is_generator(config) else 'tokenizer'
+    if config.model.name == 'recognizer':
+        player = 'recognizer'
     params = tree['params'][player] if tree.get('ema') is None else tree['ema']
     variables = {'params': params, **(tree['model_state'].get(player) or {})}
     variables = jax.tree.map(jnp.asarray, variables)
+    if player == 'recognizer':
+        return Network(assemble.recognizer(config), variables)
     if player == 'tokenizer':
         return TrainedTokenizer(assemble.tokenizer(config), variables)
-    return TrainedGenerator(assemble.generator(config), variables, tokenizer=read_tokenizer(path / TOKENIZER))
+    tokenizer = read_tokenizer(path / TOKENIZER)
+    return TrainedGenerator(assemble.generator(config, tokenizer.module), variables, tokenizer=tokenizer)
