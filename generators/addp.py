@@ -312,7 +312,7 @@ class ADDP(Generator):
         if train:
             labels = drop_labels(labels, label_rng, self.label_dropout, self.num_classes)
         target, noised = self.noised(variables, ids, masks, labels)
-        logits = self.network.apply(
+        logits: Any = self.network.apply(
             {'params': variables['params']},
             noised.images,
             noised.guess,

@@ -227,7 +227,7 @@ class MAGE(Generator):
         labels = class_labels(cond)
         if train:
             labels = drop_labels(labels, label_rng, self.label_dropout, self.num_classes)
-        logits = self.network.apply(
+        logits: Any = self.network.apply(
             {'params': variables['params']},
             ids,
             hidden,
@@ -250,7 +250,8 @@ class MAGE(Generator):
 
         def predict(guess: Guess, labels: jax.Array) -> jax.Array:
             params = {'params': variables['params']}
-            return self.network.apply(params, guess.ids, guess.hidden, self.rows_of(labels))
+            logits: Any = self.network.apply(params, guess.ids, guess.hidden, self.rows_of(labels))
+            return logits
 
         return guided(predict, guess, labels, self.num_classes, scale)[..., : self.spec.codebook_sizes[0]]
 

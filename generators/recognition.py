@@ -32,10 +32,11 @@ class Recognizer(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b k']:
         """Logits of `images` in [-1, 1]."""
+        features: Any
         if self.linear:
-            shapes = self.encoder.clone(parent=None)
-            params = self.variable('frozen', 'encoder', lambda: self._fresh(shapes, images)).value
-            features = jax.lax.stop_gradient(shapes.apply({'params': params}, images))
+            encoder = self.encoder.clone(parent=None)
+            params = self.variable('frozen', 'encoder', lambda: self._fresh(encoder, images)).value
+            features = jax.lax.stop_gradient(encoder.apply({'params': params}, images))
         else:
             features = self.encoder(images, train=train)
         x = nn.LayerNorm(epsilon=1e-6, name='norm')(features[:, 1:].astype(jnp.float32).mean(axis=1))

@@ -41,6 +41,7 @@ from tesserax.tokenizers.dq_vae import DQVAE
 from tesserax.tokenizers.fqgan import FQGAN
 from tesserax.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
 from tesserax.tokenizers.magvit2 import Magvit2VQ
+from tesserax.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
 from tesserax.tokenizers.simvq import SimVQ, SimVQGAN
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenSpec
@@ -56,6 +57,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     'simvq': SimVQ,
     'simvq_vqgan': SimVQGAN,
     'magvit2_vq': Magvit2VQ,
+    'maskgit_vqgan': MaskGITVQGAN,
     'fvq': FVQ,
     'fvq_rq': ResidualFVQ,
     'fvq_var': MultiScaleFVQ,

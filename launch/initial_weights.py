@@ -24,6 +24,7 @@ LAYOUTS = {
     'vqgan_lc': ('vqgan_lc',),
     'simvq': ('simvq',),
     'fvq': ('fvq',),
+    'maskgit_vqgan': ('maskgit_vqgan',),
     'dq_vae': ('dq_vae',),
     'control_gic': ('control_gic',),
     'llamagen': ('llamagen_gpt',),

@@ -139,13 +139,21 @@ class Magvit2VQ(Tokenizer):
             'dtype': self.dtype,
             'remat': self.remat,
         }
-        self.encoder = Magvit2Encoder(latent_channels=self.codebook_dim, **sizes)
+        self.encoder = self.make_encoder(latent_channels=self.codebook_dim, **sizes)
         self.quantizer = VectorQuantizer(
             codebook=self.make_codebook(),
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
         )
-        self.decoder = Magvit2Decoder(**sizes)
+        self.decoder = self.make_decoder(**sizes)
+
+    def make_encoder(self, **sizes: Any) -> nn.Module:
+        """The network before the codebook; papers that differ in the networks override this and `make_decoder`."""
+        return Magvit2Encoder(**sizes)
+
+    def make_decoder(self, **sizes: Any) -> nn.Module:
+        """The network behind it."""
+        return Magvit2Decoder(**sizes)
 
     def make_codebook(self) -> nn.Module:
         """Where the codewords come from; papers that differ in nothing else override this."""

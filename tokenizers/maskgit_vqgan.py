@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from tesserax.common.nn.autoencoder import GroupNorm, check_sides, doubled
 from tesserax.tokenizers.magvit2 import Magvit2VQ
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
 
 
 class MaskGITBlock(nn.Module):
@@ -123,19 +122,10 @@ class MaskGITVQGAN(Magvit2VQ):
     codebook_size: int = 1024
     codebook_dim: int = 256
 
-    def setup(self) -> None:
-        """Builds the parts."""
-        sizes = {
-            'channels': self.channels,
-            'channel_multipliers': self.channel_multipliers,
-            'res_blocks': self.res_blocks,
-            'dtype': self.dtype,
-            'remat': self.remat,
-        }
-        self.encoder = MaskGITEncoder(latent_channels=self.codebook_dim, **sizes)
-        self.quantizer = VectorQuantizer(
-            codebook=self.make_codebook(),
-            codebook_weight=self.codebook_weight,
-            commitment_weight=self.commitment_weight,
-        )
-        self.decoder = MaskGITDecoder(**sizes)
+    def make_encoder(self, **sizes: Any) -> nn.Module:
+        """The network before the codebook."""
+        return MaskGITEncoder(**sizes)
+
+    def make_decoder(self, **sizes: Any) -> nn.Module:
+        """The network behind it."""
+        return MaskGITDecoder(**sizes)

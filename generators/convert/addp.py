@@ -151,7 +151,7 @@ def _stacked_layers(stack: Mapping[str, Any]) -> int:
     return len(stack['layers']['norm1']['scale'])
 
 
-def _sizes(state_dict: StateDict, table: str, prefix: str = '') -> dict[str, int]:
+def _sizes(state_dict: StateDict, table: str, prefix: str = '') -> dict[str, Any]:
     """Sizes as arguments; heads are 64 wide in the encoders, and 16 in the decoders of the published sizes."""
     rows, width = shape_of(state_dict, f'{prefix}{table}', 2)
     if width % 64 or rows <= _CODES + 1:
