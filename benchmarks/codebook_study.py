@@ -67,8 +67,8 @@ def _lc(size: int, dim: int) -> dict[str, Any]:
 
 
 def _fvq(size: int, dim: int) -> dict[str, Any]:
-    patch = {1024: 4, 16_384: 8, 65_536: 16, 262_144: 16}[size]  # 1,024 tokens for the bridge at most
-    return _sized(size, dim) | {'model.bridge_patch': patch, 'model.bridge_width': 256}
+    patch = {1024: 4, 16_384: 4, 65_536: 8, 262_144: 16}[size]  # 1,024 tokens for the bridge at most
+    return _sized(size, dim) | {'model.bridge_patch': patch}
 
 
 KINDS = {
