@@ -35,7 +35,7 @@ class Recognizer(nn.Module):
         features: Any
         if self.linear:
             encoder = self.encoder.clone(parent=None)
-            params = self.variable('frozen', 'encoder', lambda: self._fresh(encoder, images)).value
+            params = self.variable('frozen', 'trained_encoder', lambda: self._fresh(encoder, images)).value
             features = jax.lax.stop_gradient(encoder.apply({'params': params}, images))
         else:
             features = self.encoder(images, train=train)

@@ -84,7 +84,7 @@ def fill(state: TrainState, config: ConfigDict) -> TrainState:
     player = 'recognizer'
     if config.model.linear:
         own = state.model_state[player]
-        own = {**own, 'frozen': {'encoder': place_like(encoder, own['frozen']['encoder'])}}
+        own = {**own, 'frozen': {'trained_encoder': place_like(encoder, own['frozen']['trained_encoder'])}}
         return dataclasses.replace(state, model_state={**state.model_state, player: own})
     params = state.params[player]
     params = {**params, 'encoder': place_like(encoder, params['encoder'])}
