@@ -1,11 +1,14 @@
 """Completion of pictures: what is hidden is not looked at, what is known stays."""
 
+import functools
+import pathlib
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 from golden_packs import random_variables
 from PIL import Image
 
@@ -13,9 +16,10 @@ import tesserax.launch.load
 from tesserax.common.errors import UserError
 from tesserax.generators.generator import SampleConfig
 from tesserax.generators.trained import TrainedGenerator
-from tesserax.launch import assemble, cli, completion, inpaint
+from tesserax.launch import assemble, cli, completion
 from tesserax.tokenizers.trained import TrainedTokenizer
 
+ROOT = pathlib.Path(__file__).parents[2]
 SIDE = 16
 FEW = SampleConfig(steps=2)
 
@@ -107,24 +111,31 @@ def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
         completion.read_mask(tmp_path / 'text.png', 8)
 
 
+def command(*arguments):
+    """Runs launch/inpaint.py in this process, with flags of its own: scripts have flags of the same names."""
+    own = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ('string', 'integer', 'float', 'bool', 'enum'):
+            define = getattr(flags, f'DEFINE_{kind}')
+            patch.setattr(flags, f'DEFINE_{kind}', functools.partial(define, flag_values=own))
+        main = runpy.run_path(str(ROOT / 'launch' / 'inpaint.py'))['main']
+    own(['inpaint.py', *arguments])
+    main()
+
+
 def test_the_command_writes_a_sheet_and_single_pictures(config, model, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text(config.to_json())
     monkeypatch.setattr(tesserax.launch.load, 'load', lambda path, which: model)
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(['inpaint'])
-    settings = {
-        'run': str(tmp_path), 'out': str(tmp_path / 'sheet.png'), 'folder': str(tmp_path / 'single'), 'count': 3,
-        'completions': 2, 'region': 'upper', 'mask': None, 'source': None, 'steps': 2,
-    }  # fmt: skip
-    with flagsaver.flagsaver(**settings):
-        inpaint.main()
-        assert len(list((tmp_path / 'single').iterdir())) == 6
-        with Image.open(tmp_path / 'sheet.png') as sheet:
-            assert sheet.size[0] > 4 * 64
-        with flagsaver.flagsaver(region='middle'), pytest.raises(UserError, match='known: left'):
-            inpaint.main()
-        with flagsaver.flagsaver(out=None, folder=None), pytest.raises(UserError, match='where to write'):
-            inpaint.main()
+    few = [f'--run={tmp_path}', '--count=3', '--completions=2', '--steps=2']
+    out = [f'--out={tmp_path}/sheet.png', f'--folder={tmp_path}/single']
+    command(*few, *out, '--region=upper')
+    assert len(list((tmp_path / 'single').iterdir())) == 6
+    with Image.open(tmp_path / 'sheet.png') as sheet:
+        assert sheet.size[0] > 4 * 64
+    with pytest.raises(UserError, match='known: left'):
+        command(*few, *out, '--region=middle')
+    with pytest.raises(UserError, match='where to write'):
+        command(*few)
 
 
 def test_what_cannot_be_completed_is_refused(model, images):

@@ -57,7 +57,11 @@ def total_loss(params, module, images, pixel_loss):
     return pixels + sum(output.losses.values())
 
 
-@pytest.fixture(scope='module', params=PACKS)
+# VQ-8 is VQ-16 with a level less.
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(name, marks=pytest.mark.slow if name == 'llamagen_vq8' else ()) for name in PACKS],
+)
 def case(request):
     pack = load_pack(request.param)
     state_dict = pack.state_dict()
