@@ -9,6 +9,7 @@ weights on the same device.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
@@ -48,10 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f'{"size":>5} {"batch":>5} {"guidance":>8} {"tokens/s":>10} {"of bound":>8} {"PyTorch":>10} {"ratio":>6}')
     for size in options.sizes.split(','):
         model = make(size, options)
-        read = sum(x.nbytes for x in weights_of_a_step(model))
         decoder = None
         if not options.no_torch and importlib.util.find_spec('torch'):
             decoder = torch_decoder(model)
+        model = dataclasses.replace(model, variables=model.generator.for_sampling(model.variables))
+        read = sum(x.nbytes for x in weights_of_a_step(model))
         for batch in map(int, options.batch_sizes.split(',')):
             for scale in map(float, options.guidance.split(',')):
                 config = SampleConfig(guidance_scale=scale, window=options.window)
@@ -87,7 +89,7 @@ def make(size: str, options: argparse.Namespace) -> TrainedGenerator:
     shapes = jax.eval_shape(generator.init, jax.random.key(0))
     variables = jax.tree.map(lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32)), shapes)
     variables = int8_weights(variables) if options.int8_weights else variables
-    return TrainedGenerator(generator, generator.for_sampling(variables))
+    return TrainedGenerator(generator, variables)
 
 
 def weights_of_a_step(model: TrainedGenerator) -> Iterator[Any]:
@@ -128,8 +130,11 @@ def torch_decoder(model: TrainedGenerator) -> Callable[[int, float, int], Any]:
     if 'scales' in model.variables:
         print('      (PyTorch does not read integers: its weights are random numbers of its own type)')
     params = jax.tree.map(lambda x: x.to(dtype), params)
+    # Matrices as PyTorch's own layers store them, a row for each output.
+    rows = lambda x: x.t().contiguous().t() if x.ndim == 2 else x.contiguous()  # noqa: E731
+    head = rows(params['output_0']['kernel'])
     layers = params['decoder']['layers']
-    each = [jax.tree.map(lambda x, i=i: x[i].contiguous(), layers) for i in range(generator.layers)]
+    each = [jax.tree.map(lambda x, i=i: rows(x[i]), layers) for i in range(generator.layers)]
     table = torch.tensor(generator.network.rotation(), device=device)
     heads, width = generator.heads, generator.width
 
@@ -142,20 +147,20 @@ def torch_decoder(model: TrainedGenerator) -> Callable[[int, float, int], Any]:
         return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(dtype)
 
     def step(x: Any, at: int, keys: Any, values: Any) -> Any:
-        rows = len(x)
+        count = len(x)
         for i, layer in enumerate(each):
             attention = layer['attention']
             qkv = norm(x, layer['attention_norm']['scale']) @ attention['qkv']['kernel']
-            q, k, v = qkv.view(rows, 3, heads, 1, width // heads).unbind(1)
+            q, k, v = qkv.view(count, 3, heads, 1, width // heads).unbind(1)
             keys[i][:, :, at : at + 1], values[i][:, :, at : at + 1] = rotate(k, at), v
             seen = functional.scaled_dot_product_attention(
                 rotate(q, at), keys[i][:, :, : at + 1], values[i][:, :, : at + 1]
             )
-            x = x + seen.reshape(rows, width) @ attention['out']['kernel']
+            x = x + seen.reshape(count, width) @ attention['out']['kernel']
             y = norm(x, layer['mlp_norm']['scale'])
             gate = functional.silu(y @ layer['mlp_gate']['kernel'])
             x = x + (gate * (y @ layer['mlp_in']['kernel'])) @ layer['mlp_out']['kernel']
-        return (norm(x, params['norm']['scale']) @ params['output_0']['kernel']).float()
+        return (norm(x, params['norm']['scale']) @ head).float()
 
     @torch.inference_mode()
     def sample(batch: int, scale: float, tokens: int) -> Any:

@@ -22,6 +22,7 @@ from tesserax.generators.generator import Condition, SampleConfig, TextFeatures,
 from tesserax.generators.jacobi import speculate
 from tesserax.generators.key_values import KeyValues
 from tesserax.generators.sampling import row_keys
+from tesserax.generators.separate_layers import separated
 from tesserax.generators.transformer import Decoder, Linear, Stream, places
 from tesserax.tokenizers.tokenizer import Tokens
 
@@ -283,12 +284,16 @@ class PrefixGenerator(Autoregressive):
         return Tokens(ids.reshape(len(ids), *self.grid, 1))
 
     def for_sampling(self, variables: Variables) -> Variables:
-        """Matrices in the computation type, so that each step reads them once and does not convert them."""
+        """Matrices in the computation type, so that each step reads them once and does not convert them.
+
+        On a CPU, where products with few rows are bound by memory, each layer's lie on their own.
+        """
         flat = flax.traverse_util.flatten_dict(variables)
         for path, x in flat.items():
-            if path[0] == 'params' and path[-1] in ('kernel', 'embedding') and x.dtype == jnp.float32:
+            if path[0] == 'params' and path[-1] in ('kernel', 'rows', 'embedding') and x.dtype == jnp.float32:
                 flat[path] = x.astype(self.dtype)
-        return flax.traverse_util.unflatten_dict(flat)
+        converted = flax.traverse_util.unflatten_dict(flat)
+        return separated(converted) if jax.default_backend() == 'cpu' else converted
 
 
 def labels_of(cond: Condition) -> Int[Array, ' b']:

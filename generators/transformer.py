@@ -1,7 +1,7 @@
 """A causal transformer: one pass over a whole sequence for training, or a few positions at a time after a cache.
 
 Both run the same code over the same parameters.  Layers are stacked on a leading axis and scanned over, so that a
-program is compiled for one layer.
+program is compiled for one layer; steps on a CPU take them one by one (`separate_layers.py`).
 """
 
 import functools
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tesserax.generators.key_values import Entries
 from tesserax.generators.rotary import rotate
+from tesserax.generators.separate_layers import STACK
 
 STYLES = ('llama', 'gpt')
 NORMAL = nn.initializers.normal(0.02)
@@ -63,6 +64,8 @@ def places(
 class Linear(nn.Module):
     """x W (+ b).  Where the collection 'scales' has an entry for W, W holds integers and each column is scaled.
 
+    W is the parameter 'kernel', or the transpose of the parameter 'rows'; see `separate_layers.py`.
+
     Attributes:
       features: width of the result.
       bias: whether there is one.
@@ -80,9 +83,13 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
         """Multiplies."""
-        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         dtype = self.result or self.dtype
-        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=dtype)
+        if self.has_variable('params', 'rows'):
+            kernel, inputs = self.get_variable('params', 'rows'), 1
+        else:
+            kernel, inputs = self.param('kernel', self.kernel_init, (x.shape[-1], self.features)), 0
+        along = (((x.ndim - 1,), (inputs,)), ((), ()))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), along, preferred_element_type=dtype)
         if self.has_variable('scales', 'kernel'):
             y = y * self.get_variable('scales', 'kernel').astype(dtype)
         if self.bias:
@@ -212,6 +219,11 @@ class Decoder(nn.Module):
         if self.style not in STYLES:
             raise ValueError(f'unknown style {self.style!r}; known: {", ".join(STYLES)}')
         mlp_width = self.mlp_width or (4 * width if self.style == 'gpt' else -(-(8 * width // 3) // 256) * 256)
+        if self.has_variable('params', f'{STACK}_0'):
+            for i in range(self.layers):
+                block = Block(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=f'{STACK}_{i}')
+                stream, _ = block(stream, at, jnp.asarray(i))
+            return stream
         block = nn.remat(Block, prevent_cse=False) if self.remat and train else Block
         stack = nn.scan(
             block,
@@ -220,5 +232,5 @@ class Decoder(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=self.layers,
         )
-        blocks = stack(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name='layers')
+        blocks = stack(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=STACK)
         return blocks(stream, at, jnp.arange(self.layers))[0]

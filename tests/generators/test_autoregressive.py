@@ -18,6 +18,7 @@ from tesserax.generators.far import FAR
 from tesserax.generators.generator import SampleConfig
 from tesserax.generators.int8 import int8_weights
 from tesserax.generators.llamagen import LlamaGen
+from tesserax.generators.separate_layers import separated
 from tesserax.generators.trained import TrainedGenerator
 from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
 
@@ -73,6 +74,16 @@ def test_cached_steps_give_the_logits_of_the_whole_pass(name):
         expected = whole(name)[slot][..., : GENERATORS[name].spec.codebook_sizes[slot]]
         assert np.abs(expected).max() > 0.5
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_layers_on_their_own_with_turned_matrices_give_the_logits_of_the_stack():
+    generator, variables = GENERATORS['class'], variables_of('class')
+    apart = separated(variables)
+    assert {'layers_0', 'layers_1'} <= set(apart['params']['decoder'])
+    jax.tree.map(np.testing.assert_array_equal, separated(apart), apart)
+    ids, cond = tokens('class', 3).ids, condition('class', 3)
+    of_stack, of_layers = (reading(generator, v, ids, cond) for v in (variables, apart))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), of_layers, of_stack)
 
 
 def test_a_walk_step_by_step_is_the_compiled_walk():
