@@ -84,11 +84,13 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
         """Multiplies."""
         dtype = self.result or self.dtype
-        if self.has_variable('params', 'rows'):
-            kernel, inputs = self.get_variable('params', 'rows'), 1
-        else:
-            kernel, inputs = self.param('kernel', self.kernel_init, (x.shape[-1], self.features)), 0
-        along = (((x.ndim - 1,), (inputs,)), ((), ()))
+        turned = self.has_variable('params', 'rows')
+        kernel: Any = (
+            self.get_variable('params', 'rows')
+            if turned
+            else self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
+        )
+        along = (((x.ndim - 1,), (int(turned),)), ((), ()))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), along, preferred_element_type=dtype)
         if self.has_variable('scales', 'kernel'):
             y = y * self.get_variable('scales', 'kernel').astype(dtype)
@@ -221,8 +223,8 @@ class Decoder(nn.Module):
         mlp_width = self.mlp_width or (4 * width if self.style == 'gpt' else -(-(8 * width // 3) // 256) * 256)
         if self.has_variable('params', f'{STACK}_0'):
             for i in range(self.layers):
-                block = Block(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=f'{STACK}_{i}')
-                stream, _ = block(stream, at, jnp.asarray(i))
+                own = Block(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=f'{STACK}_{i}')
+                stream, _ = own(stream, at, jnp.asarray(i))
             return stream
         block = nn.remat(Block, prevent_cse=False) if self.remat and train else Block
         stack = nn.scan(
