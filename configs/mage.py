@@ -53,6 +53,7 @@ def base(name: str) -> ConfigDict:
         }
     )
     generator.digits(config)
+    config.train.steps = 1_000
     return config
 
 
