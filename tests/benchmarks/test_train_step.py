@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'train_step.py'
 ROWS = ('full step', 'encoder', 'quantizer', 'decoder', 'stand-in', 'discriminator', 'optimizers', 'sum of the parts')
 

@@ -30,8 +30,8 @@ LARGE = pytest.mark.slow
 PACKS = [
     'llamagen_gpt_b',
     'llamagen_t2i',
-    'fqgan_far',
-    'vqgan_lc_gpt',
+    pytest.param('fqgan_far', marks=LARGE),
+    pytest.param('vqgan_lc_gpt', marks=LARGE),
     pytest.param('llamagen_gpt_l', marks=LARGE),
     pytest.param('fqgan_far_triple', marks=LARGE),
 ]

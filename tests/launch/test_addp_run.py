@@ -14,6 +14,8 @@ from tesserax.launch import assemble, cli, experiment
 from tesserax.launch.tokenizer_file import write_tokenizer
 from tesserax.tokenizers.trained import TrainedTokenizer
 
+pytestmark = pytest.mark.slow  # two runs before the first test
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

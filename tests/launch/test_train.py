@@ -129,6 +129,7 @@ def test_weights_of_an_earlier_run_are_taken_and_told(whole, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_positions_are_resized_and_other_sizes_left_fresh(whole, tmp_path, capsys):
     config = tiny(**{'train.steps': 1, 'init_from': str(whole[0])})
     config.model.update(image_size=32, codebook_size=64)

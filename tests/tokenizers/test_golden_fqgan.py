@@ -60,7 +60,11 @@ def run_stages(module, variables, arrays):
     return module.apply(variables, method=stages)
 
 
-@pytest.fixture(scope='module', params=PREDICTED)
+# The triple one is the dual one with a factor more.
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(name, marks=pytest.mark.slow if name == 'fqgan_triple' else ()) for name in PREDICTED],
+)
 def case(request):
     pack = load_pack(request.param)
     state_dict = pack.state_dict()
