@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from tesserax.compression.header import (
-    MOST_CODEBOOKS,
+    LONGEST_HEADER,
     BitstreamError,
     Header,
     Limits,
@@ -164,7 +164,7 @@ class BitstreamReader:
         version = self._bytes(1, 'the header')[0]
         if version != VERSION:
             raise BitstreamError(f'the bitstream has version {version}; this program reads version {VERSION}')
-        fields = self._bytes(self._varint('length of the header', 4 + 5 * MOST_CODEBOOKS + 128), 'the header')
+        fields = self._bytes(self._varint('length of the header', LONGEST_HEADER), 'the header')
         expected = self._crc
         found = struct.unpack('<I', self._bytes(4, 'the header'))[0]
         if found != expected:

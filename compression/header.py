@@ -12,6 +12,10 @@ MOST_CODEBOOKS = 64
 LARGEST_CODEBOOK = 1 << 20
 LARGEST_GRAIN = 64
 LARGEST_WINDOW = 2048  # the networks' memory grows with it
+FEATURES = {1: 'a network as its prior'}
+"""What a header may say beyond the fields that all files have: numbers and what they are, in words."""
+LONGEST_FEATURE = 255
+LONGEST_HEADER = 132 + 5 * MOST_CODEBOOKS + len(FEATURES) * (LONGEST_FEATURE + 3)
 _LARGEST_NUMBER = 1 << 40  # of a variable-length number: no field needs more
 _CHANNELS = {1: 'grey', 2: 'grey with transparency', 3: 'RGB', 4: 'RGB with transparency'}
 
@@ -32,6 +36,19 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
+class Feature:
+    """Something that not every file has, and that a reader has to know.
+
+    Attributes:
+      number: one of `FEATURES`.
+      data: what there is to know, at most `LONGEST_FEATURE` bytes.
+    """
+
+    number: int
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Header:
     """What is known before the first token.
 
@@ -47,8 +64,9 @@ class Header:
       window: side of the squares that the networks see at once, in pixels; a multiple of the largest block.
       halo: how far neighbouring squares reach beyond their common border, in pixels; likewise a multiple.
       weights: fingerprint of the weights, 8 bytes.
-      prior_kind: 0 none, 1 integer tables.
+      prior_kind: 0 none, 1 integer tables, 2 a network.
       prior: fingerprint of the prior, 8 bytes; empty without one.
+      features: with rising numbers.
     """
 
     width: int
@@ -64,6 +82,7 @@ class Header:
     weights: bytes
     prior_kind: int = 0
     prior: bytes = b''
+    features: tuple[Feature, ...] = ()
 
     @property
     def cell(self) -> int:
@@ -86,6 +105,10 @@ class Header:
         """What the channels are, in words."""
         return _CHANNELS[self.channels]
 
+    def feature(self, number: int) -> bytes | None:
+        """The data of a feature, if the file has it."""
+        return next((feature.data for feature in self.features if feature.number == number), None)
+
     def check(self, limits: Limits) -> None:
         """ValueError unless all values are possible and the picture is within the limits."""
         rules: list[tuple[str, object, bool]] = [
@@ -101,6 +124,8 @@ class Header:
             ('prior kind', self.prior_kind, 0 <= self.prior_kind <= 255),
             ('fingerprint of the weights', self.weights, len(self.weights) == FINGERPRINT_BYTES),
             ('fingerprint of the prior', self.prior, len(self.prior) == FINGERPRINT_BYTES * (self.prior_kind > 0)),
+            ('features', self.features, all(a.number < b.number for a, b in itertools.pairwise(self.features))
+             and all(f.number in FEATURES and len(f.data) <= LONGEST_FEATURE for f in self.features)),
         ]  # fmt: skip
         for name, value, sound in rules:
             if not sound:
@@ -155,7 +180,8 @@ def header_fields(header: Header) -> bytes:
     numbers = [header.width, header.height, header.channels | (8 if header.bit_depth == 16 else 0)]
     numbers += [header.downsample_factor, len(header.codebook_sizes), *header.codebook_sizes]
     numbers += [len(header.grains), *header.grains, header.tile, header.window, header.halo]
-    return b''.join(map(varint, numbers)) + header.weights + bytes([header.prior_kind]) + header.prior
+    features = b''.join(varint(f.number) + varint(len(f.data)) + f.data for f in header.features)
+    return b''.join(map(varint, numbers)) + header.weights + bytes([header.prior_kind]) + header.prior + features
 
 
 def parse_fields(fields: bytes, limits: Limits) -> Header:
@@ -185,11 +211,18 @@ def parse_fields(fields: bytes, limits: Limits) -> Header:
     grains = tuple(number() for _ in range(_bounded(number(), LARGEST_GRAIN.bit_length(), 'grains')))
     tile, window, halo = number(), number(), number()
     weights, kind = take(FINGERPRINT_BYTES), take(1)[0]
+    prior = take(FINGERPRINT_BYTES) if kind else b''
+    features = []
+    while position < len(fields):
+        which = number()
+        if which not in FEATURES:
+            raise BitstreamError(f'the bitstream has the feature {which}, which this program does not know')
+        features.append(Feature(which, take(_bounded(number(), LONGEST_FEATURE, 'bytes in a feature'))))
     header = Header(
         width, height, form & 7, 16 if form & 8 else 8, sizes, factor, grains, tile, window, halo,
-        weights, kind, take(FINGERPRINT_BYTES) if kind else b'',
+        weights, kind, prior, tuple(features),
     )  # fmt: skip
-    if form > 15 or position != len(fields):
+    if form > 15:
         raise BitstreamError('the header is damaged: it holds more than this version knows')
     try:
         header.check(limits)

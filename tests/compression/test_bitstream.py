@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter, Stream, TileRecord
-from tesserax.compression.header import BitstreamError, Header, Limits
+from tesserax.compression.header import BitstreamError, Feature, Header, Limits, header_fields, parse_fields
 
 PLAIN = Header(70, 33, 3, 8, (1024,), 16, (1,), 2, 32, 0, b'weights!')
 GRAINS = Header(300, 1, 4, 16, (512, 7), 4, (1, 2, 4), 64, 256, 32, b'weights!', 1, b'a prior.')
@@ -140,11 +140,20 @@ def test_a_header_cannot_ask_for_more_memory_than_is_allowed():
     tracemalloc.stop()
 
 
+def test_features_come_back_and_must_be_known():
+    header = dataclasses.replace(PLAIN, features=(Feature(1, b'data'),))
+    assert parse_fields(header_fields(header), Limits()) == header
+    assert (header.feature(1), header.feature(2)) == (b'data', None)
+    for wrong in ((Feature(1, b''), Feature(1, b'')), (Feature(0, b''),), (Feature(1, b'x' * 256),)):
+        with pytest.raises(ValueError, match='impossible features'):
+            written(dataclasses.replace(PLAIN, features=wrong), [])
+
+
 def test_unknown_fields_are_refused():
     data = written(PLAIN, [])
     end = len(data) - 8
     longer = data[:5] + bytes([data[5] + 1]) + data[6:end] + b'\0' + data[end:]
-    with pytest.raises(BitstreamError, match='more than this version knows'):
+    with pytest.raises(BitstreamError, match='has the feature 0, which this program does not know'):
         read(with_checksums(longer, end + 1))
     form = data.index(b'\x03\x10')  # channels and depth, then the factor
     with pytest.raises(BitstreamError, match='more than this version knows'):
