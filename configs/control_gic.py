@@ -68,7 +68,7 @@ def _codec(config: ConfigDict) -> None:
     config.objective.discriminator = ''  # the bits are few enough: no invented detail
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50, final_fraction=0.02)
     config.data.image_size = 96
-    config.train.update(steps=6_000, batch_size=4, ema_decay=0.995, log_every=50, checkpoint_every=250)
+    config.train.update(steps=4_500, batch_size=4, ema_decay=0.995, log_every=50, checkpoint_every=250)
     config.evaluate.update(every=1_000, image_size=192, batch_size=15)
 
 

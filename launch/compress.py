@@ -1,7 +1,7 @@
 """Compresses pictures.
 
-    python launch/compress.py photo.png --weights=runs/control_gic            writes photo.bin
-    python launch/compress.py photo.png --weights=runs/control_gic --bpp=0.2
+    python launch/compress.py photo.png                                       writes photo.bin
+    python launch/compress.py photo.png --bpp=0.2
     python launch/compress.py pictures/ --weights=runs/fqgan --out=compressed/
     cat photo.jpg | python launch/compress.py - --weights=runs/fqgan > photo.bin
 
@@ -12,7 +12,9 @@ from absl import flags
 
 from tesserax.launch import cli
 
-_WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
+_WEIGHTS = flags.DEFINE_string(
+    'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
+)
 _PRIOR = flags.DEFINE_string(
     'prior', None, "Tables of launch/fit_prior.py; default: those beside the weights; '': none."
 )

@@ -1,6 +1,6 @@
 """Decompresses what launch/compress.py wrote.
 
-    python launch/decompress.py photo.bin --weights=runs/control_gic --out=again.png
+    python launch/decompress.py photo.bin --out=again.png
     python launch/decompress.py compressed/ --weights=runs/fqgan --out=pictures/
     python launch/decompress.py - --weights=runs/fqgan < photo.bin > photo.png
 
@@ -11,7 +11,9 @@ from absl import flags
 
 from tesserax.launch import cli
 
-_WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
+_WEIGHTS = flags.DEFINE_string(
+    'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
+)
 _PRIOR = flags.DEFINE_string(
     'prior', None, "Tables of launch/fit_prior.py; default: those beside the weights; '': none."
 )

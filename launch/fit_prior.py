@@ -26,6 +26,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from tesserax.common.data.pipeline import open_source
+    from tesserax.common.errors import UserError
     from tesserax.compression.codec import Codec, fingerprint
     from tesserax.compression.prior_fit import fit_prior
     from tesserax.compression.rate_control import shares_at
@@ -33,9 +34,11 @@ def main() -> None:
     from tesserax.launch.open_codec import default_prior, open_tokenizer
     from tesserax.tokenizers.tokenizer import Tokens
 
+    if _WEIGHTS.value is None:
+        raise UserError('name the weights, for example --weights=runs/control_gic')
     model = open_tokenizer(_WEIGHTS.value)
     codec = Codec(model, fingerprint(model.variables))
-    path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value or '')
+    path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
     picture_files.check_new(path, force=_FORCE.value)
     spec = model.spec
     source = open_source(_SOURCE.value, 'train')

@@ -1,7 +1,9 @@
 """A tokenizer of any kind as one file, from which it can be rebuilt: arguments and variables."""
 
+import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,11 +36,33 @@ def describe(module: Tokenizer) -> dict[str, Any]:
     return {'name': name, **arguments, 'dtype': dtype}
 
 
-def write_tokenizer(path: str | os.PathLike[str], tokenizer: TrainedTokenizer) -> None:
-    """Writes a `.safetensors` file that `tesserax.load` reads."""
+def write_tokenizer(
+    path: str | os.PathLike[str], tokenizer: TrainedTokenizer, about: Mapping[str, str] | None = None
+) -> None:
+    """Writes a `.safetensors` file that `tesserax.load` reads, and what is said `about` it."""
     model = describe(tokenizer.module)
     variables = jax.tree.map(np.asarray, tokenizer.variables)
-    save_variables(path, model['name'], variables, {_ENTRY: json.dumps(model)})
+    save_variables(path, model['name'], variables, {**(about or {}), _ENTRY: json.dumps(model)})
+
+
+def halved(tokenizer: TrainedTokenizer) -> TrainedTokenizer:
+    """The tokenizer with its float32 values rounded to float16: half the file.
+
+    `rebuilt` makes float32 of them again, so that a model computes as always, with the rounded values.
+
+    Raises:
+      UserError: a value is too large for float16.
+    """
+
+    def half(value: jax.Array) -> np.ndarray:
+        array = np.asarray(value)
+        if array.dtype != np.float32:
+            return array
+        if (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
+            raise UserError(f'the weights hold {largest:g}, too large for float16')
+        return array.astype(np.float16)
+
+    return dataclasses.replace(tokenizer, variables=jax.tree.map(half, tokenizer.variables))
 
 
 def is_described(saved: SavedVariables) -> bool:
@@ -49,7 +73,11 @@ def is_described(saved: SavedVariables) -> bool:
 def rebuilt(saved: SavedVariables) -> TrainedTokenizer:
     """The tokenizer of a file that `write_tokenizer` wrote."""
     config = ConfigDict({'model': json.loads(saved.about[_ENTRY])})
-    return TrainedTokenizer(assemble.tokenizer(config), jax.tree.map(jnp.asarray, saved.variables))
+    return TrainedTokenizer(assemble.tokenizer(config), jax.tree.map(_whole, saved.variables))
+
+
+def _whole(value: np.ndarray) -> jax.Array:
+    return jnp.asarray(value, jnp.float32 if value.dtype == np.float16 else None)
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> TrainedTokenizer:
