@@ -123,10 +123,6 @@ class Autoregressive(Generator):
             metrics |= {f'bits_per_token/{name}': x / math.log(2) for name, x in zip(names, nll, strict=True)}
         return GeneratorLoss(sum(each) / len(each), metrics)
 
-    def for_sampling(self, variables: Variables) -> Variables:
-        """Variables as the steps of a walk read them fastest; by default as they are."""
-        return variables
-
     def null_for_guidance(self, variables: Variables, cond: Condition) -> Condition:
         """The null conditions.
 

@@ -203,6 +203,12 @@ class CTF(Generator):
             coarse + fine, {'coarse': coarse, 'fine': fine, 'bits_per_token': (coarse + fine) / math.log(2)}
         )
 
+    def for_sampling(self, variables: Variables) -> Variables:
+        """See `Generator.for_sampling`: the first stage, step by step, reads its weights again and again."""
+        params = variables['params']
+        coarse = self.coarse.for_sampling({'params': params['coarse']})
+        return variables | {'params': params | {'coarse': coarse['params']}}
+
     def sample(
         self,
         variables: Variables,

@@ -142,6 +142,13 @@ class Generator(abc.ABC):
           images: what the tokens were made of, where `needs_images`.
         """
 
+    def for_sampling(self, variables: Variables) -> Variables:
+        """Variables as `sample` reads them fastest, which takes them as well; by default as they are.
+
+        Whoever draws many samples does this once; done again, it changes nothing and costs nothing.
+        """
+        return variables
+
     @abc.abstractmethod
     def sample(
         self,
@@ -157,7 +164,7 @@ class Generator(abc.ABC):
         other samples of its batch, on the batch size or on the devices.
 
         Args:
-          variables: as `init` gives them.
+          variables: as `init` or `for_sampling` gives them.
           cond: of each sample.
           rng: of the whole run of sampling.
           sample_ids: number of each sample in that run.

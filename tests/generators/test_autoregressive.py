@@ -38,6 +38,11 @@ def full_logits(generator, variables, ids, cond):
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def raw_sample(generator, variables, cond):
+    return generator.sample(variables, cond, jax.random.key(3), jnp.arange(len(cond)), GUIDED).ids
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def loss(generator, variables, ids, cond, seed):
     return generator.loss(variables, Tokens(ids), cond, jax.random.key(seed), train=True)
 
@@ -164,6 +169,15 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     alone = model.sample(jax.tree.map(lambda x: x[5:6], cond), 3, GUIDED, sample_ids=[5]).ids
     np.testing.assert_array_equal(alone[0], sampled(name)[5])
     assert len(np.unique(sampled(name)[..., 0])) > 3
+
+
+def test_variables_prepared_once_give_the_same_samples_and_nothing_is_left_to_prepare():
+    model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
+    np.testing.assert_array_equal(sampled('class'), raw_sample(model.generator, model.variables, condition('class', 8)))
+    assert model.prepared is model.prepared
+    assert 'kernel' not in model.prepared['params']['output_0']
+    again = model.generator.for_sampling(model.prepared)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(model.prepared), strict=True))
 
 
 @pytest.mark.parametrize(('data', 'model_axis'), [(8, 1), (2, 4)])
