@@ -101,6 +101,10 @@ class BitstreamWriter:
         parts = [varint(2 * len(stream.data) + stream.modelled) + stream.data for stream in streams]
         self._write(b''.join(parts) + struct.pack('<H', record.checksum))
 
+    def packet(self, data: bytes) -> None:
+        """The next packet, where a file has packets instead of tiles; after the last one nothing follows."""
+        self._write(data)
+
     def end(self) -> None:
         """The last thing to write."""
         self._file.write(struct.pack('<I', self._crc))
@@ -156,6 +160,16 @@ class BitstreamReader:
             )
         if self._file.read(1):
             raise BitstreamError(f'there are bytes after the end of the bitstream, which has {self._position}')
+
+    def rest(self, most: int) -> bytes:
+        """What is left of a file with packets; BitstreamError for more bytes than there may be."""
+        parts, left = [], most + 1
+        while left and (data := self._file.read(left)):
+            parts.append(data)
+            left -= len(data)
+        if not left:
+            raise BitstreamError(f'the bitstream is damaged: more than {most} bytes of packets')
+        return b''.join(parts)
 
     def _read_header(self, limits: Limits) -> Header:
         magic = self._bytes(4, 'the header')

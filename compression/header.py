@@ -12,7 +12,7 @@ MOST_CODEBOOKS = 64
 LARGEST_CODEBOOK = 1 << 20
 LARGEST_GRAIN = 64
 LARGEST_WINDOW = 2048  # the networks' memory grows with it
-FEATURES = {1: 'a network as its prior'}
+FEATURES = {1: 'a network as its prior', 2: 'a smaller codebook', 3: 'packets'}
 """What a header may say beyond the fields that all files have: numbers and what they are, in words."""
 LONGEST_FEATURE = 255
 LONGEST_HEADER = 132 + 5 * MOST_CODEBOOKS + len(FEATURES) * (LONGEST_FEATURE + 3)
