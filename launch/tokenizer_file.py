@@ -15,7 +15,7 @@ from tesserax.common.errors import UserError
 from tesserax.common.weights import SavedVariables, load_variables, save_variables
 from tesserax.launch import assemble
 from tesserax.tokenizers.tokenizer import Tokenizer
-from tesserax.tokenizers.trained import TrainedTokenizer
+from tesserax.tokenizers.trained import AnyArray, TrainedTokenizer
 
 TOKENIZER = 'tokenizer.safetensors'
 """Where run folders of generators, and folders of tokens, keep the tokenizer."""
@@ -54,11 +54,11 @@ def halved(tokenizer: TrainedTokenizer) -> TrainedTokenizer:
       UserError: a value is too large for float16.
     """
 
-    def half(value: jax.Array) -> np.ndarray:
+    def half(value: AnyArray) -> np.ndarray:
         array = np.asarray(value)
         if array.dtype != np.float32:
             return array
-        if (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
+        if (largest := float(np.abs(array).max(initial=0))) > float(np.finfo(np.float16).max):
             raise UserError(f'the weights hold {largest:g}, too large for float16')
         return array.astype(np.float16)
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def tokenizer(scale=1.0):
     """Arbitrary variables: nothing here computes with them."""
     rng = np.random.default_rng(0)
-    values = {'a': rng.normal(size=(3, 4)).astype(np.float32) * scale, 'steps': np.int32(70_000)}
+    values = {'a': rng.normal(size=(3, 4)).astype(np.float32) * scale, 'steps': np.array(70_000, np.int32)}
     return TrainedTokenizer(VQGAN(channels=8, channel_multipliers=(1, 2)), {'params': values})
 
 
