@@ -1,5 +1,6 @@
 """Bytes and quality of compressed pictures, ours beside JPEG, WebP, AVIF and JPEG XL.
 
+    python benchmarks/rate_distortion.py kodak --out results
     python benchmarks/rate_distortion.py kodak --weights runs/control_gic runs/fqgan --out results
 
 Rates are those of whole files, over the pixels of the original.  PSNR, MS-SSIM (Wang et al. 2003) and the perceptual
@@ -32,7 +33,8 @@ from tesserax.launch.open_codec import open_codec
 from tesserax.launch.picture_files import PICTURES, read_picture
 
 QUALITIES = {'JPEG': (1, 5, 10, 20, 40), 'WEBP': (0, 5, 20, 50), 'AVIF': (1, 5, 10, 20, 40), 'JXL': (1, 5, 10, 30)}
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # on the curve of shares
+HALF_SIZE = {'AVIF': (1, 10, 30)}  # written at half the width and height, and enlarged again
+PLACES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)  # on the curve of shares
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -67,19 +69,30 @@ def classic_methods() -> Iterator[Method]:
     except ImportError:
         print('JPEG XL is left out: there is no plugin')
     Image.init()  # registers the plugins
-    for kind, qualities in QUALITIES.items():
-        known = kind in Image.SAVE or (kind == 'AVIF' and features.check('avif'))
-        for quality in qualities if known else ():
-
-            def compress(picture: np.ndarray, kind: str = kind, quality: int = quality) -> bytes:
-                file = io.BytesIO()
-                Image.fromarray(picture).save(file, kind, quality=quality)
-                return file.getvalue()
-
-            yield Method(kind, f'q{quality}', compress, _opened)
+    for parts, table in ((1, QUALITIES), (2, HALF_SIZE)):
+        for kind, qualities in table.items():
+            known = kind in Image.SAVE or (kind == 'AVIF' and features.check('avif'))
+            for quality in qualities if known else ():
+                yield _classic(kind, quality, parts)
 
 
-def our_methods(weights: str, window: int | None) -> Iterator[Method]:
+def _classic(kind: str, quality: int, parts: int) -> Method:
+    """A file format of Pillow; with `parts` of 2 at half the size, and the enlarged picture has even sides."""
+
+    def compress(picture: np.ndarray) -> bytes:
+        image, file = Image.fromarray(picture), io.BytesIO()
+        small = image.resize((image.width // parts, image.height // parts), Image.Resampling.LANCZOS)
+        small.save(file, kind, quality=quality)
+        return file.getvalue()
+
+    def decompress(data: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(data)).convert('RGB')
+        return np.asarray(image.resize((image.width * parts, image.height * parts), Image.Resampling.LANCZOS))
+
+    return Method(kind if parts == 1 else f'{kind} 1/{parts}', f'q{quality}', compress, decompress)
+
+
+def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
     codec: Codec = open_codec(weights, window=window)
     grains = len(codec.tokenizer.spec.grains)
     for place in PLACES if grains > 1 else (None,):
@@ -88,7 +101,12 @@ def our_methods(weights: str, window: int | None) -> Iterator[Method]:
         def compress(picture: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
             return codec.compress(picture, grain_ratios=shares)
 
-        yield Method(Path(weights).name, 'fixed' if place is None else f't={place}', compress, codec.decompress)
+        yield Method(
+            Path(weights).name if weights else 'tesserax',
+            'fixed' if place is None else f't={place}',
+            compress,
+            codec.decompress,
+        )
 
 
 def measure(method: Method, pictures: list[np.ndarray], judge: Judge) -> tuple[Point, np.ndarray, int]:
@@ -131,11 +149,8 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(value.mean())
 
 
-def _opened(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
-
-
 def _quality(picture: np.ndarray, decoded: np.ndarray, judge: Judge) -> tuple[float, float, float]:
+    picture = picture[: decoded.shape[0], : decoded.shape[1]]  # of half the size: an odd row and column less
     error = np.mean((picture.astype(np.float64) - decoded) ** 2)
     images = [x[None].astype(np.float32) / 127.5 - 1 for x in (picture, decoded)]
     distance = np.asarray(judge.module.apply(judge.variables, *images)).mean()
@@ -182,7 +197,7 @@ def _plot(points: list[Point], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('pictures', type=Path, help='folder of pictures')
-    parser.add_argument('--weights', nargs='*', default=[], help='run folders or converted weights')
+    parser.add_argument('--weights', nargs='*', help="run folders or converted weights; default: the package's")
     parser.add_argument('--out', type=Path, default=Path('results'), help='folder for what is written')
     parser.add_argument('--count', type=int, default=0, help='use only so many pictures')
     parser.add_argument('--window', type=int, help='side of the squares that the networks see, in pixels')
@@ -195,14 +210,18 @@ def main() -> None:
     judge = load_judge('lpips', args.lpips) if args.lpips else load_judge('stand_in_perceptual')
     methods = [
         *classic_methods(),
-        *(method for weights in args.weights for method in our_methods(weights, args.window)),
+        *(method for weights in args.weights or [None] for method in our_methods(weights, args.window)),
     ]
     found = [measure(method, pictures, judge) for method in tqdm(methods, desc='methods')]
+    write(found, pictures[0], args.out, args.rate)
 
-    args.out.mkdir(parents=True, exist_ok=True)
+
+def write(found: list[tuple[Point, np.ndarray, int]], original: np.ndarray, folder: Path, rate: float) -> None:
+    """CSV, table, plot and sheet."""
+    folder.mkdir(parents=True, exist_ok=True)
     points = [point for point, _, _ in found]
     columns = [field.name for field in dataclasses.fields(Point)]
-    with open(args.out / 'rates.csv', 'w', newline='') as file:
+    with open(folder / 'rates.csv', 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(dataclasses.astuple(point) for point in points)
@@ -210,10 +229,10 @@ def main() -> None:
     for point in points:
         values = (f'{v:.4g}' if isinstance(v, float) else v for v in dataclasses.astuple(point))
         lines.append(f'| {" | ".join(values)} |')
-    (args.out / 'rates.md').write_text('\n'.join(lines) + '\n')
+    (folder / 'rates.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
-    save_png(args.out / 'sheet.png', _sheet(pictures[0], found, args.rate))
-    _plot(points, args.out / 'rates.png')
+    save_png(folder / 'sheet.png', _sheet(original, found, rate))
+    _plot(points, folder / 'rates.png')
 
 
 if __name__ == '__main__':
