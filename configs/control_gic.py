@@ -8,7 +8,7 @@ joined by commas:
   random_shares  each batch has random shares of the three grains, so that one model serves every rate; without, it is
                  trained at the paper's 10, 40 and 50 %
   codec          a model for any rate, to be trained for hours on two CPU cores on a folder of photographs
-                 (--config.data.source=FOLDER); 1.9 million parameters
+                 (--config.data.source=FOLDER), with SimVQ's codebook
   cifar10        CIFAR-10 at 32x32, cells of 8, 4 and 2 pixels, 2,000 steps; --config.data.source names a folder or
                  zip instead of TFDS
   imagenet256    the paper's recipe: 256x256, batch 8, 165,000 steps, LPIPS.  The paper trains on OpenImages v6
@@ -64,7 +64,16 @@ def _random_shares(config: ConfigDict) -> None:
 
 def _codec(config: ConfigDict) -> None:
     _random_shares(config)
-    config.model.update(codebook_size=1024, channel_multipliers=(1, 2, 3, 4, 4))
+    config.model.update(
+        name='control_gic_simvq',  # a learned codebook of 1,024 had a perplexity of 150 after 1,000 steps
+        codebook_size=1024,
+        codebook_dim=8,
+        normalize=False,
+        codebook_weight=1.0,
+        commitment_weight=0.25,
+        latent_channels=16,
+        channel_multipliers=(1, 2, 3, 4, 4),
+    )
     config.objective.discriminator = ''  # the bits are few enough: no invented detail
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50, final_fraction=0.02)
     config.data.image_size = 96

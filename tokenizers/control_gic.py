@@ -22,6 +22,7 @@ from tesserax.tokenizers.quantizers.granularity import (
     merge_grains,
 )
 from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from tesserax.tokenizers.simvq import gaussian_codebook
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 _GRAINS = 3
@@ -147,13 +148,17 @@ class ControlGIC(Tokenizer):
         self.encoder = GrainEncoder(_GRAINS, latent_channels=self.latent_channels, **networks)
         self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
         self.quantizer = VectorQuantizer(
-            LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None),
+            self.make_codebook(),
             normalize=self.normalize,
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
         )
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = ConditionalDecoder(**networks)
+
+    def make_codebook(self) -> nn.Module:
+        """Where the codewords come from."""
+        return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
     @property
     def spec(self) -> TokenSpec:
@@ -227,3 +232,14 @@ class ControlGIC(Tokenizer):
 
     def _to_networks(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
         return (images + 1) / 2 if self.unit_range else images
+
+
+class ControlGICSimVQ(ControlGIC):
+    """Control-GIC with the codebook of SimVQ, which none of its codewords leaves unused.
+
+    The paper's codebook is learned by gradient, and in a short training most of its codewords are never met.
+    """
+
+    def make_codebook(self) -> nn.Module:
+        """A linear map of a frozen table."""
+        return gaussian_codebook(self.codebook_size, self.codebook_dim)
