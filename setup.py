@@ -41,6 +41,7 @@ setup(
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'torch': ['torch>=2.6'],  # only to open .pt files
+        'text': ['sentencepiece>=0.2', 'torch>=2.6', 'transformers>=4.56'],  # only for features of captions
         'test': ['beartype>=0.22', 'mypy>=1.18', 'pre-commit>=4', 'pytest>=8.4', 'pytest-xdist>=3.8', 'ruff>=0.14'],
     },
 )

@@ -4,22 +4,30 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tesserax.common.replicas import replica_axis
 from tesserax.common.training.state import Batch, StepReport
-from tesserax.generators.generator import Generator, Variables
+from tesserax.generators.generator import Condition, Generator, TextFeatures, Variables
 from tesserax.tokenizers.tokenizer import Tokens
 from tesserax.tokenizers.trained import TrainedTokenizer
+
+
+def condition(batch: Batch) -> Condition:
+    """What is asked for in each row of a batch: its caption ('text', 'text_mask') if it has one, else its class."""
+    if 'text' not in batch:
+        return batch['label']
+    return TextFeatures(jnp.asarray(batch['text'], jnp.float32), jnp.asarray(batch['text_mask']))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GeneratorObjective:
     """An `Objective` with one player, 'generator'.
 
-    Batches hold 'label' and either 'image', which the tokenizer encodes inside the step, or 'ids' (and 'grain', for
-    tokenizers with grains).  Collections of the generator besides 'params' are the model state, some of
-    which `GeneratorLoss.state` may replace.
+    Batches hold 'label', or captions, see `condition`, and either 'image', which the tokenizer encodes inside the
+    step, or 'ids' (and 'grain', for tokenizers with grains).  Collections of the generator besides 'params' are the
+    model state, some of which `GeneratorLoss.state` may replace.
 
     Attributes:
       generator: the model.
@@ -87,7 +95,7 @@ class GeneratorObjective:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['generator'], **model_state['generator']}
         tokens, images = self.tokens(frozen, batch), self.images(batch)
-        result = self.generator.loss(variables, tokens, batch['label'], rng, train=True, images=images)
+        result = self.generator.loss(variables, tokens, condition(batch), rng, train=True, images=images)
         model_state = {**model_state, 'generator': {**model_state['generator'], **result.state}}
         return {'generator': result.loss}, (model_state, StepReport(dict(result.metrics)))
 
@@ -111,9 +119,11 @@ class GeneratorObjective:
         tokens = self.tokens(frozen, batch)
 
         def one(index: Array, *row: Any) -> dict[str, Array]:
-            ids, grain, label, images = jax.tree.map(lambda x: x[None], row)
+            ids, grain, asked, images = jax.tree.map(lambda x: x[None], row)
             rng_one = jax.random.fold_in(rng, index)
-            result = self.generator.loss(variables, Tokens(ids, grain), label, rng_one, train=False, images=images)
+            cond = condition(asked)
+            result = self.generator.loss(variables, Tokens(ids, grain), cond, rng_one, train=False, images=images)
             return {'loss': result.loss, **result.metrics}
 
-        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, batch['label'], self.images(batch))
+        asked = {name: batch[name] for name in ('label', 'text', 'text_mask') if name in batch}
+        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, asked, self.images(batch))

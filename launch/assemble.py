@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tesserax.common.data.pipeline import EvaluationBatches, TrainIterator, open_source
 from tesserax.common.data.pipeline import evaluation_batches as make_evaluation_batches
 from tesserax.common.data.pipeline import train_batches as make_train_batches
+from tesserax.common.data.text_features import TextFeatureSource
 from tesserax.common.data.token_batches import EvaluationTokenBatches, train_token_batches
 from tesserax.common.data.token_dataset import TokenSource, token_folder
 from tesserax.common.errors import UserError
@@ -36,7 +37,7 @@ from tesserax.generators.recognition import Recognizer
 from tesserax.generators.vq_ddm import VQDDM
 from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
 from tesserax.tokenizers.code_free import BSQ, FSQ, LFQ
-from tesserax.tokenizers.control_gic import ControlGIC
+from tesserax.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
 from tesserax.tokenizers.dq_vae import DQVAE
 from tesserax.tokenizers.fqgan import FQGAN
 from tesserax.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
@@ -66,6 +67,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     'bsq': BSQ,
     'dq_vae': DQVAE,
     'control_gic': ControlGIC,
+    'control_gic_simvq': ControlGICSimVQ,
 }
 GENERATORS: dict[str, type[Generator]] = {
     'llamagen': LlamaGen,
@@ -252,6 +254,7 @@ def train_batches(config: ConfigDict) -> TrainIterator:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             threads=config.data.threads,
+            text=captions(config),
         )
     source = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None)
     return make_train_batches(
@@ -282,6 +285,7 @@ def evaluation_batches(config: ConfigDict) -> EvaluationBatches | EvaluationToke
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             threads=config.data.threads,
+            text=captions(config),
         )
     return make_evaluation_batches(
         open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
@@ -291,6 +295,12 @@ def evaluation_batches(config: ConfigDict) -> EvaluationBatches | EvaluationToke
         process_count=jax.process_count(),
         threads=config.data.threads,
     )
+
+
+def captions(config: ConfigDict) -> TextFeatureSource | None:
+    """Features of the captions that `config.data.text_features` names, if it does."""
+    folder = config.data.get('text_features')
+    return TextFeatureSource(pathlib.Path(folder).expanduser()) if folder else None
 
 
 def example_batch(config: ConfigDict) -> dict[str, np.ndarray]:

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from tesserax.common.data.pipeline import open_source
+from tesserax.common.data.text_features import PaddedText
 from tesserax.common.data.token_dataset import TokenSource, token_folder
 from tesserax.common.errors import UserError
 from tesserax.common.pictures import class_sheet, save_png
@@ -22,13 +24,13 @@ from tesserax.generators.evaluation import Batch, evaluate_generator
 from tesserax.generators.objective import GeneratorObjective
 from tesserax.launch import assemble, run_folder
 from tesserax.launch.load import load
-from tesserax.launch.sampling import draw_pictures
+from tesserax.launch.sampling import asked, draw_pictures
 from tesserax.launch.tokenizer_file import TOKENIZER, read_tokenizer, write_tokenizer
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 
 def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, TrainedTokenizer]:
-    """Finds the tokenizer and fills `config.tokens`.
+    """Finds the tokenizer and fills `config.tokens`, with what captions are of where there are some.
 
     Args:
       config: of the run.
@@ -38,7 +40,8 @@ def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, Tra
       A config that says all that is needed to rebuild the generator, and the tokenizer.
 
     Raises:
-      UserError: there is no tokenizer, its tokens are not those that were extracted, or its pictures do not fit.
+      UserError: there is no tokenizer, its tokens are not those that were extracted, or its pictures or captions do not
+        fit.
     """
     folder = token_folder(config.data.source)
     extracted = TokenSource(folder, 'train') if folder is not None else None
@@ -70,9 +73,37 @@ def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, Tra
                 'num_classes': len(class_names),
                 'class_names': tuple(class_names),
                 'fingerprint': tokenizer.fingerprint,
+                **_about_captions(config, extracted),
             }
         )
     return config, tokenizer
+
+
+def _about_captions(config: ConfigDict, extracted: TokenSource | None) -> dict[str, Any]:
+    """What a generator on text notes of its captions; nothing for others."""
+    text, wanted = assemble.captions(config), config.model.get('text_tokens', 0)
+    if text is None and not wanted:
+        return {}
+    if text is None:
+        raise UserError(
+            'a generator on text needs captions: make their features with launch/text_features.py and name the folder, '
+            '--config.data.text_features=runs/tokens/text'
+        )
+    if not wanted:
+        raise UserError(
+            f'config.data.text_features is {config.data.text_features}, but config.model is conditioned on classes; '
+            'configs/llamagen.py:text is on text'
+        )
+    if extracted is None:
+        raise UserError(f'captions need extracted tokens (launch/extract_tokens.py); {config.data.source} is not such')
+    if (text.tokens, text.width) != (wanted, config.model.text_width):
+        raise UserError(
+            f'the captions in {text.folder} have {text.tokens} vectors of {text.width} numbers; set '
+            'config.model.text_tokens and config.model.text_width to that '
+            f'({wanted} and {config.model.text_width} here)'
+        )
+    text.texts(extracted[0].name)
+    return {'text': {'encoder': text.encoder, 'tokens': text.tokens, 'width': text.width}}
 
 
 def find_tokenizer(config: ConfigDict, workdir: pathlib.Path, tokens: pathlib.Path | None) -> TrainedTokenizer:
@@ -131,8 +162,7 @@ def evaluation(
     draw = runner.compile_evaluation(
         draw_pictures(objective.generator, tokenizer.module, assemble.sample_config(config), config.train.seed)
     )
-    classes = _spread(config.tokens.num_classes, config.evaluate.classes)
-    columns = config.evaluate.per_class
+    shown, columns = _shown(config), config.evaluate.per_class
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         variables = {'generator': generator_variables(state), 'tokenizer': frozen}
@@ -142,10 +172,9 @@ def evaluation(
 
         metrics = evaluate_generator(losses, batches)
         if columns:
-            pictures = _draw_all(draw, variables, runner, np.repeat(classes, columns), config.evaluate.batch_size)
+            pictures = _draw_all(draw, variables, runner, shown, columns, config.evaluate.batch_size)
             if jax.process_index() == 0:
-                names = [config.tokens.class_names[i] for i in classes]
-                sheet = class_sheet(pictures.reshape(len(classes), columns, *pictures.shape[1:]), names)
+                sheet = class_sheet(pictures.reshape(-1, columns, *pictures.shape[1:]), shown.names)
                 save_png(folder / f'samples_{step:07d}.png', sheet)
                 writer.write_images(step, {'samples': sheet[None]})
         return metrics
@@ -153,19 +182,41 @@ def evaluation(
     return evaluate
 
 
-def _spread(num_classes: int, shown: int) -> np.ndarray:
-    """So many classes, evenly spread over all."""
-    return np.unique(np.linspace(0, num_classes - 1, min(shown, num_classes)).astype(np.int32))
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """Rows of the sheet of samples: classes by their numbers, or captions."""
+
+    numbers: Int[np.ndarray, ' n']
+    names: list[str]
+    text: PaddedText | None = None
 
 
-def _draw_all(draw: Any, variables: Any, runner: Runner, labels: np.ndarray, batch_size: int) -> np.ndarray:
-    """One picture for each label; each process draws its share, and all get all."""
+def _shown(config: ConfigDict) -> _Shown:
+    """Classes, or first captions of validation pictures, evenly spread over all."""
+    text, folder = assemble.captions(config), token_folder(config.data.source)
+    if text is None or folder is None:
+        numbers = _spread(config.tokens.num_classes, config.evaluate.classes)
+        return _Shown(numbers, [config.tokens.class_names[i] for i in numbers])
+    unseen = TokenSource(folder, 'validation')
+    pictures = [unseen[int(i)].name for i in _spread(len(unseen), config.evaluate.classes)]
+    names = [text.texts(picture)[0] for picture in pictures]
+    return _Shown(np.arange(len(names), dtype=np.int32), names, text.first_features(pictures))
+
+
+def _spread(count: int, shown: int) -> np.ndarray:
+    """So many numbers below `count`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(np.int32))
+
+
+def _draw_all(draw: Any, variables: Any, runner: Runner, shown: _Shown, columns: int, batch_size: int) -> np.ndarray:
+    """A row of pictures for each class or caption; each process draws its share, and all get all."""
+    labels = np.repeat(shown.numbers, columns)
     batch_size = min(batch_size, -(-len(labels) // runner.batch_shards) * runner.batch_shards)
     local = batch_size // jax.process_count()
     drawn = []
     for start in range(0, len(labels), batch_size):
         rows = start + jax.process_index() * local + np.arange(local, dtype=np.int32)
-        wanted = {'label': labels[np.minimum(rows, len(labels) - 1)], 'sample_id': rows.astype(np.int32)}
+        wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows.astype(np.int32), shown.text)
         pictures = draw(variables, wanted)
         if jax.process_count() > 1:
             pictures = multihost_utils.process_allgather(pictures, tiled=True)

@@ -4,9 +4,13 @@
     python launch/sample.py --run=runs/llamagen --classes=3,seven --per_class=100 --folder=threes_and_sevens
     python launch/sample.py --run=runs/llamagen --count=50000 --npz=samples.npz --guidance_scale=2
 
-`--out` is one picture with a row for each class; `--folder` receives single files; `--npz` is the file that evaluators
-of the ADM kind read (uint8 `arr_0`, and `labels`).  A sample follows from --seed, its number and its class, not from
-the batch size.  Killed at any moment, the same command goes on.
+    python launch/sample.py --run=runs/llamagen-text --prompts=prompts.txt --out=prompts.png
+
+`--prompts` is a text file, one prompt a line, or a folder that launch/text_features.py made of one; a text file is
+read by the encoder that the generator was trained with.  `--out` is one picture with a row for each class or prompt;
+`--folder` receives single files; `--npz` is the file that evaluators of the ADM kind read (uint8 `arr_0`, `labels`),
+with `settings` for launch/evaluate.py.  A sample follows from --seed, its number and its class or prompt, not from the
+batch size.  Killed at any moment, the same command goes on.
 """
 
 import pathlib
@@ -23,6 +27,7 @@ _FOLDER = flags.DEFINE_string('folder', None, 'Folder: one PNG file for each sam
 _NPZ = flags.DEFINE_string('npz', None, 'NPZ file: all samples and their classes.')
 _CLASSES = flags.DEFINE_list('classes', ['all'], "Numbers or names of classes, or 'all'.")
 _PER_CLASS = flags.DEFINE_integer('per_class', 8, 'Samples of each class.')
+_PROMPTS = flags.DEFINE_string('prompts', None, 'For generators on text: a text file, or features of one.')
 _COUNT = flags.DEFINE_integer('count', None, 'Instead: so many samples, each of a class drawn at random.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Samples that are drawn at a time.')
@@ -56,6 +61,7 @@ def main() -> None:
     from tesserax.generators.trained import TrainedGenerator
     from tesserax.launch import assemble, run_folder
     from tesserax.launch.load import load
+    from tesserax.launch.prompts import read_prompts
     from tesserax.launch.sampling import Plan, chosen_classes, sample
 
     if _RUN.value is None:
@@ -73,9 +79,17 @@ def main() -> None:
     second = {name: flag.value for name, flag in _SECOND.items() if flag.value is not None}
     if second:
         given['second'] = {**(config.sample.get('second') or {}), **second}
-    names = tuple(config.tokens.class_names)
+    on_text = config.tokens.get('text')
+    if (on_text is None) != (_PROMPTS.value is None):
+        raise UserError(
+            'this generator draws from text, name --prompts=FILE'
+            if on_text
+            else 'this generator draws by class, --prompts are for those on text'
+        )
+    prompts = read_prompts(pathlib.Path(_PROMPTS.value), on_text) if on_text else None
+    names = prompts.texts if prompts else tuple(config.tokens.class_names)
     plan = Plan(
-        classes=chosen_classes(_CLASSES.value, names),
+        classes=tuple(range(len(names))) if prompts else chosen_classes(_CLASSES.value, names),
         per_class=_PER_CLASS.value,
         count=_COUNT.value,
         seed=_SEED.value,
@@ -92,6 +106,7 @@ def main() -> None:
         npz=pathlib.Path(_NPZ.value) if _NPZ.value else None,
         batch_size=_BATCH_SIZE.value,
         progress=True,
+        text=prompts.text if prompts else None,
     )
     print(f'wrote {", ".join(map(str, written))}: {len(plan.labels)} samples')
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import hashlib
 import itertools
+import json
 import pathlib
 import re
 import shutil
@@ -13,19 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int, UInt8
 from tqdm import tqdm
 
+from tesserax.common.data.text_features import PaddedText
 from tesserax.common.errors import UserError
 from tesserax.common.pictures import class_sheet, save_png
 from tesserax.common.resumable import keep_settings, write_arrays
 from tesserax.common.training.parallel import make_runner, place
 from tesserax.generators.generator import Generator, SampleConfig
+from tesserax.generators.objective import condition
 from tesserax.generators.trained import TrainedGenerator
 from tesserax.tokenizers.tokenizer import Tokenizer
 from tesserax.tokenizers.trained import fingerprint
 
 _SHEET_ROWS, _SHEET_COLUMNS = 20, 16
+_LONGEST_NAME = 80  # of a prompt in the name of a file
 
 Variables = Mapping[str, Any]
 """'generator' and 'tokenizer': the variables of each."""
@@ -34,14 +39,14 @@ Variables = Mapping[str, Any]
 def draw_pictures(
     generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
 ) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
-    """A function from variables and a batch of 'label' and 'sample_id' to pictures; to be compiled.
+    """A function from variables and a batch, see `asked`, to pictures; to be compiled.
 
-    What a picture looks like follows from the seed, its label and its number.
+    What a picture looks like follows from the seed, its class or text, and its number.
     """
 
     def draw(variables: Variables, batch: Mapping[str, Array]) -> UInt8[Array, 'b H W 3']:
         tokens = generator.sample(
-            variables['generator'], batch['label'], jax.random.key(seed), batch['sample_id'], config
+            variables['generator'], condition(batch), jax.random.key(seed), batch['sample_id'], config
         )
         images: Any = tokenizer.apply(variables['tokenizer'], tokens, method='decode')
         images = jnp.clip(jnp.nan_to_num(images.astype(jnp.float32)), -1.0, 1.0)
@@ -50,12 +55,20 @@ def draw_pictures(
     return draw
 
 
+def asked(
+    labels: Int[np.ndarray, ' b'], sample_ids: Int[np.ndarray, ' b'], text: PaddedText | None = None
+) -> dict[str, np.ndarray]:
+    """A batch of samples to draw: of classes, or of the texts with these numbers."""
+    batch = {'label': labels, 'sample_id': sample_ids}
+    return batch if text is None else batch | {'text': text.features[labels], 'text_mask': text.mask[labels]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Which samples are drawn, and how.
 
     Attributes:
-      classes: numbers of the classes.
+      classes: numbers of the classes, or of the prompts.
       per_class: samples of each.
       count: if given, so many samples instead, each of a class drawn at random (the protocol of ADM's evaluations).
       seed: of all randomness.
@@ -115,6 +128,7 @@ def sample(
     npz: pathlib.Path | None = None,
     batch_size: int = 64,
     progress: bool = False,
+    text: PaddedText | None = None,
 ) -> list[pathlib.Path]:
     """Draws the samples of a plan and writes them.
 
@@ -124,13 +138,14 @@ def sample(
     Args:
       model: generator and tokenizer.
       plan: which samples.
-      names: of all classes.
+      names: of all classes, or all prompts.
       work: folder for work in progress, removed in the end.
       sheet: PNG file with a row for each of the first classes.
       folder: for single PNG files, `000012-cat.png`.
-      npz: file with 'arr_0', uint8 `[n, H, W, 3]`, and 'labels'.
+      npz: file with 'arr_0', uint8 `[n, H, W, 3]`, 'labels', and 'settings', how they were drawn, as JSON.
       batch_size: samples at a time; has no influence on them.
       progress: shows a progress bar.
+      text: prompts, for generators on text.
 
     Returns:
       What was written.
@@ -149,11 +164,13 @@ def sample(
         'seed': plan.seed,
         **dataclasses.asdict(plan.config),
     }
+    if text is not None:
+        settings['text'] = hashlib.sha256(text.features.tobytes() + text.mask.tobytes()).hexdigest()
     keep_settings(work / 'sampling.json', settings, f'the unfinished work in {work}')
     runner = make_runner('jit')
     batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
     draw = runner.compile_evaluation(draw_pictures(model.generator, tokenizer.module, plan.config, plan.seed))
-    variables = {'generator': model.variables, 'tokenizer': tokenizer.variables}
+    variables = {'generator': model.prepared, 'tokenizer': tokenizer.variables}
     variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
     labels = plan.labels
     with tqdm(total=len(labels), desc='sampling', unit='picture', disable=not progress) as bar:
@@ -161,7 +178,7 @@ def sample(
         for done in [*_ranges(work), range(len(labels), len(labels))]:
             while start < done.start:
                 rows = np.arange(start, start + batch_size, dtype=np.int32)  # whole batches: one program
-                wanted = {'label': labels[np.minimum(rows, len(labels) - 1)], 'sample_id': rows}
+                wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
                 stop = min(start + batch_size, done.start)
                 pictures = np.asarray(draw(variables, wanted))[: stop - start]
                 write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=pictures)
@@ -175,11 +192,11 @@ def sample(
         written.append(sheet)
     if folder is not None:
         for i, picture in enumerate(_pictures(work)):
-            label = re.sub(r'[^\w.-]+', '_', names[labels[i]])
+            label = re.sub(r'[^\w.-]+', '_', names[labels[i]])[:_LONGEST_NAME]
             save_png(folder / f'{i:06d}-{label}.png', picture)
         written.append(folder)
     if npz is not None:
-        _write_npz(npz, _pictures(work), labels)
+        _write_npz(npz, _pictures(work), labels, _record(settings, len(names)))
         written.append(npz)
     shutil.rmtree(work, ignore_errors=True)
     return written
@@ -210,7 +227,16 @@ def _sheet(plan: Plan, names: Sequence[str], pictures: Iterator[np.ndarray]) -> 
     return class_sheet(np.asarray(filled), [names[label] for label in rows])
 
 
-def _write_npz(path: pathlib.Path, pictures: Iterator[np.ndarray], labels: np.ndarray) -> None:
+def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a file of samples says about them: beginnings of fingerprints, and what was set."""
+    short = {name: settings[name][:16] for name in ('generator', 'tokenizer', 'text') if name in settings}
+    classes = {'classes': 'all'} if settings['classes'] == list(range(count)) else {}
+    return {name: value for name, value in {**settings, **short, **classes}.items() if value is not None}
+
+
+def _write_npz(
+    path: pathlib.Path, pictures: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]
+) -> None:
     """Writes one picture after the other: all of them may be more than memory holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     first = next(pictures)
@@ -222,6 +248,7 @@ def _write_npz(path: pathlib.Path, pictures: Iterator[np.ndarray], labels: np.nd
             np.lib.format.write_array_header_1_0(file, header)
             for picture in itertools.chain([first], pictures):
                 file.write(np.ascontiguousarray(picture).tobytes())
-        with archive.open('labels.npy', 'w') as file:
-            np.lib.format.write_array(file, labels)
+        for name, array in (('labels', labels), ('settings', np.asarray(json.dumps(record)))):
+            with archive.open(f'{name}.npy', 'w') as file:
+                np.lib.format.write_array(file, array)
     temporary.replace(path)

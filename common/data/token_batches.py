@@ -7,21 +7,30 @@ import grain
 import numpy as np
 
 from tesserax.common.data.pipeline import Batch, TrainIterator, local_batch_size, read_options, shuffled_batches
+from tesserax.common.data.text_features import TextFeatureSource
 from tesserax.common.data.token_dataset import TokenRecord, TokenSource
 
 
-def _view(record: TokenRecord, view: int) -> Batch:
+def _view(record: TokenRecord, view: int, text: TextFeatureSource | None, which: int) -> Batch:
     batch = {'ids': record.ids[view], 'label': np.asarray(record.label, np.int32)}
-    return batch if record.grain is None else {**batch, 'grain': record.grain[view]}
+    if record.grain is not None:
+        batch['grain'] = record.grain[view]
+    if text is not None:
+        caption = text.features(record.name, which)
+        batch |= {'text': caption.features, 'text_mask': caption.mask}
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)
 class _RandomView:
     source: TokenSource
+    text: TextFeatureSource | None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         record = self.source[index]
-        return _view(record, int(rng.integers(len(record.ids))))
+        view = int(rng.integers(len(record.ids)))
+        which = 0 if self.text is None else int(rng.integers(len(self.text.texts(record.name))))
+        return _view(record, view, self.text, which)
 
 
 def train_token_batches(
@@ -32,14 +41,16 @@ def train_token_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
+    text: TextFeatureSource | None = None,
 ) -> TrainIterator:
     """Endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, and 'grain' where there are grains.
 
-    Every picture comes once in an epoch, in one of its views, at random.  Arguments and errors as `train_batches`.
+    Every picture comes once in an epoch, in one of its views, at random, with one of its captions where there is
+    `text`: 'text' float16 `[b, n, c]` and 'text_mask' `[b, n]`.  Other arguments and errors as `train_batches`.
     """
     return shuffled_batches(
         len(source),
-        _RandomView(source),
+        _RandomView(source, text),
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
@@ -57,6 +68,7 @@ class EvaluationTokenBatches:
       process_index: of this process.
       process_count: among which each batch is divided.
       threads: that read ahead; 0: read when asked.
+      text: captions, of which each picture comes with its first.
 
     Attributes:
       skipped: nothing, since whatever lies on disk can be used.
@@ -73,8 +85,9 @@ class EvaluationTokenBatches:
         process_index: int = 0,
         process_count: int = 1,
         threads: int = 4,
+        text: TextFeatureSource | None = None,
     ) -> None:
-        self._source, self._threads = source, threads
+        self._source, self._threads, self._text = source, threads, text
         self._local = local_batch_size(batch_size, process_index, process_count)
         self._index, self._processes = process_index, process_count
         self.skipped: dict[str, str] = {}
@@ -92,4 +105,4 @@ class EvaluationTokenBatches:
         batch, row = divmod(position, self._local)
         index = (batch * self._processes + self._index) * self._local + row
         real = index < len(self._source)
-        return {**_view(self._source[index if real else 0], 0), 'mask': np.asarray(real)}
+        return {**_view(self._source[index if real else 0], 0, self._text, 0), 'mask': np.asarray(real)}

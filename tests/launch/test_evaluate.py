@@ -104,12 +104,13 @@ def run_on_samples(tmp_path, **settings):
 
 def test_samples_are_measured_against_real_pictures(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    np.savez(tmp_path / 's.npz', arr_0=pixels, labels=np.arange(12) % 4)
+    said = json.dumps({'top_p': 1.0, 'generator': '0123456789abcdef'})
+    np.savez(tmp_path / 's.npz', arr_0=pixels, labels=np.arange(12) % 4, settings=said)
     settings = {'reference': 'embedded:digits', 'reference_split': 'validation'}
     found = run_on_samples(tmp_path, settings=['seed=3', 'top_p=0.9'], **settings)
     report = found['distribution']
     assert found['stand_in_frechet'] > 0.1
-    assert report['settings'] == {'seed': 3, 'top_p': 0.9}
+    assert report['settings'] == {'top_p': 0.9, 'generator': '0123456789abcdef', 'seed': 3}  # the command's word counts
     assert report['class_policy'] == '3 of each of 4 classes'
     assert report['reference'].startswith('embedded:digits')
     assert 'not FID' in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import tesserax
+from tesserax.common.data.byte_batches import open_byte_batches
 from tesserax.common.data.token_dataset import TokenSource
 from tesserax.common.errors import UserError
 from tesserax.common.training.parallel import make_runner
@@ -296,6 +297,17 @@ def test_samples_do_not_depend_on_the_batch_and_an_interrupted_run_goes_on(model
         np.testing.assert_array_equal(x, y)
 
 
+def test_a_file_of_samples_tells_evaluators_how_they_were_drawn(model, tmp_path):
+    config = SampleConfig(guidance_scale=1.5, top_k=9)
+    sample(model, plan(config=config), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz')
+    told = open_byte_batches(str(tmp_path / 'x.npz')).settings
+    assert {name: told[name] for name in ('seed', 'per_class', 'classes', 'guidance_scale', 'top_k', 'top_p')} == {
+        'seed': 1, 'per_class': 3, 'classes': [2, 0], 'guidance_scale': 1.5, 'top_k': 9, 'top_p': 1.0,
+    }  # fmt: skip
+    assert told['tokenizer'] == model.tokenizer.fingerprint[:16] != told['generator']
+    assert 'count' not in told
+
+
 def test_the_pictures_are_what_the_tokenizer_makes_of_the_samples(model, tmp_path):
     sample(model, plan(per_class=1), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz', batch_size=8)
     ids = model.sample([2, 0], 1).ids
@@ -323,7 +335,8 @@ def test_classes_are_asked_for_by_number_or_name():
 
 
 @pytest.mark.parametrize(
-    'variant', ['llamagen.py', 'llamagen.py:imagenet256,xxl', 'llamagen.py:imagenet384', 'far.py:tiny']
+    'variant',
+    ['llamagen.py', 'llamagen.py:imagenet256,xxl', 'llamagen.py:imagenet384', 'llamagen.py:text256', 'far.py:tiny'],
 )
 def test_every_config_builds_its_generator(variant):
     config = cli.load_config(f'configs/{variant}')
