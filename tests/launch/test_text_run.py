@@ -1,0 +1,142 @@
+"""From captions to a generator that draws what a prompt says, on tokens made up for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_packs import random_variables
+from tqdm import tqdm
+
+import tesserax
+from tesserax.common.data.byte_batches import open_byte_batches
+from tesserax.common.data.text_features import TextFeatureSource, write_text_features
+from tesserax.common.data.token_batches import train_token_batches
+from tesserax.common.data.token_dataset import TokenRecord, TokenSource, write_tokens
+from tesserax.common.errors import UserError
+from tesserax.common.pretrained.text_encoder import StandInText
+from tesserax.generators.generator import SampleConfig, TextFeatures
+from tesserax.launch import assemble, cli, experiment, run_folder
+from tesserax.launch.prompts import read_prompts
+from tesserax.launch.sampling import Plan, sample
+from tesserax.launch.tokenizer_file import write_tokenizer
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+IDS = {'red': 3, 'blue': 11}
+ENCODER = StandInText(tokens=4, width=8)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Pictures whose tokens are one id, which a word of each of their captions tells; and their features."""
+    folder = tmp_path_factory.mktemp('tokens')
+    module = assemble.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
+    shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 3))), jax.random.key(0))
+    tokenizer = TrainedTokenizer(module, random_variables(shapes))
+    names = [f'{i:02d}-{word}.png' for i in range(12) for word in IDS]
+
+    def records():
+        for name in names:
+            yield TokenRecord(np.full((2, 2, 2, 1), IDS[name[3:-4]], np.int32), None, 0, name)
+
+    write_tokens(
+        folder,
+        {'train': records, 'validation': records},
+        about={'fingerprint': tokenizer.fingerprint, 'grid': [2, 2]},
+        class_names=['picture'],
+        largest_id=31,
+        progress=tqdm(disable=True),
+    )
+    write_tokenizer(folder / 'tokenizer.safetensors', tokenizer)
+    captions = {name: (f'it is {name[3:-4]}', f'{name[3:-4]}!') for name in names}
+    write_text_features(folder / 'text', captions, ENCODER)
+    return folder
+
+
+def config(folder, **overrides):
+    found = cli.load_config('configs/llamagen.py:text,tiny')
+    found.train.devices = 1
+    found.update_from_flattened_dict(
+        {
+            'data.source': f'tokens:{folder}',
+            'data.text_features': str(folder / 'text'),
+            'model.text_tokens': 4,
+            'model.text_width': 8,
+        }
+        | overrides
+    )
+    return found
+
+
+def test_batches_have_a_caption_of_their_picture(folder):
+    source, text = TokenSource(folder, 'train'), TextFeatureSource(folder / 'text')
+    batch = next(train_token_batches(source, batch_size=24, seed=0, threads=0, text=text))
+    assert batch['text'].shape == (24, 4, 8)
+    word = {IDS[word]: ENCODER.encode([word])[0][0].astype(np.float16) for word in IDS}
+    told = {2: 0, 4: 0}  # vectors of a caption, with that of its end
+    for ids, features, mask in zip(batch['ids'], batch['text'], batch['text_mask'], strict=True):
+        told[int(mask.sum())] += 1
+        np.testing.assert_array_equal(features[2], word[ids[0, 0, 0]])
+    assert min(told.values()) > 3
+
+
+def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
+    settings = {
+        'train.steps': 60,
+        'train.ema_decay': 0.0,
+        'evaluate.every': 60,
+        'train.log_every': 30,
+        'train.checkpoint_every': 60,
+        'optimizer.learning_rate': 1e-2,
+        'model.dropout': 0.0,
+        'evaluate.batch_size': 24,
+    }
+    result = experiment.run_training(config(folder, **settings), tmp_path / 'run', show_progress=False)
+    assert result.evaluation['bits_per_token'] < 0.5
+    assert (tmp_path / 'run' / 'pictures' / 'samples_0000060.png').is_file()
+    model, about = tesserax.load(tmp_path / 'run'), {'encoder': 'stand_in', 'tokens': 4, 'width': 8}
+    assert dict(run_folder.read_config(tmp_path / 'run').tokens.text) == about
+
+    write_text_features(tmp_path / 'prompts', {'0': ('blue it is',), '1': ('red',)}, ENCODER)
+    prompts = read_prompts(tmp_path / 'prompts', about)
+    assert prompts.texts == ('blue it is', 'red')
+    cond = TextFeatures(jnp.asarray(prompts.text.features, jnp.float32), jnp.asarray(prompts.text.mask))
+    ids = np.asarray(model.sample(cond, config=SampleConfig(temperature=0.0)).ids).reshape(2, -1)
+    assert (ids == [[11], [3]]).mean() > 0.9
+
+    plan = Plan((0, 1), 2, None, 0, SampleConfig(temperature=0.0))
+    written = sample(
+        model, plan, prompts.texts, tmp_path / 'w', npz=tmp_path / 'x.npz', folder=tmp_path / 'f', text=prompts.text
+    )
+    assert written == [tmp_path / 'f', tmp_path / 'x.npz']
+    assert sorted(x.name for x in (tmp_path / 'f').iterdir())[:2] == ['000000-blue_it_is.png', '000001-red.png']
+    told = open_byte_batches(str(tmp_path / 'x.npz'))
+    assert told.settings['classes'] == 'all'
+    assert len(told.settings['text']) == 16
+    (pictures,) = (batch.images.astype(int) for batch in told)
+    assert np.abs(pictures[0] - pictures[2]).max() == 0 < np.abs(pictures[0] - pictures[1]).max()
+
+
+def test_mistakes_are_answered_in_one_sentence(folder, tmp_path):
+    wrong = {
+        'needs captions: make their features': config(folder, **{'data.text_features': ''}),
+        'have 4 vectors of 8 numbers; set config.model.text_tokens': config(folder, **{'model.text_width': 9}),
+        'captions need extracted tokens': config(
+            folder, **{'data.source': 'embedded:digits', 'tokenizer': str(folder / 'tokenizer.safetensors')}
+        ),
+    }
+    on_classes = config(folder)
+    with on_classes.unlocked():
+        on_classes.model = cli.load_config('configs/llamagen.py:tiny').model
+    wrong['config.model is conditioned on classes'] = on_classes
+    for sentence, found in wrong.items():
+        with pytest.raises(UserError, match=sentence):
+            experiment.run_training(found, tmp_path / 'run', show_progress=False)
+        assert not (tmp_path / 'run').exists()
+    with pytest.raises(UserError, match='their encoder is stand_in, it was trained with google/flan-t5-xl'):
+        read_prompts(folder / 'text', {'encoder': 'google/flan-t5-xl', 'tokens': 4, 'width': 8})
+    (tmp_path / 'p.txt').write_text('red')
+    with pytest.raises(UserError, match='their tokens is 120, it was trained with 4'):
+        read_prompts(tmp_path / 'p.txt', {'encoder': 'stand_in', 'tokens': 4, 'width': 8})
+    prompts = read_prompts(tmp_path / 'p.txt', {'encoder': 'stand_in', 'tokens': 120, 'width': 64})
+    assert prompts.text.features.shape == (1, 120, 64)
+    assert prompts.text.mask.sum() == 2
