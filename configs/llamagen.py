@@ -12,6 +12,9 @@ by commas:
                with guidance 2.0; not reproduced here.
   imagenet384  24x24 tokens.  The paper gives FID 6.09 with guidance 2.25; not reproduced here.
   l, xl, xxl, 3b  with one of these: the larger sizes, with the batch and the rate that their authors used
+  text         captions instead of classes (launch/text_features.py), at the size for two CPU cores
+  text256      captions, size XL, at 256x256 pixels: the settings of the paper's first stage on text (50 million pairs
+               there; its code has no number of steps)
   tiny         for tests
 """
 
@@ -44,14 +47,23 @@ def get_config(variant: str = '') -> ConfigDict:
             'condition_dropout': 0.1,
             'label_smoothing': 0.0,
             'cond_rope': 'identity',  # 'zero', as the published models have it, hides the class from attention
+            'output_vectors': 0,  # of the head, for large vocabularies: ids share them; 0: one for each id
             'dtype': 'float32',
             'cache_dtype': '',  # of keys and values in sampling: '' is dtype, or 'int8', 'bfloat16'
             'remat': False,
         }
     )
     generator.digits(config)
+    config.data.text_features = ''  # of captions (launch/text_features.py), for the variants on text
     sizes = {name: _size(name) for name in SIZES}
-    presets = {'imagenet256': _imagenet256, 'imagenet384': _imagenet384, **sizes, 'tiny': _tiny}
+    presets = {
+        'imagenet256': _imagenet256,
+        'imagenet384': _imagenet384,
+        'text': _text,
+        'text256': _text256,
+        **sizes,
+        'tiny': _tiny,
+    }
     return tokenizer.presets(variant, presets, config)
 
 
@@ -65,6 +77,18 @@ def _imagenet384(config: ConfigDict) -> None:
     _imagenet256(config)
     config.data.update(source='tokens:runs/tokens-imagenet384', image_size=384)
     config.sample.guidance_scale = GUIDANCE['b'][1]
+
+
+def _text(config: ConfigDict) -> None:
+    config.model.update(text_tokens=120, text_width=2048)  # of Flan-T5-XL
+    config.data.update(source='tokens:runs/tokens-text', text_features='runs/tokens-text/text')
+
+
+def _text256(config: ConfigDict) -> None:
+    _imagenet256(config)
+    _text(config)
+    config.model.update(SIZES['xl'])
+    config.sample.update(guidance_scale=7.5, top_k=1000)
 
 
 def _size(name: str) -> generator.Preset:

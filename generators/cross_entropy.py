@@ -30,9 +30,11 @@ def cross_entropy(
     targets: Int[Array, 'b n'],
     *,
     groups: Int[Array, ' K'] | None = None,
+    bias: Float[Array, ' K'] | None = None,
+    shares: Float[Array, ' K'] | None = None,
     most_logits: int = MOST_LOGITS,
 ) -> CrossEntropy:
-    """Cross-entropy of `targets` under the softmax of `hidden @ kernel`, in float32.
+    """Cross-entropy of `targets` under the softmax of `hidden @ kernel + bias`, in float32.
 
     The positions are walked in parts, and a backward pass computes the logits of a part again.  Parts are cut along
     the positions, so that a batch or a vocabulary that is split over devices stays split.
@@ -42,16 +44,18 @@ def cross_entropy(
       kernel: of the head.
       targets: ids in [0, K).
       groups: of the ids; the softmax is over those of the target's group.  None: all are in one.
+      bias: of the logits; None: 0.
+      shares: weights of the ids, which add up to 1, in the mean that is `CrossEntropy.uniform`; None: equal ones.
       most_logits: upper bound of `b * K * positions` in a part (one position is the least).
     """
     b, n, d = hidden.shape
     wanted = max(1, most_logits // (b * kernel.shape[1]))
     part = max(size for size in range(1, n + 1) if n % size == 0 and size <= wanted)
     if part == n:
-        return _part(hidden, kernel, targets, groups)
+        return _part(hidden, kernel, targets, groups, bias, shares)
 
     def walk(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, CrossEntropy]:
-        return None, _part(chunk[0], kernel, chunk[1], groups)
+        return None, _part(chunk[0], kernel, chunk[1], groups, bias, shares)
 
     parts = (
         jnp.moveaxis(hidden.reshape(b, n // part, part, d), 1, 0),
@@ -62,9 +66,19 @@ def cross_entropy(
     return CrossEntropy(join(found.nll), join(found.uniform))
 
 
-def _part(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, groups: jax.Array | None) -> CrossEntropy:
+def _part(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    groups: jax.Array | None,
+    bias: jax.Array | None,
+    shares: jax.Array | None,
+) -> CrossEntropy:
     logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
     there = None if groups is None else groups == groups[targets][..., None]
     total = jax.nn.logsumexp(logits, axis=-1, where=there)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return CrossEntropy(total - target, total - logits.mean(axis=-1, where=there))
+    mean = logits.mean(axis=-1, where=there) if shares is None else logits @ shares
+    return CrossEntropy(total - target, total - mean)

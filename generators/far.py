@@ -95,5 +95,6 @@ class FAR(PrefixGenerator):
             num_classes=self.num_classes,
             text_width=0,
             cond_rope=self.cond_rope,
+            output_vectors=0,
             head_layers=self.head_layers,
         )

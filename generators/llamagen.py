@@ -11,8 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.generators.generator import Condition, TextFeatures
-from tesserax.generators.prefix_decoder import Prefix, PrefixDecoder, PrefixGenerator, captions_of, labels_of
+from tesserax.generators.cross_entropy import CrossEntropy
+from tesserax.generators.generator import Condition, TextFeatures, Variables
+from tesserax.generators.output_vectors import OutputVectors, vector_cross_entropy
+from tesserax.generators.prefix_decoder import (
+    Prefix,
+    PrefixDecoder,
+    PrefixGenerator,
+    captions_of,
+    kernel_of,
+    labels_of,
+)
 from tesserax.generators.rotary import rotary_table
 from tesserax.generators.transformer import NORMAL, Linear
 
@@ -50,6 +59,7 @@ class LlamaGenNetwork(PrefixDecoder):
     num_classes: int
     text_width: int
     cond_rope: str
+    output_vectors: int
 
     def setup(self) -> None:
         """Embeddings of the tokens and of the condition, decoder, last norm and heads."""
@@ -63,6 +73,12 @@ class LlamaGenNetwork(PrefixDecoder):
             self.no_caption = self.variable('frozen', 'no_caption', self._noise)
         else:
             self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
+
+    def make_output(self, codebook_size: int) -> nn.Module:
+        """A vector for each id, or fewer."""
+        if not self.output_vectors:
+            return super().make_output(codebook_size)
+        return OutputVectors(codebook_size, self.output_vectors, self.dtype)
 
     def _noise(self) -> jax.Array:
         shape = (self.prefix_length, self.text_width)
@@ -105,16 +121,20 @@ class LlamaGen(PrefixGenerator):
       text_tokens: vectors of a caption; 0 makes the generator class-conditional.
       text_width: their width.
       cond_rope: rotation of the condition's positions: 'zero', as the published weights need it, or 'identity'.
+      output_vectors: of the head, for large vocabularies, see `OutputVectors`; 0: one for each id, as published.
     """
 
     text_tokens: int = 0
     text_width: int = 2048
     cond_rope: str = 'zero'
+    output_vectors: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.spec.codebook_sizes) != 1:
             raise ValueError(f'LlamaGen predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
+        if not 0 <= self.output_vectors <= self.spec.codebook_sizes[0]:
+            raise ValueError(f'{self.spec.codebook_sizes[0]} ids cannot have {self.output_vectors} output vectors')
 
     @property
     def network(self) -> LlamaGenNetwork:
@@ -129,6 +149,17 @@ class LlamaGen(PrefixGenerator):
             return TextFeatures(jnp.zeros((*shape, self.text_width)), jnp.ones(shape, bool))
         return super().empty_condition
 
+    def head_cross_entropy(
+        self, variables: Variables, slot: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
+    ) -> CrossEntropy:
+        """See `PrefixGenerator.head_cross_entropy`."""
+        if not self.output_vectors:
+            return super().head_cross_entropy(variables, slot, hidden, targets)
+        head = f'output_{slot}'
+        vector_of = variables['frozen'][head]['vector_of']
+        kernel, bias = kernel_of(variables, head, 'head'), variables['params'][head]['bias']
+        return vector_cross_entropy(hidden, kernel, bias, vector_of, targets)
+
     def _sizes(self) -> dict[str, Any]:
         return super()._sizes() | {
             'style': 'llama',
@@ -136,4 +167,5 @@ class LlamaGen(PrefixGenerator):
             'num_classes': self.num_classes,
             'text_width': self.text_width if self.text_tokens else 0,
             'cond_rope': self.cond_rope,
+            'output_vectors': self.output_vectors,
         }

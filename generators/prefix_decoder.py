@@ -98,7 +98,7 @@ class PrefixDecoder(nn.Module):
         self.drop = nn.Dropout(self.dropout)
         self.output = [self.make_output(size) for size in self.codebook_sizes]
 
-    def make_output(self, codebook_size: int) -> Linear:
+    def make_output(self, codebook_size: int) -> nn.Module:
         """The head of one sub-codebook; it starts at zero, so the first loss is that of a uniform guess."""
         return Linear(codebook_size, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros)
 
@@ -249,9 +249,15 @@ class PrefixGenerator(Autoregressive):
         seen = self.inputs(ids, for_inputs, train=train)
         hidden = self._apply(variables, 'hidden', seen, cond, train=train, rngs={'dropout': for_dropout})
         return tuple(
-            cross_entropy(hidden[:, :, slot], _kernel(variables, f'output_{slot}'), ids[:, :, slot])
+            self.head_cross_entropy(variables, slot, hidden[:, :, slot], ids[:, :, slot])
             for slot in range(ids.shape[-1])
         )
+
+    def head_cross_entropy(
+        self, variables: Variables, slot: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
+    ) -> CrossEntropy:
+        """Of one sub-codebook's ids, given what its head sees."""
+        return cross_entropy(hidden, kernel_of(variables, f'output_{slot}'), targets)
 
     def init_cache(self, variables: Variables, cond: Condition) -> Cache:
         """See `Autoregressive.init_cache`."""
@@ -310,11 +316,12 @@ def captions_of(cond: Condition) -> TextFeatures:
     return cond
 
 
-def _kernel(variables: Variables, name: str) -> jax.Array:
+def kernel_of(variables: Variables, *path: str) -> jax.Array:
     """The matrix of a head; see `Linear` for the scales."""
-    kernel = variables['params'][name]['kernel']
-    scales = variables.get('scales', {}).get(name)
-    return kernel if scales is None else kernel.astype(jnp.float32) * scales['kernel']
+    kernel, scales = variables['params'], variables.get('scales')
+    for name in path:
+        kernel, scales = kernel[name], (scales or {}).get(name)
+    return kernel['kernel'] if scales is None else kernel['kernel'].astype(jnp.float32) * scales['kernel']
 
 
 def _padded(allowed: Any, slots: int) -> Any:

@@ -7,8 +7,8 @@ codewords.
 import dataclasses
 import math
 import pathlib
-from typing import Any
 
+import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ from tesserax.tokenizers.trained import TrainedTokenizer
 
 _FILE = 'code_clusters'
 _BALANCED_ROUNDS = 20
+_MOST_DISTANCES = 2**24
 
 
 def codewords(tokenizer: TrainedTokenizer) -> Float[np.ndarray, 'K d']:
@@ -69,7 +70,10 @@ def clustered(
         raise UserError(f'{len(np.unique(seen, axis=0))} different codewords cannot make {count} clusters')
     found = min((kmeans(seen, count, seed=seed + i) for i in range(restarts)), key=lambda clusters: clusters.distance)
     centroids = found.centroids.astype(np.float64)
-    cluster_of = _distances(vectors, centroids).argmin(axis=1).astype(np.int32)
+    # Some codewords at a time: the distances of a large codebook to many centroids would not fit into memory.
+    rows = max(1, _MOST_DISTANCES // count)
+    parts = [vectors[start : start + rows] for start in range(0, len(vectors), rows)]
+    cluster_of = np.concatenate([_distances(part, centroids).argmin(axis=1) for part in parts]).astype(np.int32)
     if balanced:
         cluster_of, least = equal_shares(_distances(vectors, centroids)), math.inf
         shares = cluster_of
@@ -157,7 +161,28 @@ def fill(state: TrainState, config: ConfigDict, tokenizer: TrainedTokenizer) -> 
         clusters = clustered(
             codewords(tokenizer), config.model.clusters, balanced=config.clusters.balanced, seed=config.train.seed
         )
-    own: dict[str, Any] = dict(state.model_state['generator'])
-    fresh = own['frozen']['cluster_of']
-    own['frozen'] = own['frozen'] | {'cluster_of': place_like(clusters.cluster_of, fresh)}
+    return _with_frozen(state, ('cluster_of',), clusters)
+
+
+def shares_output_vectors(config: ConfigDict) -> bool:
+    """Whether `config` describes a generator whose ids share output vectors."""
+    return bool(config.model.get('output_vectors', 0))
+
+
+def fill_output_vectors(state: TrainState, config: ConfigDict, tokenizer: TrainedTokenizer) -> TrainState:
+    """A fresh state where the ids of similar codewords share an output vector (`OutputVectors`).
+
+    Raises:
+      UserError: the codebook has fewer different codewords than there are vectors.
+    """
+    count = config.model.output_vectors
+    clusters = clustered(codewords(tokenizer), count, restarts=1, seed=config.train.seed)
+    return _with_frozen(state, ('output_0', 'vector_of'), clusters)
+
+
+def _with_frozen(state: TrainState, path: tuple[str, ...], clusters: CodeClusters) -> TrainState:
+    """With the clusters in a frozen variable of the generator."""
+    flat = flax.traverse_util.flatten_dict(state.model_state['generator'])
+    flat['frozen', *path] = place_like(clusters.cluster_of, flat['frozen', *path])
+    own = flax.traverse_util.unflatten_dict(flat)
     return dataclasses.replace(state, model_state={**state.model_state, 'generator': own})

@@ -75,6 +75,8 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
             state = codebook_table.fill(state, table)
         if frozen_tokenizer is not None and code_clusters.wanted(config):
             state = code_clusters.fill(state, config, frozen_tokenizer)
+        if frozen_tokenizer is not None and code_clusters.shares_output_vectors(config):
+            state = code_clusters.fill_output_vectors(state, config, frozen_tokenizer)
         if frozen_tokenizer is not None and addp_parts.wanted(config):
             state = addp_parts.fill(state, config, frozen_tokenizer)
         if recognises:

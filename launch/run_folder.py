@@ -96,7 +96,8 @@ def _check(workdir: pathlib.Path, config: ConfigDict) -> None:
     for block in ('model', 'tokens'):
         there, here = (dict(config.get(block, {})) for config in (earlier, ours))
         for key in sorted({*there, *here}):
-            if there.get(key) != here.get(key) and key != 'dtype':
+            # An option that is off is the same as none: the run may be older than the option.
+            if (there.get(key) or None) != (here.get(key) or None) and key != 'dtype':
                 raise UserError(
                     f'the run folder {workdir} holds another model (config.{block}.{key} is {there.get(key)} there, '
                     f'{here.get(key)} here); name another one by --workdir'
