@@ -13,7 +13,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_namespace_packages(include=['tesserax', 'tesserax.*']),
-    package_data={'tesserax.common.pretrained': ['*.npz']},
+    package_data={'tesserax.common.pretrained': ['*.npz'], 'tesserax.compression.weights': ['*.safetensors']},
     install_requires=[
         'absl-py>=2.1',
         'array-record>=0.8.1',
