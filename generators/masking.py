@@ -171,7 +171,7 @@ def reveal(
     logits: Float[Array, 'b n K'],
     drawn: Int[Array, 'b n'],
     noise: Float[Array, 'b n'],
-    count: Int[Array, ''] | int,
+    count: Int[Array, ''] | Int[Array, 'b 1'] | int,
 ) -> Guess:
     """Takes the drawn ids where tokens are hidden, and keeps the least confident of these hidden.
 
@@ -180,7 +180,7 @@ def reveal(
       logits: of the codewords.
       drawn: ids drawn from them, at every cell.
       noise: added to the log-probability of the drawn ids before they are ranked.
-      count: how many stay hidden, at most as many as are; cells that were known stay known in any case.
+      count: how many stay hidden, in all rows or in each, at most as many as are; cells that were known stay known.
     """
     ids = jnp.where(guess.hidden, drawn, guess.ids)
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
