@@ -63,7 +63,8 @@ class NestedCodebooks:
     def __post_init__(self) -> None:
         if not 1 <= len(self.levels) <= _MOST_LEVELS or len(self.weights) != FINGERPRINT_BYTES:
             raise ValueError(
-                f'{len(self.levels)} levels of weights {self.weights.hex()}: 1 to {_MOST_LEVELS} it must be'
+                f'there are 1 to {_MOST_LEVELS} levels, of weights named by {FINGERPRINT_BYTES} bytes; got '
+                f'{len(self.levels)} and {len(self.weights)}'
             )
         for level, tables in enumerate(self.levels, 1):
             for j, table in enumerate(tables):
