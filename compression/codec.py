@@ -5,6 +5,7 @@ bit from one kind of device to another.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +13,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax.traverse_util
 import numpy as np
+from jaxtyping import Bool
 
 from tesserax.compression import planes
 from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter, Readable
-from tesserax.compression.header import FINGERPRINT_BYTES, BitstreamError, Header, Limits
+from tesserax.compression.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, Limits
+from tesserax.compression.nested import Level, LevelTokenizer, NestedCodebooks, level_of
+from tesserax.compression.nested_prior import coarsened
+from tesserax.compression.packets import PacketShape, check_dividable
 from tesserax.compression.planes import Picture
-from tesserax.compression.prior import Prior, check_fits
-from tesserax.compression.token_coding import decode_tile, encode_tile
+from tesserax.compression.prior import Prior, StaticPrior, check_fits
+from tesserax.compression.restoration import Restorer
+from tesserax.compression.token_file import read_tokens, read_what_arrived, write_tokens
 from tesserax.compression.windows import Span, Strips, blend_weights, spans
 from tesserax.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
+_CONVERTED = 32
 Progress = Callable[[int, int], None]
 """Called with the number of windows that are done and of all."""
 
@@ -45,6 +52,24 @@ class PictureTokenizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Salvaged:
+    """A picture, some of whose tokens may have been made up.
+
+    Attributes:
+      picture: with transparency if it has any.
+      known: which cells of the token grid have arrived.
+    """
+
+    picture: Picture
+    known: Bool[np.ndarray, 'rows columns']
+
+    @property
+    def lost(self) -> int:
+        """Cells that have not arrived."""
+        return int(self.known.size - self.known.sum())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Codec:
     """Compresses pictures of any size, and decompresses what the same weights and the same prior have compressed.
 
@@ -56,6 +81,10 @@ class Codec:
       halo: how far they reach beyond their border with the next one; likewise.
       tile: side of the tiles that are written by themselves, in grid cells; likewise.
       limits: what decompressing may allocate.
+      network: a second model of the ids; of the two, a bitstream is written with the one that makes it smaller.
+      nested: smaller codebooks that bitstreams may have been written with.
+      level: of `nested`, with which this codec writes; `at` makes codecs of other levels than 0, the whole codebook.
+      packets: how ids are dealt out to packets, so that some may get lost; None: they are not.
     """
 
     tokenizer: PictureTokenizer
@@ -65,12 +94,16 @@ class Codec:
     halo: int = 64
     tile: int = 256
     limits: Limits = dataclasses.field(default_factory=Limits)
+    network: Prior | None = None
+    nested: NestedCodebooks | None = None
+    level: int = 0
+    packets: PacketShape | None = None
 
     def __post_init__(self) -> None:
         if len(self.weights) != FINGERPRINT_BYTES:
             raise ValueError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights)}')
-        if self.prior is not None:
-            check_fits(self.prior, self.tokenizer.spec)
+        for prior in self._priors:
+            check_fits(prior, self.tokenizer.spec)
 
     def compress(
         self, picture: Picture, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
@@ -94,10 +127,27 @@ class Codec:
           BitstreamError: the bytes are no bitstream, damaged, or of other weights or another prior.
         """
         reader = self.reader(data)
-        packed, tokens = reader.alpha(), self.unpack(reader)
-        alpha = None if packed is None else planes.unpack_alpha(packed, reader.header)
-        colours = self.decode(tokens, reader.header, progress=progress)
-        return colours if alpha is None else np.concatenate([colours, alpha], axis=-1)
+        alpha = _alpha(reader)
+        return _joined(self.decode(self.unpack(reader), reader.header, progress=progress), alpha)
+
+    def salvage(self, data: bytes | Readable, restore: Restorer, *, progress: Progress | None = None) -> Salvaged:
+        """The picture of a bitstream whose packets have not all arrived.
+
+        Args:
+          data: with packets, or whole.
+          restore: fills in what is lost, in ids of this codec's codebook.
+          progress: is told after each window.
+
+        Raises:
+          BitstreamError: as `decompress`, unless it is packets that are missing or damaged; or none has arrived.
+        """
+        reader = self.reader(data)
+        alpha, codec = _alpha(reader), self.at_level_of(reader.header)
+        received = read_what_arrived(reader, codec._prior_of(reader.header))
+        tokens = self._in_own_ids(received.tokens, codec.level)
+        if received.lost:
+            tokens = Tokens(restore(np.asarray(tokens.ids)[0], received.known)[None])
+        return Salvaged(_joined(self.decode(tokens, reader.header, progress=progress), alpha), received.known)
 
     def encode(
         self, picture: Picture, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
@@ -123,64 +173,100 @@ class Codec:
 
     def pack(self, picture: Picture, tokens: Tokens) -> bytes:
         """A bitstream of tokens and of the picture's size and transparency."""
+        # The neighbours that a network expects are not in one packet.
+        priors = [self.prior] if self.network is None or self.packets is not None else [self.prior, self.network]
+        return min((self._packed(picture, tokens, prior) for prior in priors), key=len)
+
+    def _packed(self, picture: Picture, tokens: Tokens, prior: Prior | None) -> bytes:
         header = self.header(picture)
+        header = header if prior is None else _with_prior(header, prior)
         file = io.BytesIO()
         writer = BitstreamWriter(file)
         writer.header(header)
         if header.has_alpha:
             writer.alpha(planes.pack_alpha(picture))
-        ids = np.asarray(tokens.ids)[0]
-        for area in header.tiles():
-            here = np.s_[area.top : area.top + area.rows, area.left : area.left + area.columns]
-            grain = None if tokens.grain is None else np.asarray(tokens.grain)[0][here]
-            writer.tile(encode_tile(ids[here], grain, self.tokenizer.spec, self.prior))
-        writer.end()
+        write_tokens(writer, header, tokens, prior)
         return file.getvalue()
 
     def reader(self, data: bytes | Readable) -> BitstreamReader:
         """A reader of a bitstream that this codec can decode; BitstreamError for others."""
         reader = BitstreamReader(data, self.limits)
-        header, spec = reader.header, self.tokenizer.spec
-        if header.weights != self.weights:
-            raise BitstreamError(f'bitstream was written with weights {header.weights.hex()}, got {self.weights.hex()}')
-        prior = b'' if self.prior is None else self.prior.fingerprint
-        if header.prior and header.prior != prior:
+        self.at_level_of(reader.header)._check(reader.header)
+        return reader
+
+    def _check(self, header: Header) -> None:
+        spec, prior = self.tokenizer.spec, self._prior_of(header)
+        if header.prior and prior is None:
+            known = ' and '.join(prior.fingerprint.hex() for prior in self._priors) or 'none'
             raise BitstreamError(
-                f'bitstream was written with prior {header.prior.hex()}, got {prior.hex() or "none"} '
-                f'(weights {self.weights.hex()} fit)'
+                f'bitstream was written with prior {header.prior.hex()}, got {known} (weights {self.weights.hex()} fit)'
             )
         here = (tuple(spec.codebook_sizes), spec.downsample_factor, tuple(sorted(spec.grains)))
         if (header.codebook_sizes, header.downsample_factor, header.grains) != here:
             raise BitstreamError(f'bitstream has tokens of {header.spec()}, the tokenizer has {spec}')
-        return reader
+        if prior is not None:
+            prior.check(header)
+
+    def at(self, level: int) -> 'Codec':
+        """This codec with the codebook of a level of `nested`.
+
+        Its prior has tables that are added up from those of the whole codebook; a network knows the whole one only.
+
+        Raises:
+          ValueError: there are no nested codebooks, there is no such level, or this codec is at one already.
+        """
+        if level == self.level:
+            return self
+        if self.nested is None or self.level:
+            state = 'has no nested codebooks' if self.nested is None else f'is at level {self.level} already'
+            raise ValueError(f'there is no level {level}: the codec {state}')
+        if level not in self._at:
+            self._at[level] = dataclasses.replace(
+                self,
+                tokenizer=LevelTokenizer(self.tokenizer, self.nested, level),
+                prior=coarsened(self.prior, self.nested, level) if isinstance(self.prior, StaticPrior) else None,
+                network=None,
+                level=level,
+            )
+        return self._at[level]
+
+    def at_level_of(self, header: Header) -> 'Codec':
+        """This codec at the level that a file was written with; BitstreamError if it cannot have that."""
+        if header.weights != self.weights:
+            raise BitstreamError(f'bitstream was written with weights {header.weights.hex()}, got {self.weights.hex()}')
+        level = level_of(header)
+        if level is None and self.level == 0:
+            return self
+        if level is None or self.level not in (0, level.number):
+            raise BitstreamError(f'bitstream has the level {level.number if level else 0}, the codec {self.level}')
+        if self.nested is None or self.nested.fingerprint != level.nested:
+            known = 'none' if self.nested is None else self.nested.fingerprint.hex()
+            raise BitstreamError(f'bitstream was written with nested codebooks {level.nested.hex()}, got {known}')
+        try:
+            return self.at(level.number)
+        except ValueError as error:
+            raise BitstreamError(str(error)) from None
 
     def unpack(self, reader: BitstreamReader) -> Tokens:
-        """The tokens of a bitstream, a batch of one, after its `alpha` has been read."""
-        header = reader.header
-        rows, columns = header.grid
-        ids = np.zeros((1, rows, columns, len(header.codebook_sizes)), np.int32)
-        grain = np.ones((1, rows, columns), np.int32) if len(header.grains) > 1 else None
-        prior = self.prior if header.prior else None
-        for area, record in reader.tiles():
-            here = np.s_[0, area.top : area.top + area.rows, area.left : area.left + area.columns]
-            ids[here], sides = decode_tile(record, area, self.tokenizer.spec, prior)
-            if grain is not None and sides is not None:
-                grain[here] = sides
-        return Tokens(ids, grain)
+        """The tokens of a bitstream, a batch of one in this codec's ids, after its `alpha` has been read."""
+        codec = self.at_level_of(reader.header)
+        return self._in_own_ids(read_tokens(reader, codec._prior_of(reader.header)), codec.level)
 
     def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> Picture:
         """The colours of the picture of tokens."""
         shape = (header.height, header.width, 3 if header.channels > 2 else 1)
         picture = np.empty(shape, np.uint8 if header.bit_depth == 8 else np.uint16)
         top = 0
-        for rows in self._strips(tokens, header, progress):
-            part = picture[top : top + len(rows)]
-            part[:] = planes.from_image(rows[: len(part), : header.width], header)
-            top += len(rows)
+        for strip in self._strips(tokens, header, progress):
+            for start in range(0, len(strip), _CONVERTED):  # some rows at a time, as converting needs copies
+                part = picture[top + start : top + min(start + _CONVERTED, len(strip))]
+                part[:] = planes.from_image(strip[start : start + len(part), : header.width], header)
+            top += len(strip)
+            del strip  # before the next one is made
         return picture
 
     def header(self, picture: Picture) -> Header:
-        """What the bitstream of a picture says before its tokens; ValueError for what is no picture."""
+        """What the bitstream of a picture says before its tokens, but for the prior; ValueError for no picture."""
         planes.check_picture(picture)
         spec = self.tokenizer.spec
         height, width, channels = picture.shape
@@ -197,11 +283,35 @@ class Codec:
             window=window,
             halo=min(_rounded_up(self.halo, spec.cell), window // 3 // spec.cell * spec.cell),
             weights=self.weights,
-            prior_kind=0 if self.prior is None else self.prior.kind,
-            prior=b'' if self.prior is None else self.prior.fingerprint,
+            features=self._features,
         )
         header.check(self.limits)
+        if self.packets is not None:
+            check_dividable(header)
         return header
+
+    @functools.cached_property
+    def _at(self) -> 'dict[int, Codec]':
+        return {}
+
+    def _in_own_ids(self, tokens: Tokens, level: int) -> Tokens:
+        """Tokens of a file of some level in ids of this codec's codebook."""
+        return tokens if level == self.level or self.nested is None else self.nested.whole(tokens, level)
+
+    @property
+    def _features(self) -> tuple[Feature, ...]:
+        """What files say of level and packets."""
+        level = [] if self.nested is None or not self.level else [Level(self.level, self.nested.fingerprint).feature()]
+        return (*level, *([] if self.packets is None else [self.packets.feature()]))
+
+    @property
+    def _priors(self) -> list[Prior]:
+        return [prior for prior in (self.prior, self.network) if prior is not None]
+
+    def _prior_of(self, header: Header) -> Prior | None:
+        """The prior that a file was written with, if this codec has it."""
+        named = (header.prior_kind, header.prior)
+        return next((prior for prior in self._priors if (prior.kind, prior.fingerprint) == named), None)
 
     @staticmethod
     def _axes(header: Header) -> tuple[list[Span], list[Span]]:
@@ -244,6 +354,22 @@ def fingerprint(variables: Mapping[str, Any]) -> bytes:
         digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder('<'))).tobytes())
         digests.append(digest.digest())
     return hashlib.blake2b(b''.join(sorted(digests)), digest_size=FINGERPRINT_BYTES).digest()
+
+
+def _alpha(reader: BitstreamReader) -> Picture | None:
+    packed = reader.alpha()
+    return None if packed is None else planes.unpack_alpha(packed, reader.header)
+
+
+def _joined(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    return colours if alpha is None else np.concatenate([colours, alpha], axis=-1)
+
+
+def _with_prior(header: Header, prior: Prior) -> Header:
+    """The header of a file that is written with a prior."""
+    features = [*header.features, *([] if prior.feature is None else [prior.feature])]
+    features.sort(key=lambda feature: feature.number)
+    return dataclasses.replace(header, prior_kind=prior.kind, prior=prior.fingerprint, features=tuple(features))
 
 
 def _rounded_up(value: int, unit: int) -> int:

@@ -30,9 +30,11 @@ class Limits:
 
     Attributes:
       pixels: of a picture; the numbers in its token grid are held to the same bound.
+      strip: pixels of one row of windows, which are held as 12 bytes each while they are put together.
     """
 
-    pixels: int = 89_478_485
+    pixels: int = 1 << 27
+    strip: int = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,12 @@ class Header:
                 f'{self.width}x{self.height} pixels with {len(self.codebook_sizes)} ids on a grid of '
                 f'{columns}x{rows} are above the limit of {limits.pixels}'
             )
+        strip = columns * self.downsample_factor * min(rows * self.downsample_factor, self.window)
+        if strip > limits.strip:
+            raise ValueError(
+                f'{self.width}x{self.height} pixels in windows of {self.window} are strips of {strip} pixels, above '
+                f'the limit of {limits.strip}'
+            )
 
     def spec(self, codebook_names: Sequence[str] | None = None) -> TokenSpec:
         """What the tokens are; names, which no file holds, are numbers by default."""
@@ -176,7 +184,7 @@ def varint(value: int) -> bytes:
 
 def header_fields(header: Header) -> bytes:
     """The fields in their order; ValueError for impossible values."""
-    header.check(Limits(pixels=_LARGEST_NUMBER))
+    header.check(Limits(_LARGEST_NUMBER, _LARGEST_NUMBER))
     numbers = [header.width, header.height, header.channels | (8 if header.bit_depth == 16 else 0)]
     numbers += [header.downsample_factor, len(header.codebook_sizes), *header.codebook_sizes]
     numbers += [len(header.grains), *header.grains, header.tile, header.window, header.halo]

@@ -2,7 +2,7 @@
 
 A prior is a walk over the tokens of a tile that passes each symbol through a coder of `entropy_coder`, with an integer
 table for each.  The same walk encodes, decodes and measures, so that both sides have the same tables by construction.
-A network would fit in as a prior whose tables come from one compiled step of the network, on either side.
+Here are tables that were counted; `network_prior.py` has those that a generator gives.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Int, Integer
 from tesserax.common.errors import UserError
 from tesserax.common.weights import load_variables, save_variables
 from tesserax.compression.entropy_coder import FrequencyTable, SymbolCoder
-from tesserax.compression.header import FINGERPRINT_BYTES
+from tesserax.compression.header import FINGERPRINT_BYTES, Feature, Header
 from tesserax.tokenizers.tokenizer import TokenSpec
 
 _NAME = 'prior'
@@ -31,12 +31,17 @@ class Prior(Protocol):
 
     Attributes:
       kind: number in the header of a bitstream.
+      portable: whether every machine has the same tables; else an encoder decodes what it wrote before it trusts it.
       codebook_sizes: of the tokens that it is a model of.
       grains: likewise.
+      feature: what a header says of it besides its kind and fingerprint.
     """
 
     @property
     def kind(self) -> int: ...  # noqa: D102
+
+    @property
+    def portable(self) -> bool: ...  # noqa: D102
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -45,8 +50,15 @@ class Prior(Protocol):
     def grains(self) -> tuple[int, ...]: ...  # noqa: D102
 
     @property
+    def feature(self) -> Feature | None: ...  # noqa: D102
+
+    @property
     def fingerprint(self) -> bytes:
         """Eight bytes that tell this prior from others."""
+        ...
+
+    def check(self, header: Header) -> None:
+        """BitstreamError where a file that names this prior cannot be read with it here."""
         ...
 
     def code(
@@ -138,6 +150,8 @@ class StaticPrior:
     tables: tuple[CodebookTables, ...]
     grains: tuple[int, ...] = (1,)
     kind: int = dataclasses.field(default=1, init=False)
+    portable: bool = dataclasses.field(default=True, init=False)
+    feature: Feature | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for table in self.tables:
@@ -161,6 +175,9 @@ class StaticPrior:
             for array in (table.clusters, table.contexts, table.counts):
                 digest.update(repr(array.shape).encode() + array.astype('<i8').tobytes())
         return digest.digest()
+
+    def check(self, header: Header) -> None:
+        """See `Prior`: the fingerprint says it all."""
 
     def code(
         self, coder: SymbolCoder, ids: Integer[np.ndarray, 'h w k'], grain: Integer[np.ndarray, 'h w'] | None

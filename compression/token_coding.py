@@ -21,7 +21,7 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
       ids: of the tile.
       grain: side of the block of each position; None: 1 everywhere.
       spec: of the tokens.
-      prior: model of the ids; None: they have fixed lengths.
+      prior: model of the ids; None: they have fixed lengths.  One that is not portable has to show that it decodes.
 
     Raises:
       ValueError: ids or grains that the spec does not know, or that differ within the block of a coarse token.
@@ -36,7 +36,9 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
     if prior is not None:
         encoder = Encoder()
         prior.code(encoder, ids.copy(), grain)
-        stream = _shorter(Stream(True, encoder.finish()), stream)
+        shorter = _shorter(Stream(True, encoder.finish()), stream)
+        if prior.portable or not shorter.modelled or _decodes(shorter, ids, grain, prior):
+            stream = shorter
     return TileRecord(stream, grains, _checksum(ids, grain))
 
 
@@ -60,15 +62,30 @@ def decode_tile(
     elif prior is None:
         raise BitstreamError('the bitstream was written with a prior, and none is given')
     else:
-        decoder = Decoder(record.ids.data)
-        prior.code(decoder, ids, grain)
-        decoder.finish()
+        _decode(record.ids, ids, grain, prior)
     if _checksum(ids, grain) != record.checksum:
         raise BitstreamError(
             f'the bitstream is damaged: the tile at row {area.top}, column {area.left} of the grid decodes to other '
             'tokens than were written'
         )
     return ids, grain
+
+
+def _decode(stream: Stream, ids: Ids, grain: Grain | None, prior: Prior) -> None:
+    """Fills in the ids of a coded stream."""
+    decoder = Decoder(stream.data)
+    prior.code(decoder, ids, grain)
+    decoder.finish()
+
+
+def _decodes(stream: Stream, ids: Ids, grain: Grain | None, prior: Prior) -> bool:
+    """Whether the ids come back from a coded stream."""
+    found = np.zeros_like(ids)
+    try:
+        _decode(stream, found, grain, prior)
+    except BitstreamError:
+        return False
+    return bool((found == ids).all())
 
 
 def decode_grains(stream: Stream, shape: tuple[int, int], grains: tuple[int, ...]) -> Integer[np.ndarray, 'h w']:

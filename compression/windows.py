@@ -109,12 +109,12 @@ class Strips:
         """
         span, weights = self._axis[number], self._weights[number]
         hidden = self._given - span.start * self._scale  # rows that are finished, where this window counts nothing
-        missing = span.stop * self._scale - self._given - len(self._sum)
-        total = np.concatenate([self._sum, np.zeros((missing, self._width, 3), np.float32)])
+        total = np.zeros((span.stop * self._scale - self._given, self._width, 3), np.float32)
+        total[: len(self._sum)] = self._sum
         for columns, pixels in windows:
             total[:, columns] += weights[hidden:, None, None] * pixels[hidden:]
         last = number == len(self._axis) - 1
         finished = span.stop if last else max(span.core_stop - self._halo, 0)
         count = finished * self._scale - self._given
-        self._given, self._sum = finished * self._scale, total[count:]
+        self._given, self._sum = finished * self._scale, total[count:].copy()  # a view would keep all of it
         return total[:count]

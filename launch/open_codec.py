@@ -1,4 +1,4 @@
-"""A codec from what lies on disk: weights, and the prior beside them."""
+"""A codec from what lies on disk: weights, the prior beside them, a generator as prior."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,14 @@ from pathlib import Path
 from tesserax.common.errors import UserError
 from tesserax.compression import codec
 from tesserax.compression.codec import Codec, fingerprint
+from tesserax.compression.nested import NestedCodebooks
+from tesserax.compression.network_prior import NetworkPrior
 from tesserax.compression.prior import StaticPrior
+from tesserax.compression.restoration import MaskedRestorer
+from tesserax.generators.autoregression import Autoregressive
+from tesserax.generators.generator import Generator
+from tesserax.generators.mage import MAGE
+from tesserax.generators.trained import TrainedGenerator
 from tesserax.launch.load import load
 from tesserax.tokenizers.trained import TrainedTokenizer
 
@@ -22,12 +29,77 @@ def open_tokenizer(weights: str) -> TrainedTokenizer:
     return model
 
 
-def open_codec(weights: str | None = None, prior: str | None = None, *, window: int | None = None) -> Codec:
+def open_network(run: str, weights: bytes) -> NetworkPrior:
+    """The generator of a run folder, or of one of its checkpoints, as model of ids.
+
+    Args:
+      run: the folder.
+      weights: fingerprint of the tokenizer.
+
+    Raises:
+      UserError: there is no such generator, or it is one of other tokens.
+    """
+    model = _generator(
+        run,
+        weights,
+        Autoregressive,
+        'as a prior, only generators fit that choose one id after the other: llamagen, far, vqgan_lc_gpt',
+    )
+    return NetworkPrior.of(model.generator, model.variables)
+
+
+def open_tables(weights: str, prior: str | None) -> StaticPrior | None:
+    """Tables of launch/fit_prior.py: by default those beside the weights, if there are any; none for ''.
+
+    Raises:
+      UserError: there is no such file, or it holds something else.
+    """
+    path = default_prior(weights) if prior is None else Path(prior)
+    return StaticPrior.load(path) if prior or (prior is None and path.is_file()) else None
+
+
+def open_nested(weights: str, nested: str | None) -> NestedCodebooks | None:
+    """Tables of launch/nest_codebook.py, likewise."""
+    path = default_nested(weights) if nested is None else Path(nested)
+    return NestedCodebooks.load(path) if nested or (nested is None and path.is_file()) else None
+
+
+def open_restorer(run: str, weights: bytes) -> MaskedRestorer:
+    """The masked-token generator of a run folder, or of one of its checkpoints, to restore lost ids.
+
+    Args:
+      run: the folder.
+      weights: fingerprint of the tokenizer.
+
+    Raises:
+      UserError: there is no such generator, or it is one of other tokens.
+    """
+    model = _generator(run, weights, MAGE, 'lost ids are restored by maskgit or mage')
+    return MaskedRestorer(model.generator, model.variables)
+
+
+def _generator(run: str, weights: bytes, kind: type[Generator], wanted: str) -> TrainedGenerator:
+    """A generator of some kind, which is what is wanted, on the tokens of some weights."""
+    model = load(run)
+    if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, kind):
+        found = model.generator if isinstance(model, TrainedGenerator) else model
+        raise UserError(f'{run} holds a {type(found).__name__}; {wanted}')
+    theirs = fingerprint(model.tokenizer.variables)
+    if theirs != weights:
+        raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
+    return model
+
+
+def open_codec(
+    weights: str | None = None, prior: str | None = None, *, nested: str | None = None, window: int | None = None
+) -> Codec:
     """A codec.
 
     Args:
       weights: a run folder, one of its checkpoints, or a converted file; default: those of the package.
-      prior: a file of launch/fit_prior.py; default: the one beside the weights, if there is one; '' for none.
+      prior: a file of launch/fit_prior.py; default: the one beside the weights, if there is one; '' for none.  Or a
+        run folder of a generator, of which the codec makes use where it gives a smaller file than the default.
+      nested: a file of launch/nest_codebook.py; default: the one beside the weights, if there is one for them.
       window: side of the squares that the networks see, in pixels; default: the codec's.
 
     Raises:
@@ -35,16 +107,32 @@ def open_codec(weights: str | None = None, prior: str | None = None, *, window: 
     """
     weights = str(SHIPPED) if weights is None else weights
     model = open_tokenizer(weights)
-    path = default_prior(weights) if prior is None else Path(prior) if prior else None
-    tables = StaticPrior.load(path) if path is not None and (prior or path.is_file()) else None
-    opened = Codec(model, fingerprint(model.variables), tables)
+    here = fingerprint(model.variables)
+    network = None
+    if prior and Path(prior).is_dir():
+        network, prior = open_network(prior, here), None
+    tables = open_nested(weights, nested)
+    if tables is not None and tables.weights != here:
+        if nested is not None:
+            raise UserError(f'{nested} holds nested codebooks of weights {tables.weights.hex()}, got {here.hex()}')
+        tables = None  # they have been trained further; files that need those tables are refused by name
+    opened = Codec(model, here, open_tables(weights, prior), network=network, nested=tables)
     return opened if window is None else dataclasses.replace(opened, window=window)
 
 
 def default_prior(weights: str) -> Path:
     """Where the prior of some weights lies: in the run folder, or beside the file."""
+    return _beside(weights, 'prior')
+
+
+def default_nested(weights: str) -> Path:
+    """Where their nested codebooks lie."""
+    return _beside(weights, 'nested')
+
+
+def _beside(weights: str, name: str) -> Path:
     path = Path(weights)
     if path.is_file():
-        return path.with_suffix('.prior.safetensors')
+        return path.with_suffix(f'.{name}.safetensors')
     folder = path.parents[1] if path.parent.name == 'checkpoints' and path.name.isdigit() else path
-    return folder / 'prior.safetensors'
+    return folder / f'{name}.safetensors'

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from tesserax.common.data.decode import MAX_PIXELS
 from tesserax.common.data.folder import EXTENSIONS
 from tesserax.common.errors import UserError
+from tesserax.compression.header import Limits
 from tesserax.compression.planes import Picture
 
+MAX_PIXELS = Limits().pixels
 PICTURES = EXTENSIONS
 STANDARD = '-'
 """The name of standard input and standard output."""

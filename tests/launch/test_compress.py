@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,22 @@ def test_a_full_disk_leaves_nothing_behind(photo, tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         write_new(photo.with_suffix('.bin'), b'new', force=True)
     assert photo.with_suffix('.bin').read_bytes() == b'old'
+
+
+def test_a_killed_process_leaves_the_old_file_or_none(tmp_path):
+    path = tmp_path / 'photo.bin'
+    script = (
+        'import os, signal, sys; from pathlib import Path; from tesserax.launch.picture_files import write_new\n'
+        'os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n'
+        f'write_new(Path({str(path)!r}), b"new" * 100_000, force=True)'
+    )
+    for old in (None, b'old'):
+        if old is not None:
+            path.write_bytes(old)
+        ended = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, timeout=120)
+        assert ended.returncode == -signal.SIGKILL
+        assert path.exists() == (old is not None)
+        assert old is None or path.read_bytes() == old
 
 
 def test_what_is_not_there_is_said(tmp_path):
