@@ -9,6 +9,7 @@ from tqdm import tqdm
 from tesserax.common.errors import UserError
 from tesserax.compression.codec import Codec, Progress
 from tesserax.compression.rate_control import Target, compress_to
+from tesserax.compression.restoration import Restorer
 from tesserax.launch import picture_files
 
 Work = list[tuple[Path | None, Path | None]]
@@ -74,15 +75,28 @@ def compress_files(
     return _each(work, convert, force=force)
 
 
-def decompress_files(codec: Codec, work: Work, *, force: bool = False) -> int:
+def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = None, force: bool = False) -> int:
     """Writes a picture for every bitstream; gives the number of those that could not be decompressed.
+
+    Args:
+      codec: which decompresses.
+      work: as `planned` gives it.
+      restore: fills in what is lost, with a warning on standard error; None: nothing may be.
+      force: whether existing files are replaced.
 
     Raises:
       UserError: the only bitstream cannot be decompressed.
     """
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
-        picture = codec.decompress(data, progress=progress)
+        if restore is None:
+            picture = codec.decompress(data, progress=progress)
+        else:
+            salvaged = codec.salvage(data, restore, progress=progress)
+            picture = salvaged.picture
+            if salvaged.lost:
+                share = f'{salvaged.lost} of {salvaged.known.size} tokens ({salvaged.lost / salvaged.known.size:.1%})'
+                print(f'warning: {name}: {share} were lost and have been made up', file=sys.stderr)
         height, width, channels = picture.shape
         kind = '.png' if target is None else target.suffix
         return picture_files.picture_bytes(picture, kind), f'{width}x{height}x{channels}'

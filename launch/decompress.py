@@ -3,6 +3,7 @@
     python launch/decompress.py photo.bin --out=again.png
     python launch/decompress.py compressed/ --weights=runs/fqgan --out=pictures/
     python launch/decompress.py - --weights=runs/fqgan < photo.bin > photo.png
+    python launch/decompress.py photo.bin --partial --restore=runs/maskgit       what is lost is made up
 
 It needs the weights, and the prior, that the file was written with; their fingerprints are in it.
 """
@@ -15,7 +16,14 @@ _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
 )
 _PRIOR = flags.DEFINE_string(
-    'prior', None, "Tables of launch/fit_prior.py; default: those beside the weights; '': none."
+    'prior',
+    None,
+    "Tables of launch/fit_prior.py, or a generator's run folder; default: the tables beside the weights; '': none.",
+)
+_NESTED = flags.DEFINE_string('nested', None, 'Tables of launch/nest_codebook.py; default: those beside the weights.')
+_PARTIAL = flags.DEFINE_bool('partial', False, 'Whether packets may be missing or damaged; their ids are made up.')
+_RESTORE = flags.DEFINE_string(
+    'restore', None, 'Run folder of a maskgit on the same tokens that restores lost ids; default: the nearest known.'
 )
 _OUT = flags.DEFINE_string(
     'out', None, 'What to write: a file; for a folder, a folder. Default: a .png beside the file.'
@@ -25,11 +33,19 @@ _FORCE = flags.DEFINE_bool('force', False, 'Whether existing files are replaced.
 
 def main(source: str) -> int:
     """Decompresses a file, a folder or standard input."""
+    from tesserax.common.errors import UserError
+    from tesserax.compression.restoration import Restorer, nearest_known
     from tesserax.launch.compression_files import decompress_files, planned
-    from tesserax.launch.open_codec import open_codec
+    from tesserax.launch.open_codec import open_codec, open_restorer
 
     work = planned(source, _OUT.value, ('.bin',), '.png', force=_FORCE.value)
-    return min(1, decompress_files(open_codec(_WEIGHTS.value, _PRIOR.value), work, force=_FORCE.value))
+    if _RESTORE.value is not None and not _PARTIAL.value:
+        raise UserError('--restore is for files of which something is lost: add --partial')
+    codec = open_codec(_WEIGHTS.value, _PRIOR.value, nested=_NESTED.value)
+    restore: Restorer | None = nearest_known if _PARTIAL.value else None
+    if _RESTORE.value is not None:
+        restore = open_restorer(_RESTORE.value, codec.weights)
+    return min(1, decompress_files(codec, work, restore=restore, force=_FORCE.value))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,68 @@
+"""Makes smaller codebooks of a trained tokenizer's, each inside of the one before, for smaller files.
+
+    python launch/nest_codebook.py --weights=runs/vqgan_lc --sizes=256,64,16
+    python launch/compress.py photo.png --weights=runs/vqgan_lc --codewords=64
+    python launch/transcode.py photo.bin smaller.bin --weights=runs/vqgan_lc --codewords=16
+
+Codewords are clustered by k-means, in which each counts as often as it occurs in pictures; then the clusters are.  The
+tables are written beside the weights, where the other commands find them.  A bitstream that was written with them can
+only be read with them.  Of tokenizers with several sub-codebooks, each gets the same sizes.
+"""
+
+from absl import flags
+
+from tesserax.launch import cli
+
+_WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
+_SIZES = flags.DEFINE_list('sizes', None, 'Codewords of each level, falling, such as 4096,1024,256.')
+_SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures that say how often codewords occur.')
+_PICTURES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
+_RESTARTS = flags.DEFINE_integer('restarts', 3, 'Starts of k-means, of which the best is taken.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of k-means.')
+_OUT = flags.DEFINE_string('out', None, 'What to write; default: beside the weights.')
+_FORCE = flags.DEFINE_bool('force', False, 'Whether existing tables are replaced.')
+
+
+def main() -> None:
+    """Counts codewords in pictures, clusters them, and writes the tables."""
+    import dataclasses
+    from pathlib import Path
+
+    import numpy as np
+
+    from tesserax.common.errors import UserError
+    from tesserax.compression.codec import Codec, fingerprint
+    from tesserax.compression.nested_fit import fit_nested
+    from tesserax.launch import picture_files
+    from tesserax.launch.calibration import codewords, tokens_of
+    from tesserax.launch.open_codec import default_nested, open_tokenizer
+
+    if _WEIGHTS.value is None:
+        raise UserError('name the weights, for example --weights=runs/vqgan_lc')
+    try:
+        sizes = [int(size) for size in _SIZES.value or ()]
+    except ValueError:
+        raise UserError(f'--sizes are numbers, got {_SIZES.value}') from None
+    model = open_tokenizer(_WEIGHTS.value)
+    path = Path(_OUT.value) if _OUT.value else default_nested(_WEIGHTS.value)
+    picture_files.check_new(path, force=_FORCE.value)
+    codec = Codec(model, fingerprint(model.variables))
+    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value)
+    usage = [
+        sum(np.bincount(np.asarray(picture.ids)[..., j].ravel(), minlength=size) for picture in tokens)
+        for j, size in enumerate(model.spec.codebook_sizes)
+    ]
+    nested = fit_nested(codewords(model), usage, sizes, codec.weights, restarts=_RESTARTS.value, seed=_SEED.value)
+    about = {'source': _SOURCE.value, 'pictures': str(len(tokens)), 'weights': codec.weights.hex(), **nested.about}
+    dataclasses.replace(nested, about=about).save(path)
+    print(f'wrote {path}: fingerprint {nested.fingerprint.hex()}, {len(tokens)} pictures')
+    for j, (name, counts) in enumerate(zip(model.spec.codebook_names, usage, strict=True)):
+        print(f'{name}: {len(counts)} codewords, {np.count_nonzero(counts)} of them occur')
+        for size in sizes:
+            print(
+                f'{name}: {size} codewords, mean squared distance {nested.about[f"mean_squared_distance/{j}/{size}"]}'
+            )
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,114 @@
+"""The commands around smaller codebooks and lost packets."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from toy_picture_tokenizer import ToyTokenizer
+
+from tesserax.common.errors import UserError
+from tesserax.compression.codec import Codec, fingerprint
+from tesserax.compression.header import BitstreamError
+from tesserax.compression.nested_fit import fit_nested
+from tesserax.compression.packets import PacketShape
+from tesserax.compression.restoration import nearest_known
+from tesserax.launch import open_codec as opening
+from tesserax.launch.compression_files import compress_files, decompress_files, planned
+from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture
+from tesserax.launch.tokenizer_file import write_tokenizer
+from tesserax.tokenizers.trained import TrainedTokenizer
+from tesserax.tokenizers.vqgan import VQGAN
+
+ROOT = Path(__file__).parents[2]
+
+
+class Model(ToyTokenizer):
+    """With parameters."""
+
+    variables = {'params': {'x': np.arange(3.0)}}
+
+
+@pytest.fixture
+def photo(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'photo.png'
+    coarse = rng.integers(0, 255, (5, 7, 3))
+    path.write_bytes(picture_bytes(np.kron(coarse, np.ones((9, 9, 1))).astype(np.uint8), '.png'))
+    return path
+
+
+def test_lost_packets_end_in_a_picture_and_a_warning_if_that_is_asked_for(photo, capsys):
+    codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, packets=PacketShape(2, 2))
+    compress_files(codec, planned(str(photo), None, PICTURES, '.bin', force=False))
+    file = photo.with_suffix('.bin')
+    file.write_bytes(file.read_bytes()[:-1])
+    work = planned(str(file), str(photo.with_name('again.png')), ('.bin',), '.png', force=False)
+    with pytest.raises(BitstreamError, match='packets 3 of 4 are missing; with --partial, lost ids are restored'):
+        decompress_files(codec, work)
+    assert not photo.with_name('again.png').exists()
+    assert decompress_files(codec, work, restore=nearest_known) == 0
+    assert f'warning: {file}: 12 of 48 tokens (25.0%) were lost' in capsys.readouterr().err
+    assert read_picture(photo.with_name('again.png').read_bytes(), 'x').shape == (45, 63, 3)
+    whole = dataclasses.replace(codec, packets=None)
+    compress_files(whole, planned(str(photo), None, PICTURES, '.bin', force=True), force=True)
+    assert decompress_files(whole, work, restore=nearest_known, force=True) == 0
+    assert not capsys.readouterr().err
+
+
+def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_path, monkeypatch):
+    model = Model()
+    monkeypatch.setattr(opening, 'open_tokenizer', lambda weights: model)
+    run = tmp_path / 'run'
+    run.mkdir()
+    path = opening.default_nested(str(run / 'checkpoints/400'))
+    assert path == run / 'nested.safetensors'
+    assert opening.open_codec(str(run)).nested is None
+    words, usage = [np.arange(64, dtype=np.float32)[:, None]], [np.ones(64, int)]
+    fit_nested(words, usage, (8, 2), fingerprint(model.variables)).save(path)
+    found = opening.open_codec(str(run))
+    assert found.nested.sizes(1) == (8,)
+    assert opening.open_codec(str(run), nested='').nested is None
+    fit_nested(words, usage, (8, 2), b'weights?').save(path)
+    assert opening.open_codec(str(run)).nested is None  # the run has been trained further
+    with pytest.raises(UserError, match='holds nested codebooks of weights 776569676874733f, got'):
+        opening.open_codec(str(run), nested=str(path))
+
+
+@pytest.mark.slow
+def test_the_commands_work_together(photo, tmp_path):
+    module = VQGAN(channels=8, channel_multipliers=(1, 2), res_blocks=1, codebook_size=64, codebook_dim=4)
+    variables = dict(jax.jit(module.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))
+    weights = tmp_path / 'model.safetensors'
+    write_tokenizer(weights, TrainedTokenizer(module, variables))
+
+    def run(script, *arguments):
+        command = [sys.executable, f'launch/{script}.py', *map(str, arguments), f'--weights={weights}']
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert answer.returncode == 0, answer.stderr
+        return answer
+
+    source = tmp_path / 'pictures'
+    source.mkdir()
+    for i in range(3):
+        source.joinpath(f'{i}.png').write_bytes(photo.read_bytes())
+    said = run('nest_codebook', '--sizes=16,4', f'--source={source}', '--pictures=2').stdout
+    assert 'code: 64 codewords' in said
+    large, small, direct = (tmp_path / name for name in ('large.bin', 'small.bin', 'direct.bin'))
+    run('compress', photo, f'--out={large}', '--packets=4')
+    run('compress', photo, f'--out={direct}', '--packets=4', '--codewords=4')
+    run('transcode', large, small, '--codewords=4')
+    assert small.read_bytes() == direct.read_bytes()
+    small.write_bytes(small.read_bytes()[:-1])
+    warned = run('decompress', small, f'--out={tmp_path / "again.png"}', '--partial').stderr
+    assert 'tokens (25.' in warned or 'tokens (2' in warned
+    assert read_picture((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
+    assert (
+        'level'
+        in subprocess.run(
+            [sys.executable, 'launch/describe.py', small], cwd=ROOT, capture_output=True, text=True, timeout=100
+        ).stdout
+    )
