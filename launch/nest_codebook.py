@@ -49,7 +49,7 @@ def main() -> None:
     codec = Codec(model, fingerprint(model.variables))
     tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value)
     usage = [
-        sum(np.bincount(np.asarray(picture.ids)[..., j].ravel(), minlength=size) for picture in tokens)
+        np.bincount(np.concatenate([np.asarray(picture.ids)[..., j].ravel() for picture in tokens]), minlength=size)
         for j, size in enumerate(model.spec.codebook_sizes)
     ]
     nested = fit_nested(codewords(model), usage, sizes, codec.weights, restarts=_RESTARTS.value, seed=_SEED.value)

@@ -11,7 +11,6 @@ from tesserax.compression.network_prior import NetworkPrior
 from tesserax.compression.prior import StaticPrior
 from tesserax.compression.restoration import MaskedRestorer
 from tesserax.generators.autoregression import Autoregressive
-from tesserax.generators.generator import Generator
 from tesserax.generators.mage import MAGE
 from tesserax.generators.trained import TrainedGenerator
 from tesserax.launch.load import load
@@ -39,12 +38,11 @@ def open_network(run: str, weights: bytes) -> NetworkPrior:
     Raises:
       UserError: there is no such generator, or it is one of other tokens.
     """
-    model = _generator(
-        run,
-        weights,
-        Autoregressive,
-        'as a prior, only generators fit that choose one id after the other: llamagen, far, vqgan_lc_gpt',
-    )
+    model = load(run)
+    if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, Autoregressive):
+        wanted = 'as a prior, only generators fit that choose one id after the other: llamagen, far, vqgan_lc_gpt'
+        raise _unfit(run, model, wanted)
+    _check_tokens(run, model, weights)
     return NetworkPrior.of(model.generator, model.variables)
 
 
@@ -74,20 +72,23 @@ def open_restorer(run: str, weights: bytes) -> MaskedRestorer:
     Raises:
       UserError: there is no such generator, or it is one of other tokens.
     """
-    model = _generator(run, weights, MAGE, 'lost ids are restored by maskgit or mage')
+    model = load(run)
+    if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, MAGE):
+        raise _unfit(run, model, 'lost ids are restored by maskgit or mage')
+    _check_tokens(run, model, weights)
     return MaskedRestorer(model.generator, model.variables)
 
 
-def _generator(run: str, weights: bytes, kind: type[Generator], wanted: str) -> TrainedGenerator:
-    """A generator of some kind, which is what is wanted, on the tokens of some weights."""
-    model = load(run)
-    if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, kind):
-        found = model.generator if isinstance(model, TrainedGenerator) else model
-        raise UserError(f'{run} holds a {type(found).__name__}; {wanted}')
+def _unfit(run: str, model: object, wanted: str) -> UserError:
+    found = model.generator if isinstance(model, TrainedGenerator) else model
+    return UserError(f'{run} holds a {type(found).__name__}; {wanted}')
+
+
+def _check_tokens(run: str, model: TrainedGenerator, weights: bytes) -> None:
+    """UserError unless the generator's tokens are those of some weights."""
     theirs = fingerprint(model.tokenizer.variables)
     if theirs != weights:
         raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
-    return model
 
 
 def open_codec(

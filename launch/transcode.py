@@ -41,10 +41,10 @@ def main(source: str, target: str) -> None:
     if target != picture_files.STANDARD:
         picture_files.check_new(Path(target), force=_FORCE.value)
     data = sys.stdin.buffer.read() if source == picture_files.STANDARD else Path(source).read_bytes()
-    if _MAX_BYTES.value is not None:
-        result = transcode_to_size(data, nested, _MAX_BYTES.value, prior)
-    else:
+    if _CODEWORDS.value is not None:
         result = transcode(data, nested, nested.level_of(_CODEWORDS.value), prior)
+    else:
+        result = transcode_to_size(data, nested, _MAX_BYTES.value or 0, prior)
     if target == picture_files.STANDARD:
         sys.stdout.buffer.write(result)
         return
