@@ -41,10 +41,11 @@ def base(name: str) -> ConfigDict:
         {
             'name': name,
             **SMALL,
-            'dropout': 0.1,
+            'dropout': 0.0,  # hidden tokens are noise enough for networks of this size
             'label_dropout': 0.1,
             'label_smoothing': 0.1,
             'codes_only': True,  # the published models also predict labels
+            'detached': False,  # the published models do not train codeword vectors through the predictions
             'steps': 8,
             'schedule': 'cosine',  # or 'linear'
             'choice_temperature': 4.5,
@@ -69,7 +70,7 @@ def paper_size(config: ConfigDict) -> None:
     """Size B on ImageNet: the recipe that MAGE and ADDP share, for so many epochs as MAGE has."""
     generator.full_recipe(config)
     epoch = 1_281_167 // 4096
-    config.model.update(**SIZES['base'], steps=20, choice_temperature=6.0, dtype='bfloat16')
+    config.model.update(**SIZES['base'], dropout=0.1, detached=True, steps=20, choice_temperature=6.0, dtype='bfloat16')
     config.optimizer.update(
         learning_rate=1.5e-4 * 4096 / 256, schedule='cosine', warmup_steps=40 * epoch, clip_norm=3.0
     )

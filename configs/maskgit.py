@@ -28,6 +28,6 @@ def get_config(variant: str = '') -> ConfigDict:
 
 def _imagenet256(config: ConfigDict) -> None:
     generator.full_recipe(config)
-    config.model.update(**mage.SIZES['base'], steps=8, choice_temperature=4.5, dtype='bfloat16')
+    config.model.update(**mage.SIZES['base'], dropout=0.1, steps=8, choice_temperature=4.5, dtype='bfloat16')
     config.optimizer.update(b2=0.96, weight_decay=0.045)
     config.sample.guidance_scale = 1.0

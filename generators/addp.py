@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from tesserax.generators.bidirectional import NORMAL, XAVIER, Bidirectional, CodewordHead
+from tesserax.generators.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
 from tesserax.generators.mage import MAGE
 from tesserax.generators.masked_tokens import (
@@ -80,8 +80,8 @@ class PixelEncoder(nn.Module):
         self.embedding_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
         self.blocks = Bidirectional(self.layers, self.heads, self.dropout, self.remat, self.dtype)
-        self.image = self.param('image', NORMAL, (self.width,))
-        self.positions = self.param('positions', NORMAL, (self.cells + 1, self.width))
+        self.image = self.param('image', table_init(self.width), (self.width,))
+        self.positions = self.param('positions', table_init(self.width), (self.cells + 1, self.width))
 
     def embed(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b m d']:
         """What the first block sees."""
@@ -113,6 +113,7 @@ class ADDPNetwork(nn.Module):
       decoder_layers: blocks of the decoder.
       decoder_heads: their attention heads.
       dropout: everywhere.
+      detached: whether the head leaves the table of tokens alone, see `CodewordHead`.
       remat: whether a backward pass computes the blocks again.
       dtype: computation type.
     """
@@ -127,6 +128,7 @@ class ADDPNetwork(nn.Module):
     decoder_layers: int
     decoder_heads: int
     dropout: float = 0.1
+    detached: bool = True
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -138,14 +140,15 @@ class ADDPNetwork(nn.Module):
         )
         self.between = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER)
         self.decoder = Bidirectional(self.decoder_layers, self.decoder_heads, **stack)
-        self.head = CodewordHead(self.dtype)
-        self.tokens = self.param('tokens', NORMAL, (self.codebook_size + self.label_rows + 1, self.width))
-        self.mask = self.param('mask', NORMAL, (self.width,))
+        self.head = CodewordHead(self.detached, self.dtype)
+        rows_init = table_init(self.width)
+        self.tokens = self.param('tokens', rows_init, (self.codebook_size + self.label_rows + 1, self.width))
+        self.mask = self.param('mask', rows_init, (self.width,))
         # Row 0 is that of the whole image, or of no cell.
         places = (self.cells + 1, self.width)
-        self.known_positions = self.param('known_positions', NORMAL, places)
-        self.hidden_positions = self.param('hidden_positions', NORMAL, places)
-        self.token_positions = self.param('token_positions', NORMAL, places)
+        self.known_positions = self.param('known_positions', rows_init, places)
+        self.hidden_positions = self.param('hidden_positions', rows_init, places)
+        self.token_positions = self.param('token_positions', rows_init, places)
 
     def __call__(
         self,
@@ -222,6 +225,8 @@ class ADDP(Generator):
       label_smoothing: share of the target that is spread over all that can be predicted.
       codes_only: whether that is codewords only; the published models also predict labels and one more row, which
         never occur.
+      detached: whether the loss leaves the table of tokens alone where hidden vectors are compared with it, as in the
+        published models; else it is trained from both sides, and small models learn faster.
       label_rows: rows of the vocabulary for labels; None: `num_classes`.
       steps: of generation, where `SampleConfig` does not say.
       schedule: of generation, 'cosine' or 'linear'.
@@ -241,6 +246,7 @@ class ADDP(Generator):
     label_dropout: float = 0.1
     label_smoothing: float = 0.1
     codes_only: bool = True
+    detached: bool = True
     label_rows: int | None = None
     steps: int = 20
     schedule: str = 'cosine'
@@ -270,6 +276,7 @@ class ADDP(Generator):
             decoder_layers=self.decoder_layers,
             decoder_heads=self.decoder_heads,
             dropout=self.dropout,
+            detached=self.detached,
             remat=self.remat,
             dtype=self.dtype,
         )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tesserax.generators.bidirectional import NORMAL, XAVIER, Bidirectional, CodewordHead
+from tesserax.generators.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
 from tesserax.generators.masked_tokens import (
     Plan,
@@ -33,6 +33,7 @@ from tesserax.generators.masking import (
     counts_falling,
     ranks,
     reveal,
+    schedule_share,
     truncated_normal_shares,
 )
 from tesserax.generators.sampling import at_position, row_keys
@@ -60,6 +61,7 @@ class TokenPredictor(nn.Module):
       decoder_layers: blocks of the decoder.
       decoder_heads: their attention heads.
       dropout: everywhere.
+      detached: whether the head leaves the table of tokens alone, see `CodewordHead`.
       remat: whether a backward pass computes the blocks again.
       dtype: computation type.
     """
@@ -73,6 +75,7 @@ class TokenPredictor(nn.Module):
     decoder_layers: int
     decoder_heads: int
     dropout: float = 0.1
+    detached: bool = True
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -95,13 +98,14 @@ class TokenPredictor(nn.Module):
           seen: cells that the encoder sees, all known ones among them; None: all, hidden ones as such.
           train: whether dropout is on.
         """
-        table = self.param('tokens', NORMAL, (self.codebook_size + self.label_rows + 1, self.width))
+        rows_init = table_init(self.width)
+        table = self.param('tokens', rows_init, (self.codebook_size + self.label_rows + 1, self.width))
         drop = nn.Dropout(self.dropout, deterministic=not train)
         stack = functools.partial(Bidirectional, dropout=self.dropout, remat=self.remat, dtype=self.dtype)
 
         rows = jnp.where(hidden, table.shape[0] - 1, ids)
         rows = jnp.concatenate([self.codebook_size + labels[:, None], rows], axis=1)
-        x = table[rows] + self.param('positions', NORMAL, (self.cells + 1, self.width))
+        x = table[rows] + self.param('positions', rows_init, (self.cells + 1, self.width))
         x = drop(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='embedding_norm')(x))
         if seen is not None:
             places = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen + 1], axis=1)
@@ -114,9 +118,9 @@ class TokenPredictor(nn.Module):
             everywhere = jnp.broadcast_to(summary, (*rows.shape, self.width))
             x = jax.vmap(lambda full, at, given: full.at[at].set(given))(everywhere, places, x)
         x = jnp.concatenate([summary, jnp.where(hidden[..., None], summary, x[:, 1:])], axis=1)
-        x = x + self.param('decoder_positions', NORMAL, (self.cells + 1, self.width)).astype(self.dtype)
+        x = x + self.param('decoder_positions', rows_init, (self.cells + 1, self.width)).astype(self.dtype)
         x = stack(self.decoder_layers, self.decoder_heads, name='decoder')(x, train=train)
-        return CodewordHead(self.dtype, name='head')(x[:, 1:], table)
+        return CodewordHead(self.detached, self.dtype, name='head')(x[:, 1:], table)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,8 @@ class MAGE(Generator):
       label_smoothing: share of the target that is spread over all that can be predicted.
       codes_only: whether that is codewords only; the published models also predict labels and 'hidden', which never
         occur.
+      detached: whether the loss leaves the table of tokens alone where hidden vectors are compared with it, as in the
+        published models; else it is trained from both sides, and small models learn faster.
       label_rows: rows of the vocabulary for labels; None: `num_classes` and one for no label.
       null_row: which of them stands for no label; None: the last.
       steps: of generation, where `SampleConfig` does not say.
@@ -154,6 +160,7 @@ class MAGE(Generator):
     label_dropout: float = 0.1
     label_smoothing: float = 0.1
     codes_only: bool = True
+    detached: bool = True
     label_rows: int | None = None
     null_row: int | None = None
     steps: int = 20
@@ -183,6 +190,7 @@ class MAGE(Generator):
             decoder_layers=self.decoder_layers,
             decoder_heads=self.decoder_heads,
             dropout=self.dropout,
+            detached=self.detached,
             remat=self.remat,
             dtype=self.dtype,
         )
@@ -275,4 +283,33 @@ class MAGE(Generator):
             return reveal(guess, logits, chance.drawn, noise, at.count), None
 
         guess, _ = jax.lax.scan(step, all_hidden(len(labels), self.cells), plan)
+        return Tokens(guess.ids.reshape(-1, *self.grid, 1))
+
+    def complete(
+        self, variables: Variables, tokens: Tokens, known: Bool[Array, 'b h w'], cond: Condition, *, steps: int = 0
+    ) -> Tokens:
+        """Fills the unknown cells with the likeliest ids, the surest first; the known ones come back as they are.
+
+        Nothing is drawn: the same tokens give the same result.
+
+        Args:
+          variables: as `init` gives them.
+          tokens: values of unknown cells do not matter.
+          known: which cells are known.
+          cond: class of each row; `num_classes` asks for nothing.
+          steps: of the walk; 0: as many as `sample` takes.
+        """
+        labels, hidden = class_labels(cond), ~known.reshape(len(known), -1)
+        steps = steps or self.steps
+        shares = [schedule_share(self.schedule, (step + 1) / steps) for step in range(steps - 1)]
+        unknown = hidden.sum(axis=1, keepdims=True)
+
+        def step(guess: Guess, share: jax.Array) -> tuple[Guess, None]:
+            logits = self.logits(variables, guess, labels, None)
+            likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            count = jnp.floor(unknown * share).astype(jnp.int32)
+            return reveal(guess, logits, likeliest, jnp.zeros(hidden.shape), count), None
+
+        start = Guess(flat_ids(tokens).astype(jnp.int32), hidden)
+        guess, _ = jax.lax.scan(step, start, jnp.asarray([*shares, 0.0]))
         return Tokens(guess.ids.reshape(-1, *self.grid, 1))

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from tesserax.generators.addp import ADDP
+from tesserax.generators.bidirectional import table_init
 from tesserax.generators.generator import SampleConfig
 from tesserax.generators.mage import MAGE
 from tesserax.generators.maskgit import MaskGIT
@@ -68,8 +69,6 @@ def test_one_batch_can_be_learned(case):
     generator = dataclasses.replace(case.generator, dropout=0.0)
     optimizer = optax.adam(1e-2)
     frozen = {name: value for name, value in case.variables.items() if name != 'params'}
-    if 'predictor' in frozen:  # a fresh one hardly prefers any codeword
-        frozen['predictor'] = {**frozen['predictor'], 'tokens': 10 * frozen['predictor']['tokens']}
 
     def loss(params, key):
         return generator.loss({'params': params, **frozen}, Tokens(IDS), LABELS, key, train=True).loss
@@ -87,6 +86,18 @@ def test_one_batch_can_be_learned(case):
 
     losses = np.asarray(learn(case.variables['params']))
     assert losses[-20:].mean() < (0.75 if isinstance(generator, MAGE) else 0.9) * losses[:5].mean()
+
+
+@pytest.mark.parametrize('width', [16, 128, 768])
+def test_predictions_can_be_sure_from_the_beginning_at_any_width(width):
+    rows = table_init(width)(jax.random.key(0), (64, width))
+    largest = width**0.5 * jnp.linalg.norm(rows, axis=-1)  # logit of a normalised vector that points at the row
+    assert largest.mean() == pytest.approx(0.02 * 768, rel=0.1)
+
+
+def test_tables_of_the_published_widths_begin_as_published():
+    for width in (768, 1024):
+        assert table_init(width)(jax.random.key(0), (64, width)).std() == pytest.approx(0.02, rel=0.05)
 
 
 def test_evaluation_is_reproducible_and_reports_bits(case):
