@@ -6,6 +6,8 @@ needs a run of configs/addp.py (`--config.encoder=runs/addp`) and reports the ac
 the digits that ship inside installed packages.  Variants, joined by commas:
 
   finetune     the encoder is trained as well
+  plain        whole pictures instead of random crops, no weight decay, no smoothing of labels: the features alone; after
+               finetune, fine-tuning without regularisers
   imagenet256  ImageNet at 256x256, for size B.  The paper gives 83.9 % top-1 after fine-tuning, with mixtures of
                pictures, random erasing, stochastic depth and rates that fall with depth, which are not here.
   tiny         for tests
@@ -37,13 +39,19 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.update(source='embedded:digits', image_size=32, augmentation='resize_crop', flip=False, threads=2)
     config.train.update(steps=400, batch_size=64, log_every=50, checkpoint_every=200)
     config.evaluate = ConfigDict({'every': 200, 'image_size': 0, 'batch_size': 120, 'best_metric': 'loss'})
-    presets = {'finetune': _finetune, 'imagenet256': _imagenet256, 'tiny': _tiny}
+    presets = {'finetune': _finetune, 'plain': _plain, 'imagenet256': _imagenet256, 'tiny': _tiny}
     return tokenizer.presets(variant, presets, config)
 
 
 def _finetune(config: ConfigDict) -> None:
     config.model.update(linear=False, label_smoothing=0.1)
     config.optimizer.update(learning_rate=5e-4, weight_decay=0.05, b2=0.999)
+
+
+def _plain(config: ConfigDict) -> None:
+    config.model.label_smoothing = 0.0
+    config.optimizer.weight_decay = 0.0
+    config.data.augmentation = 'centre_crop'
 
 
 def _imagenet256(config: ConfigDict) -> None:

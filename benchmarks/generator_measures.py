@@ -1,0 +1,249 @@
+"""What generator_study.py measures of a trained generator, and of real pictures.
+
+Bits per token are means over the validation pictures: of the likelihood (=) or of an upper bound (<=).  MaskGIT and
+MAGE get the bound of models that reveal tokens in any order (Hoogeboom et al. 2022, "Autoregressive Diffusion Models").
+Samples are drawn as the config of each method says, as many of every class.  How many of them a classifier takes for
+what was asked is told for digits (digits.py).  Their distance from the training pictures is FID where the weights of
+Inception are given; else it is that of a stand-in network, and is not FID.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import digits
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.svm import SVC
+
+import tesserax
+from tesserax.common.data.token_dataset import TokenSource, token_folder
+from tesserax.common.metrics.feature_extractor import FeatureExtractor, load_extractor
+from tesserax.common.metrics.feature_set import FeatureCollector, FeatureSet
+from tesserax.common.metrics.generation_report import report_on
+from tesserax.common.metrics.measure import open_reference
+from tesserax.common.metrics.protocols import find_protocol
+from tesserax.common.pictures import to_uint8
+from tesserax.generators.ctf import CTF
+from tesserax.generators.dq_transformer import DQTransformer
+from tesserax.generators.generator import Generator, SampleConfig
+from tesserax.generators.mage import MAGE
+from tesserax.generators.masking import Guess
+from tesserax.generators.trained import TrainedGenerator
+from tesserax.generators.vq_ddm import VQDDM
+from tesserax.launch import assemble, run_folder
+
+BATCH = 100
+DIGITS = 'embedded:digits'
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one cell gave; None where there is no such number.
+
+    Attributes:
+      method: its name.
+      tokens: what a picture consists of.
+      parameters: trained ones.
+      training_seconds: steps times the median of their time.
+      bits: per token, on unseen pictures.
+      bits_are: '=' of a likelihood, '<=' of a bound.
+      accuracy: share of samples that are recognised as the class asked for.
+      distance: of Fréchet, from the training pictures.
+      distance_error: its standard error.
+      precision: share of samples near a training picture.
+      recall: share of training pictures near a sample.
+      copied: share of samples whose tokens are those of a training picture.
+      calls: of the network, for each picture; with guidance each is one of two rows.
+      speed: pictures per second, decoded, 100 at a time.
+      samples: how many were drawn.
+    """
+
+    method: str
+    tokens: str | None = None
+    parameters: int | None = None
+    training_seconds: float | None = None
+    bits: float | None = None
+    bits_are: str | None = None
+    accuracy: float | None = None
+    distance: float | None = None
+    distance_error: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    copied: float | None = None
+    calls: float | None = None
+    speed: float | None = None
+    samples: int | None = None
+
+
+def log(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def network_calls(generator: Generator, config: SampleConfig, grain: np.ndarray | None) -> float:
+    """Calls of the network for one picture; of samples with grains, the mean."""
+    cells = math.prod(generator.grid)
+    match generator:
+        case DQTransformer():
+            assert grain is not None
+            codes = (1 / np.square(grain, dtype=np.float64)).sum() / len(grain)
+            return float(codes) + len(generator.spec.grains)  # an end for each grain
+        case CTF():
+            return cells + 1
+        case VQDDM():
+            return config.steps or generator.timesteps
+        case _ if hasattr(generator, 'steps'):
+            return config.steps or generator.steps
+    return cells * len(generator.spec.codebook_sizes)
+
+
+def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) -> float:
+    """Upper bound of -log2 p, per token, of a predictor of hidden tokens, over the first views of `source`.
+
+    For n tokens in any order it is the mean, over the number of hidden tokens from 1 to n, of their mean cross-entropy;
+    one random order is taken for each picture.
+    """
+    generator: Any = model.generator
+    records = [source[i] for i in range(len(source))]
+    ids = np.stack([record.ids[0].reshape(-1) for record in records])
+    labels = np.asarray([record.label for record in records])
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(ids.shape[1]), (len(ids), 1)), axis=1)
+
+    @jax.jit
+    def hidden_nll(variables: Any, count: jax.Array, ids: jax.Array, labels: jax.Array, order: jax.Array) -> jax.Array:
+        hidden = order < count
+        logits = generator.logits(variables, Guess(ids, hidden), labels, None)
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)[..., 0]
+        return jnp.where(hidden, nll, 0).sum(axis=-1) / count
+
+    counts = range(1, ids.shape[1] + 1)
+    each = [np.asarray(hidden_nll(model.variables, count, ids, labels, order), np.float64) for count in counts]
+    return float(np.mean(each)) / math.log(2)
+
+
+def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, per_class: int) -> dict[str, np.ndarray]:
+    """Samples of a run, classes in turn: 'pictures' (uint8), 'labels', 'ids', 'grain' and the 'seconds' it took."""
+    file = folder / 'samples.npz'
+    if file.exists():
+        with np.load(file) as stored:
+            if len(stored['labels']) == per_class * model.generator.num_classes:
+                return dict(stored)
+    labels = np.tile(np.arange(model.generator.num_classes), per_class)
+    found: dict[str, list[np.ndarray]] = {'pictures': [], 'ids': [], 'grain': []}
+    clock = 0.0
+    for start in range(-BATCH, len(labels), BATCH):  # the first compiles, and does not count
+        rows = np.clip(np.arange(start, start + BATCH), 0, len(labels) - 1)
+        begin = time.perf_counter()
+        tokens = model.sample(labels[rows], 0, config, rows)
+        pictures = to_uint8(np.asarray(model.tokenizer.decode(tokens)))
+        if start < 0:
+            continue
+        clock += time.perf_counter() - begin
+        batch = {'pictures': pictures, 'ids': tokens.ids}
+        if tokens.grain is not None:
+            batch['grain'] = tokens.grain
+        for key, values in batch.items():
+            found[key].append(np.asarray(values))
+    drawn = {key: np.concatenate(values)[: len(labels)] for key, values in found.items() if values}
+    drawn |= {'labels': labels, 'seconds': np.float64(clock * len(labels) / (-(-len(labels) // BATCH) * BATCH))}
+    np.savez_compressed(file, **drawn)
+    return drawn
+
+
+def copied(ids: np.ndarray, source: TokenSource) -> float:
+    """Share of token grids that are those of a view of a training picture."""
+    known = {view.astype(np.int32).tobytes() for i in range(len(source)) for view in source[i].ids}
+    return float(np.mean([grid.astype(np.int32).tobytes() in known for grid in ids]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """What pictures are measured with; the classifier is None where there is none.
+
+    Attributes:
+      extractor: of features.
+      reference: features of the real training pictures.
+      classifier: of digits.
+    """
+
+    extractor: FeatureExtractor
+    reference: FeatureSet
+    classifier: SVC | None
+
+    def measures(self, name: str, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """Fields of a row."""
+        collector = FeatureCollector(self.extractor, name, BATCH)
+        for start in range(0, len(pictures), BATCH):
+            collector.add(pictures[start : start + BATCH])
+        metrics = report_on(collector.collected(), self.reference).metrics
+        distance, prefix = ('gfid', '') if self.extractor.protocol.is_fid else ('stand_in_frechet', 'stand_in_')
+        found: dict[str, Any] = {
+            'distance': metrics[distance],
+            'distance_error': metrics.get(f'{distance}_error'),
+            'precision': metrics[f'{prefix}precision'],
+            'recall': metrics[f'{prefix}recall'],
+            'samples': len(pictures),
+        }
+        if self.classifier is not None:
+            found['accuracy'] = float(np.mean(self.classifier.predict(digits.features(pictures)) == labels))
+        return found
+
+
+def judges(args: argparse.Namespace, image_size: int) -> Judges:
+    """The judges that the arguments ask for."""
+    extractor = load_extractor(find_protocol('adm' if args.inception else 'stand_in'), args.inception)
+    reference = open_reference(args.reference, extractor, split='train', image_size=image_size)
+    classifier = None
+    if args.reference == DIGITS:
+        pictures, labels = digits.real('train')
+        classifier = SVC(C=10, gamma=0.1).fit(digits.features(pictures), labels)
+    return Judges(extractor, reference, classifier)
+
+
+def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> Row:
+    """The row of a cell that has ended."""
+    model: Any = tesserax.load(folder)
+    settings = run_folder.read_config(folder)
+    config = assemble.sample_config(settings)
+    drawn = draw(folder, model, config, per_class)
+    lines = log(folder)
+    step = statistics.median(line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line)
+    tokens = token_folder(settings.data.source)
+    assert tokens is not None
+    bits, bits_are = lines[-1].get('evaluation/bits_per_token'), '<=' if isinstance(model.generator, VQDDM) else '='
+    if isinstance(model.generator, MAGE):
+        bits, bits_are = any_order_bits(model, TokenSource(tokens, 'validation')), '<='
+    spec, factors = model.generator.spec, (len(model.generator.spec.codebook_sizes),)
+    grid = '×'.join(map(str, model.generator.grid + (factors if factors != (1,) else ())))
+    return Row(
+        name,
+        tokens=f'{grid} of {spec.codebook_sizes[0]}',
+        parameters=sum(x.size for x in jax.tree.leaves(model.variables['params'])),
+        training_seconds=step * settings.train.steps,
+        bits=bits,
+        bits_are=bits_are if bits is not None else None,
+        copied=copied(drawn['ids'], TokenSource(tokens, 'train')),
+        calls=network_calls(model.generator, config, drawn.get('grain')),
+        speed=len(drawn['labels']) / float(drawn['seconds']),
+        **given.measures(name, drawn['pictures'], drawn['labels']),
+    )
+
+
+def real_rows(folder: pathlib.Path, given: Judges) -> tuple[list[Row], dict[str, np.ndarray]]:
+    """Unseen digits, and their reconstructions: as good as it gets.  With them a picture of each class."""
+    model: Any = tesserax.load(folder)
+    unseen, labels = digits.real('validation')
+    rebuilt = digits.in_batches(
+        lambda i: model.tokenizer(unseen[i].astype(np.float32) / 127.5 - 1).reconstruction, len(unseen)
+    )
+    pictures = {'unseen digits': unseen, 'rebuilt': to_uint8(rebuilt)}
+    rows = [Row(name, **given.measures(name, each, labels)) for name, each in pictures.items()]
+    first = np.asarray([np.flatnonzero(labels == label)[0] for label in range(10)])
+    return rows, {name: each[first] for name, each in pictures.items()}
