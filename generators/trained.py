@@ -59,8 +59,11 @@ class TrainedGenerator:
 
     @functools.cached_property
     def prepared(self) -> dict[str, Any]:
-        """`variables` as `sample` reads them fastest; made at the first call, and kept beside them."""
-        return _prepared(self.generator, self.variables)
+        """`variables` as `sample` reads them fastest; made at the first call, and kept beside them.
+
+        Not compiled: a compiled function would copy what stays as it is.
+        """
+        return self.generator.for_sampling(self.variables)
 
     def loss(self, tokens: Tokens, cond: Asked) -> GeneratorLoss:
         """The loss of a batch of tokens, without dropout and with every condition; needs no images."""
@@ -81,11 +84,6 @@ def _sample(
     generator: Generator, config: SampleConfig, variables: Any, cond: Condition, rng: Array, numbers: Array
 ) -> Tokens:
     return generator.sample(variables, cond, rng, numbers, config)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _prepared(generator: Generator, variables: Any) -> dict[str, Any]:
-    return generator.for_sampling(variables)
 
 
 @functools.partial(jax.jit, static_argnums=0)

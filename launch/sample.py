@@ -80,13 +80,11 @@ def main() -> None:
     if second:
         given['second'] = {**(config.sample.get('second') or {}), **second}
     on_text = config.tokens.get('text')
-    if (on_text is None) != (_PROMPTS.value is None):
-        raise UserError(
-            'this generator draws from text, name --prompts=FILE'
-            if on_text
-            else 'this generator draws by class, --prompts are for those on text'
-        )
-    prompts = read_prompts(pathlib.Path(_PROMPTS.value), on_text) if on_text else None
+    if on_text and not _PROMPTS.value:
+        raise UserError('this generator draws from text: name --prompts=FILE')
+    if _PROMPTS.value and not on_text:
+        raise UserError('this generator draws by class: --prompts are for those on text')
+    prompts = read_prompts(pathlib.Path(_PROMPTS.value), on_text) if _PROMPTS.value else None
     names = prompts.texts if prompts else tuple(config.tokens.class_names)
     plan = Plan(
         classes=tuple(range(len(names))) if prompts else chosen_classes(_CLASSES.value, names),

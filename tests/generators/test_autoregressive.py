@@ -176,6 +176,7 @@ def test_variables_prepared_once_give_the_same_samples_and_nothing_is_left_to_pr
     np.testing.assert_array_equal(sampled('class'), raw_sample(model.generator, model.variables, condition('class', 8)))
     assert model.prepared is model.prepared
     assert 'kernel' not in model.prepared['params']['output_0']
+    assert model.prepared['params']['norm']['scale'] is model.variables['params']['norm']['scale']
     again = model.generator.for_sampling(model.prepared)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(model.prepared), strict=True))
 

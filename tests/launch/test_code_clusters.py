@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_packs import random_variables
+from ml_collections import ConfigDict
 
 from tesserax.common.errors import UserError
-from tesserax.launch.code_clusters import clustered, codewords, read_clusters, write_clusters
+from tesserax.common.training.state import TrainState
+from tesserax.launch.code_clusters import (
+    clustered,
+    codewords,
+    fill_output_vectors,
+    read_clusters,
+    shares_output_vectors,
+    write_clusters,
+)
 from tesserax.tokenizers.fqgan import FQGAN
 from tesserax.tokenizers.trained import TrainedTokenizer
 from tesserax.tokenizers.vqgan import VQGAN
@@ -60,6 +69,19 @@ def test_files_keep_clusters_and_the_tokenizer_they_are_of(tmp_path, tokenizer):
     assert back.about['clusters'] == '5'
     with pytest.raises(UserError, match='there are no clusters'):
         read_clusters(tmp_path / 'none.safetensors')
+
+
+def test_ids_of_similar_codewords_share_an_output_vector(tokenizer):
+    config = ConfigDict({'model': {'output_vectors': 5}, 'train': {'seed': 3}})
+    assert shares_output_vectors(config)
+    assert not shares_output_vectors(ConfigDict({'model': {}}))
+    frozen = {'output_0': {'vector_of': jnp.zeros(24, jnp.int32)}, 'no_caption': jnp.ones(3)}
+    state = TrainState(jnp.zeros(()), {}, {}, {'generator': {'frozen': frozen}, 'other': 1}, None)
+    found = fill_output_vectors(state, config, tokenizer).model_state
+    clusters = clustered(codewords(tokenizer), 5, restarts=1, seed=3).cluster_of
+    np.testing.assert_array_equal(found['generator']['frozen']['output_0']['vector_of'], clusters)
+    assert found['generator']['frozen']['no_caption'] is frozen['no_caption']
+    assert found['other'] == 1
 
 
 def test_several_codebooks_are_refused():
