@@ -1,10 +1,13 @@
 """From captions to a generator that draws what a prompt says, on tokens made up for it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_packs import random_variables
+from toy_generator import Table
 from tqdm import tqdm
 
 import tesserax
@@ -14,11 +17,13 @@ from tesserax.common.data.token_batches import train_token_batches
 from tesserax.common.data.token_dataset import TokenRecord, TokenSource, write_tokens
 from tesserax.common.errors import UserError
 from tesserax.common.pretrained.text_encoder import StandInText
-from tesserax.generators.generator import SampleConfig, TextFeatures
+from tesserax.generators.generator import GeneratorLoss, SampleConfig, TextFeatures
+from tesserax.generators.objective import GeneratorObjective, condition
 from tesserax.launch import assemble, cli, experiment, run_folder
 from tesserax.launch.prompts import read_prompts
-from tesserax.launch.sampling import Plan, sample
+from tesserax.launch.sampling import Plan, asked, sample
 from tesserax.launch.tokenizer_file import write_tokenizer
+from tesserax.tokenizers.tokenizer import TokenSpec
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 IDS = {'red': 3, 'blue': 11}
@@ -79,6 +84,30 @@ def test_batches_have_a_caption_of_their_picture(folder):
     assert min(told.values()) > 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Told(Table):
+    """Its loss is the sum of what it is told."""
+
+    def loss(self, variables, tokens, cond, rng, *, train, images=None):
+        return GeneratorLoss((cond.features * cond.mask[..., None]).sum())
+
+
+def test_the_caption_of_a_row_is_the_condition_of_its_loss(folder):
+    text = TextFeatureSource(folder / 'text')
+    told = text.first_features(text.names[:3])
+    batch = {'label': np.zeros(3, np.int32), 'ids': np.zeros((3, 2, 2, 1), np.int32), 'index': np.arange(3)}
+    batch |= {'text': told.features, 'text_mask': told.mask}
+    objective = GeneratorObjective(Told(TokenSpec((4,), 2), (2, 2), 1))
+    found = objective.losses_by_picture({}, None, batch, jax.random.key(0))['loss']
+    np.testing.assert_allclose(found, told.features.astype(np.float32).sum((1, 2)), rtol=1e-5)
+    again = asked(np.asarray([2, 0]), np.asarray([7, 8]), told)
+    cond = condition(again)
+    assert cond.features.dtype == jnp.float32
+    np.testing.assert_array_equal(cond.features, told.features[[2, 0]])
+    np.testing.assert_array_equal(cond.mask, told.mask[[2, 0]])
+
+
+@pytest.mark.slow
 def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
     settings = {
         'train.steps': 60,
