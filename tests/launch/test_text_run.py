@@ -1,6 +1,10 @@
 """From captions to a generator that draws what a prompt says, on tokens made up for it."""
 
 import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +25,12 @@ from tesserax.generators.generator import GeneratorLoss, SampleConfig, TextFeatu
 from tesserax.generators.objective import GeneratorObjective, condition
 from tesserax.launch import assemble, cli, experiment, run_folder
 from tesserax.launch.prompts import read_prompts
-from tesserax.launch.sampling import Plan, asked, sample
+from tesserax.launch.sampling import asked
 from tesserax.launch.tokenizer_file import write_tokenizer
 from tesserax.tokenizers.tokenizer import TokenSpec
 from tesserax.tokenizers.trained import TrainedTokenizer
 
+ROOT = pathlib.Path(__file__).parents[2]
 IDS = {'red': 3, 'blue': 11}
 ENCODER = StandInText(tokens=4, width=8)
 
@@ -107,41 +112,55 @@ def test_the_caption_of_a_row_is_the_condition_of_its_loss(folder):
     np.testing.assert_array_equal(cond.mask, told.mask[[2, 0]])
 
 
+def command(script, *flags):
+    answer = subprocess.run(
+        [sys.executable, f'launch/{script}.py', *flags], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 @pytest.mark.slow
 def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
+    names = TextFeatureSource(folder / 'text').names
+    lines = [{'file_name': name, 'text': [f'it is {name[3:-4]}', name[3:-4]]} for name in names]
+    (tmp_path / 'captions.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    flags = [f'--source={tmp_path}/captions.jsonl', f'--out={tmp_path}/text', '--encoder=stand_in']
+    assert '48 texts, at most 120 vectors of 64 by stand_in' in command('text_features', *flags)
     settings = {
+        'data.text_features': str(tmp_path / 'text'),
+        'model.text_tokens': 120,
+        'model.text_width': 64,
+        'model.dropout': 0.0,
         'train.steps': 60,
         'train.ema_decay': 0.0,
-        'evaluate.every': 60,
         'train.log_every': 30,
         'train.checkpoint_every': 60,
-        'optimizer.learning_rate': 1e-2,
-        'model.dropout': 0.0,
+        'evaluate.every': 60,
         'evaluate.batch_size': 24,
+        'optimizer.learning_rate': 1e-2,
     }
-    result = experiment.run_training(config(folder, **settings), tmp_path / 'run', show_progress=False)
+    run = tmp_path / 'run'
+    result = experiment.run_training(config(folder, **settings), run, show_progress=False)
     assert result.evaluation['bits_per_token'] < 0.5
-    assert (tmp_path / 'run' / 'pictures' / 'samples_0000060.png').is_file()
-    model, about = tesserax.load(tmp_path / 'run'), {'encoder': 'stand_in', 'tokens': 4, 'width': 8}
-    assert dict(run_folder.read_config(tmp_path / 'run').tokens.text) == about
+    assert (run / 'pictures' / 'samples_0000060.png').is_file()
+    about = {'encoder': 'stand_in', 'tokens': 120, 'width': 64}
+    assert dict(run_folder.read_config(run).tokens.text) == about
 
-    write_text_features(tmp_path / 'prompts', {'0': ('blue it is',), '1': ('red',)}, ENCODER)
-    prompts = read_prompts(tmp_path / 'prompts', about)
-    assert prompts.texts == ('blue it is', 'red')
+    (tmp_path / 'prompts.txt').write_text('blue it is\nred\n')
+    prompts = read_prompts(tmp_path / 'prompts.txt', about)
     cond = TextFeatures(jnp.asarray(prompts.text.features, jnp.float32), jnp.asarray(prompts.text.mask))
-    ids = np.asarray(model.sample(cond, config=SampleConfig(temperature=0.0)).ids).reshape(2, -1)
+    ids = np.asarray(tesserax.load(run).sample(cond, config=SampleConfig(temperature=0.0)).ids).reshape(2, -1)
     assert (ids == [[11], [3]]).mean() > 0.9
 
-    plan = Plan((0, 1), 2, None, 0, SampleConfig(temperature=0.0))
-    written = sample(
-        model, plan, prompts.texts, tmp_path / 'w', npz=tmp_path / 'x.npz', folder=tmp_path / 'f', text=prompts.text
-    )
-    assert written == [tmp_path / 'f', tmp_path / 'x.npz']
+    asked_for = [f'--prompts={tmp_path}/prompts.txt', '--per_class=2', '--temperature=0']
+    command('sample', f'--run={run}', *asked_for, f'--npz={tmp_path}/x.npz', f'--folder={tmp_path}/f')
     assert sorted(x.name for x in (tmp_path / 'f').iterdir())[:2] == ['000000-blue_it_is.png', '000001-red.png']
-    told = open_byte_batches(str(tmp_path / 'x.npz'))
-    assert told.settings['classes'] == 'all'
-    assert len(told.settings['text']) == 16
-    (pictures,) = (batch.images.astype(int) for batch in told)
+    drawn = open_byte_batches(str(tmp_path / 'x.npz'))
+    assert drawn.settings['temperature'] == 0
+    assert drawn.settings['classes'] == 'all'
+    assert len(drawn.settings['text']) == 16
+    (pictures,) = (batch.images.astype(int) for batch in drawn)
     assert np.abs(pictures[0] - pictures[2]).max() == 0 < np.abs(pictures[0] - pictures[1]).max()
 
 
