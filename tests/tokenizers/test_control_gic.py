@@ -8,7 +8,7 @@ from golden_packs import random_variables
 from skimage import data
 
 from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.control_gic import ControlGIC
+from tesserax.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
 from tesserax.tokenizers.tokenizer import Tokens, fit_to_grid
 from tesserax.tokenizers.trained import TrainedTokenizer
 
@@ -96,3 +96,16 @@ def test_tokenizers_without_grains_take_no_shares():
 
     with pytest.raises(ValueError, match='VQGAN has no grains'):
         TrainedTokenizer(VQGAN(), {}).encode(IMAGES, grain_ratios=(0.5, 0.5))
+
+
+def test_the_codebook_of_simvq_takes_the_place_of_the_learned_one():
+    sizes = {'channels': 8, 'channel_multipliers': (1, 1, 2), 'attention_levels': (), 'codebook_size': 32}
+    plain, projected = (
+        variable_shapes(cls(**sizes), jnp.zeros((1, 16, 16, 3))) for cls in (ControlGIC, ControlGICSimVQ)
+    )
+    assert 'frozen' not in plain
+    assert [leaf.shape for leaf in jax.tree.leaves(projected['frozen'])] == [(32, 4)]
+    assert plain['params'].pop('quantizer') != projected['params'].pop('quantizer')
+    assert jax.tree.map(lambda leaf: leaf.shape, plain) == {
+        'params': jax.tree.map(lambda leaf: leaf.shape, projected['params'])
+    }
