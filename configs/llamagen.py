@@ -54,6 +54,7 @@ def get_config(variant: str = '') -> ConfigDict:
         }
     )
     generator.digits(config)
+    config.train.steps = 1_000  # later the unseen digits get no likelier
     config.data.text_features = ''  # of captions (launch/text_features.py), for the variants on text
     sizes = {name: _size(name) for name in SIZES}
     presets = {
