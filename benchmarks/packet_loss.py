@@ -123,11 +123,12 @@ def draw(rows: list[Row], shown: dict[str, np.ndarray], path: pathlib.Path) -> N
         axis.grid(alpha=0.3)
         axis.legend()
     axis = figure.add_subplot(grid[1, :])
-    axis.imshow(np.concatenate([np.concatenate(list(pictures), axis=1) for pictures in shown.values()]))
-    side = next(iter(shown.values())).shape[1]
+    framed = [np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for pictures in shown.values()]
+    axis.imshow(np.concatenate([np.concatenate(list(pictures), axis=1) for pictures in framed]))
+    side = framed[0].shape[1]
     axis.set_yticks([side * (i + 0.5) for i in range(len(shown))], list(shown))
     axis.set_xticks([])
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, bbox_inches='tight')  # the names of the rows are wide
 
 
 def main() -> None:
