@@ -6,8 +6,8 @@ needs a run of configs/addp.py (`--config.encoder=runs/addp`) and reports the ac
 the digits that ship inside installed packages.  Variants, joined by commas:
 
   finetune     the encoder is trained as well
-  plain        whole pictures instead of random crops, no weight decay, no smoothing of labels: the features alone; after
-               finetune, fine-tuning without regularisers
+  plain        whole pictures instead of random crops, no weight decay, no smoothing of labels: the features alone;
+               after finetune, fine-tuning without regularisers
   imagenet256  ImageNet at 256x256, for size B.  The paper gives 83.9 % top-1 after fine-tuning, with mixtures of
                pictures, random erasing, stochastic depth and rates that fall with depth, which are not here.
   tiny         for tests
