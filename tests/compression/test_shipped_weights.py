@@ -1,0 +1,17 @@
+"""The weights that come with the package: small, whole, and those that files were written with."""
+
+from tesserax.compression.codec import fingerprint
+from tesserax.launch.open_codec import SHIPPED, default_prior, open_codec
+
+
+def test_they_are_small_and_have_a_prior():
+    files = [SHIPPED, default_prior(str(SHIPPED))]
+    assert sum(file.stat().st_size for file in files) < 8 * 2**20
+
+
+def test_files_that_were_written_with_them_stay_readable():
+    codec = open_codec()
+    assert codec.weights == fingerprint(codec.tokenizer.variables)
+    assert codec.weights.hex() == '7ab925073a8a5cd3'
+    assert codec.prior.fingerprint.hex() == '036f6d5cffe9cd21'
+    assert codec.tokenizer.spec.grains == (1, 2, 4)
