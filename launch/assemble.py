@@ -151,6 +151,14 @@ def _model(table: dict[str, Any], config: ConfigDict, **given: Any) -> Any:
     return cls(**arguments, **given, dtype=dtype)
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """The arguments that a model has where `config.model` does not name them; lists for tuples, as in `config.json`."""
+    known: dict[str, Any] = {**TOKENIZERS, **GENERATORS}
+    fields = known[name].__dataclass_fields__ if name in known else {}
+    given = {key: field.default for key, field in fields.items() if field.default is not dataclasses.MISSING}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
 def discriminator(config: ConfigDict) -> nn.Module | None:
     """The second player, or None."""
     settings = config.objective

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tesserax.common.errors import UserError
 from tesserax.common.training.checkpoint import Checkpoints
+from tesserax.launch import assemble
 
 
 def prepare(folder: pathlib.Path, config: ConfigDict, *, primary: bool = True) -> None:
@@ -95,9 +96,11 @@ def _check(workdir: pathlib.Path, config: ConfigDict) -> None:
     ours = ConfigDict(json.loads(config.to_json()))
     for block in ('model', 'tokens'):
         there, here = (dict(config.get(block, {})) for config in (earlier, ours))
-        for key in sorted({*there, *here}):
-            # An option that is off is the same as none: the run may be older than the option.
-            if (there.get(key) or None) != (here.get(key) or None) and key != 'dtype':
+        keys = sorted({*there, *here} - {'dtype'})
+        if block == 'model':  # the run may be older than an argument, which then had its default
+            there, here = ({**assemble.defaults(model.get('name', '')), **model} for model in (there, here))
+        for key in keys:
+            if there.get(key) != here.get(key):
                 raise UserError(
                     f'the run folder {workdir} holds another model (config.{block}.{key} is {there.get(key)} there, '
                     f'{here.get(key)} here); name another one by --workdir'

@@ -184,6 +184,20 @@ def test_a_folder_with_another_model_is_refused_and_left_alone(whole):
     assert (folder / 'config.json').read_text() == before
 
 
+def test_a_run_that_is_older_than_an_argument_had_its_default(tmp_path):
+    config = tiny()
+    run_folder.prepare(tmp_path, config)
+    file = tmp_path / 'config.json'
+    written = json.loads(file.read_text())
+    assert written['model'].pop('commitment_weight') == 0.25  # the default
+    file.write_text(json.dumps(written))
+    run_folder.prepare(tmp_path, config)
+    file.write_text(json.dumps(written))
+    config.model.commitment_weight = 0.0
+    with pytest.raises(UserError, match=r'config.model.commitment_weight is 0.25 there, 0.0 here'):
+        run_folder.prepare(tmp_path, config)
+
+
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning', 'ignore:coroutine:RuntimeWarning')
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(whole, tmp_path):
     copy = tmp_path / 'copy'
