@@ -13,6 +13,9 @@ from tesserax.launch import cli
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
 _SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures to count on, as for training.')
 _PICTURES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
+_CROP = flags.DEFINE_integer(
+    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole picture.'
+)
 _OUT = flags.DEFINE_string('out', None, 'What to write; default: beside the weights.')
 _FORCE = flags.DEFINE_bool('force', False, 'Whether existing tables are replaced.')
 
@@ -34,7 +37,7 @@ def main() -> None:
     codec = Codec(model, fingerprint(model.variables))
     path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
     picture_files.check_new(path, force=_FORCE.value)
-    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value)
+    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
     prior = fit_prior(tokens, codewords(model), model.spec)
     prior.save(path, {'weights': codec.weights.hex(), 'source': _SOURCE.value, 'pictures': str(len(tokens))})
     clusters = ', '.join(str(table.contexts.shape[-1]) for table in prior.tables)

@@ -17,6 +17,9 @@ _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run
 _SIZES = flags.DEFINE_list('sizes', None, 'Codewords of each level, falling, such as 4096,1024,256.')
 _SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures that say how often codewords occur.')
 _PICTURES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
+_CROP = flags.DEFINE_integer(
+    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole picture.'
+)
 _RESTARTS = flags.DEFINE_integer('restarts', 3, 'Starts of k-means, of which the best is taken.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of k-means.')
 _OUT = flags.DEFINE_string('out', None, 'What to write; default: beside the weights.')
@@ -47,7 +50,7 @@ def main() -> None:
     path = Path(_OUT.value) if _OUT.value else default_nested(_WEIGHTS.value)
     picture_files.check_new(path, force=_FORCE.value)
     codec = Codec(model, fingerprint(model.variables))
-    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value)
+    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
     usage = [
         np.bincount(np.concatenate([np.asarray(picture.ids)[..., j].ravel() for picture in tokens]), minlength=size)
         for j, size in enumerate(model.spec.codebook_sizes)
