@@ -3,6 +3,7 @@
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens --grains runs/dq_vae-digits/tokens \\
         --factors runs/fqgan-digits/tokens --methods LlamaGen MaskGIT DQ-Transformer FAR
+    python benchmarks/generator_study.py --data runs/vqgan-digits/tokens --as_configured --runs runs/as_configured
     python benchmarks/generator_study.py --data runs/tokens-imagenet256 --reference tfds:imagenet2012 --full \\
         --inception pt_inception-2015-12-05-6726825d.pth                   # on an accelerator
 
@@ -37,7 +38,7 @@ class Method:
     Attributes:
       config: name of its config file.
       variants: its variants.
-      settings: overrides that make it four blocks of width 96 (a U-Net as large as these); not with --full.
+      settings: overrides that make it four blocks of width 96 (a U-Net as large as these), for equal budgets.
       tokens: which tokens: 'data', 'grains' or 'factors'.
     """
 
@@ -68,7 +69,7 @@ def command(name: str, folder: pathlib.Path, args: argparse.Namespace) -> list[s
     method = METHODS[name]
     variants = ','.join((*(['imagenet256'] if args.full else []), *method.variants))
     settings = {'data.source': f'tokens:{getattr(args, method.tokens)}', 'train.log_every': 50}
-    if not args.full:
+    if not (args.full or args.as_configured):
         settings |= {
             'train.steps': args.steps,
             'train.batch_size': args.batch_size,
@@ -191,7 +192,9 @@ def main() -> None:
         '--reference', default=DIGITS, help='real pictures, whose training part samples are held against'
     )
     parser.add_argument('--inception', help='weights of pytorch-fid: FID instead of the stand-in')
-    parser.add_argument('--full', action='store_true', help="the papers' recipes for ImageNet at 256x256")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument('--as_configured', action='store_true', help='sizes, steps and batches of the configs')
+    size.add_argument('--full', action='store_true', help="the papers' recipes for ImageNet at 256x256")
     parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/generator_study'))
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()

@@ -11,7 +11,8 @@ from tesserax.generators.denoiser import ConditionEmbedding, StateEmbedding
 
 
 class TransformerDenoiser(nn.Module):
-    """A denoiser (see `denoiser.py`): bidirectional blocks over the cells of one grid and a token for the condition.
+    """A denoiser (see `denoiser.py`): bidirectional blocks over the cells of one grid and a token for the condition,
+    which is added to the cells as well.
 
     Attributes:
       states: states of each sub-codebook.
@@ -50,8 +51,10 @@ class TransformerDenoiser(nn.Module):
         small = nn.initializers.normal(0.02)
         condition = ConditionEmbedding(width, self.num_classes, name='condition')(time, cond).astype(self.dtype)
         x = StateEmbedding(self.states, width, dtype=self.dtype, name='embedding')(states).reshape(b, h * w, width)
-        x = jnp.concatenate([condition[:, None], x], axis=1)
-        x = x + self.param('positions', small, (1 + h * w, width)).astype(self.dtype)
+        x = jnp.concatenate([condition[:, None], x + condition[:, None]], axis=1)
+        # As large as the states' vectors: with 0.02, norms hide for hundreds of steps where a state is.
+        positions = self.param('positions', nn.initializers.normal(1.0), (1 + h * w, width))
+        x = x + positions.astype(self.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         for i in range(self.layers):
