@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from tesserax.compression.bitstream import BitstreamReader, TileRecord
-from tesserax.compression.header import Header
+from tesserax.compression.header import Header, Limits
 from tesserax.compression.nested import level_of
 from tesserax.compression.network_prior import FEATURE, probe_of
-from tesserax.compression.packets import find_packets, parts, shape_of
+from tesserax.compression.packets import find_packets, part_count, shape_of
 from tesserax.compression.token_coding import decode_grains
 
 
@@ -49,8 +49,8 @@ class Description:
         if (level := level_of(header)) is not None:
             lines.insert(3, ('level', f'{level.number} of the nested codebooks {level.nested.hex()}'))
         if (shape := shape_of(header)) is not None:
-            count = sum(1 for _ in parts(header, shape))
-            lines.append(('packets', f'{self.packets} of {count}, ids dealt out by {shape.rows}x{shape.columns}'))
+            of = f'{self.packets} of {part_count(header, shape)}'
+            lines.append(('packets', f'{of}, ids dealt out by {shape.rows}x{shape.columns}'))
         for side in sorted(header.grains, reverse=True) if len(header.grains) > 1 else ():
             here = self.grain == side
             lines.append((f'grain {side}', f'{int(here.sum()) // side**2} tokens, {here.mean():.1%} of the area'))
@@ -73,13 +73,17 @@ class Description:
         return (255 - 255 * levels // (len(grains) - 1)).astype(np.uint8)[..., None]
 
 
-def describe(data: bytes) -> Description:
+def describe(data: bytes, limits: Limits | None = None) -> Description:
     """Reads a bitstream to its end.  Packets may be missing.
+
+    Args:
+      data: the bitstream.
+      limits: what may be allocated.
 
     Raises:
       BitstreamError: it is damaged.
     """
-    reader = BitstreamReader(data)
+    reader = BitstreamReader(data, limits)
     header = reader.header
     grain = np.ones(header.grid, np.int32)
     alpha = reader.alpha()
@@ -92,7 +96,7 @@ def describe(data: bytes) -> Description:
             streams[_kind(record)] += len(record.ids.data)
         streams['header and checksums'] = len(data) - sum(streams.values())
         used = {name: n for name, n in streams.items() if n}
-        return Description(header, len(data), used, sum(1 for _ in header.tiles()), grain, len(records))
+        return Description(header, len(data), used, header.tile_count, grain, len(records))
     for area, record in reader.tiles():
         tiles += 1
         streams[_kind(record)] += len(record.ids.data)

@@ -155,12 +155,22 @@ class Header:
         names = tuple(codebook_names or map(str, range(len(self.codebook_sizes))))
         return TokenSpec(self.codebook_sizes, self.downsample_factor, names, self.grains)
 
-    def tiles(self) -> Iterator['TileArea']:
-        """The tiles in the order of the file: from left to right, then from top to bottom."""
+    @property
+    def tile_count(self) -> int:
+        """How many tiles there are."""
         rows, columns = self.grid
-        for top in range(0, rows, self.tile):
-            for left in range(0, columns, self.tile):
-                yield TileArea(top, left, min(self.tile, rows - top), min(self.tile, columns - left))
+        return -(-rows // self.tile) * -(-columns // self.tile)
+
+    def tile_area(self, number: int) -> 'TileArea':
+        """The tile with a number from 0 in the order of the file: from left to right, then from top to bottom."""
+        rows, columns = self.grid
+        y, x = divmod(number, -(-columns // self.tile))
+        top, left = y * self.tile, x * self.tile
+        return TileArea(top, left, min(self.tile, rows - top), min(self.tile, columns - left))
+
+    def tiles(self) -> Iterator['TileArea']:
+        """All of them."""
+        return map(self.tile_area, range(self.tile_count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,38 +204,19 @@ def header_fields(header: Header) -> bytes:
 
 def parse_fields(fields: bytes, limits: Limits) -> Header:
     """What `header_fields` was given; BitstreamError for other bytes and for pictures beyond the limits."""
-    position = 0
-
-    def take(count: int) -> bytes:
-        nonlocal position
-        position += count
-        if position > len(fields):
-            raise BitstreamError('the header is damaged: it ends inside a field')
-        return fields[position - count : position]
-
-    def number() -> int:
-        value, shift = 0, 0
-        while True:
-            byte = take(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-            if shift > 35:
-                raise BitstreamError('the header is damaged: a number in it does not end')
-
-    width, height, form, factor = number(), number(), number(), number()
-    sizes = tuple(number() for _ in range(_bounded(number(), MOST_CODEBOOKS, 'sub-codebooks')))
-    grains = tuple(number() for _ in range(_bounded(number(), LARGEST_GRAIN.bit_length(), 'grains')))
-    tile, window, halo = number(), number(), number()
-    weights, kind = take(FINGERPRINT_BYTES), take(1)[0]
-    prior = take(FINGERPRINT_BYTES) if kind else b''
+    given = _Fields(fields)
+    width, height, form, factor = (given.number() for _ in range(4))
+    sizes = tuple(given.number() for _ in range(given.count(MOST_CODEBOOKS, 'sub-codebooks')))
+    grains = tuple(given.number() for _ in range(given.count(LARGEST_GRAIN.bit_length(), 'grains')))
+    tile, window, halo = (given.number() for _ in range(3))
+    weights, kind = given.take(FINGERPRINT_BYTES), given.take(1)[0]
+    prior = given.take(FINGERPRINT_BYTES) if kind else b''
     features = []
-    while position < len(fields):
-        which = number()
+    while given.left:
+        which = given.number()
         if which not in FEATURES:
             raise BitstreamError(f'the bitstream has the feature {which}, which this program does not know')
-        features.append(Feature(which, take(_bounded(number(), LONGEST_FEATURE, 'bytes in a feature'))))
+        features.append(Feature(which, given.take(given.count(LONGEST_FEATURE, 'bytes in a feature'))))
     header = Header(
         width, height, form & 7, 16 if form & 8 else 8, sizes, factor, grains, tile, window, halo,
         weights, kind, prior, tuple(features),
@@ -239,7 +230,37 @@ def parse_fields(fields: bytes, limits: Limits) -> Header:
     return header
 
 
-def _bounded(count: int, most: int, name: str) -> int:
-    if count > most:
-        raise BitstreamError(f'the header is damaged: it has {count} {name}, at most {most} are possible')
-    return count
+class _Fields:
+    """Gives fields front to back; BitstreamError where there are none left."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._position = data, 0
+
+    @property
+    def left(self) -> bool:
+        """Whether anything follows."""
+        return self._position < len(self._data)
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        self._position += count
+        if self._position > len(self._data):
+            raise BitstreamError('the header is damaged: it ends inside a field')
+        return self._data[self._position - count : self._position]
+
+    def number(self) -> int:
+        """The next varint."""
+        value = 0
+        for shift in range(0, 42, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise BitstreamError('the header is damaged: a number in it does not end')
+
+    def count(self, most: int, name: str) -> int:
+        """The next varint, which says how many of something follow."""
+        count = self.number()
+        if count > most:
+            raise BitstreamError(f'the header is damaged: it has {count} {name}, at most {most} are possible')
+        return count

@@ -201,7 +201,8 @@ def probe_of(header: Header) -> Probe:
     data = header.feature(FEATURE) or b''
     if len(data) < FINGERPRINT_BYTES:
         raise BitstreamError('the header is damaged: it says nothing about the probabilities of the network')
-    return Probe(data[:FINGERPRINT_BYTES], data[FINGERPRINT_BYTES:].decode('ascii', 'replace'))
+    computer = data[FINGERPRINT_BYTES:].decode('ascii', 'replace')  # is shown: a line, whatever the file says
+    return Probe(data[:FINGERPRINT_BYTES], ''.join(c if c.isprintable() else '?' for c in computer))
 
 
 def _counts(logits: Float[np.ndarray, 'b K']) -> Int[np.ndarray, 'b K']:

@@ -20,6 +20,7 @@ FEATURE = 3
 MARKER = b'\xd7\x53'
 MOST_PACKETS = 64
 _CHECKSUMS = 6  # bytes: of the ids, of the packet
+_PATIENCE = 8  # damaged packets are looked at once; what looks like one inside of them is rare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,16 +114,28 @@ def check_dividable(header: Header) -> None:
 
 def parts(header: Header, shape: PacketShape) -> Iterator[Part]:
     """All packets in the order of the file; tiles that are too small for a place have none there."""
-    tiles = list(header.tiles())
-    for place in range(shape.count):
-        i, j = divmod(place, shape.columns)
-        for number, tile in enumerate(tiles):
-            rows, columns = len(range(i, tile.rows, shape.rows)), len(range(j, tile.columns, shape.columns))
-            if rows and columns:
-                vertical = slice(tile.top + i, tile.top + tile.rows, shape.rows)
-                horizontal = slice(tile.left + j, tile.left + tile.columns, shape.columns)
-                area = TileArea(tile.top + i, tile.left + j, rows, columns)
-                yield Part(place * len(tiles) + number, (vertical, horizontal), area)
+    every = (part_of(header, shape, number) for number in range(shape.count * header.tile_count))
+    return (part for part in every if part is not None)
+
+
+def part_of(header: Header, shape: PacketShape, number: int) -> Part | None:
+    """The packet with a number, if there is one."""
+    place, tile_number = divmod(number, header.tile_count)
+    if not 0 <= place < shape.count:
+        return None
+    (i, j), tile = divmod(place, shape.columns), header.tile_area(tile_number)
+    rows, columns = len(range(i, tile.rows, shape.rows)), len(range(j, tile.columns, shape.columns))
+    if not rows or not columns:
+        return None
+    vertical = slice(tile.top + i, tile.top + tile.rows, shape.rows)
+    horizontal = slice(tile.left + j, tile.left + tile.columns, shape.columns)
+    return Part(number, (vertical, horizontal), TileArea(tile.top + i, tile.left + j, rows, columns))
+
+
+def part_count(header: Header, shape: PacketShape) -> int:
+    """How many packets a whole file has; a header may claim millions, so they are not gone through."""
+    sides = zip(header.grid, (shape.rows, shape.columns), strict=True)
+    return math.prod(cells // header.tile * min(header.tile, n) + min(cells % header.tile, n) for cells, n in sides)
 
 
 def packet_bytes(number: int, record: TileRecord) -> bytes:
@@ -135,22 +148,29 @@ def packet_bytes(number: int, record: TileRecord) -> bytes:
 
 def most_bytes(header: Header, shape: PacketShape) -> int:
     """Bytes of all packets at most."""
-    return sum(_longest(part, header) + _CHECKSUMS + len(MARKER) + 12 for part in parts(header, shape))
+    rows, columns = header.grid
+    each = 1 + _CHECKSUMS + len(MARKER) + 12  # a byte that is not full, numbers
+    return rows * columns * id_bits(header.codebook_sizes) // 8 + each * part_count(header, shape)
 
 
 def find_packets(data: bytes, header: Header, shape: PacketShape) -> Found:
-    """The packets in some bytes, wherever they lie and whatever lies between them."""
-    longest = {part.number: _longest(part, header) for part in parts(header, shape)}
+    """The packets in some bytes, wherever they lie and whatever lies between them.
+
+    What looks like a packet and has the wrong checksum may be the beginning of many that are one inside the other:
+    after `_PATIENCE` times the length of the data nothing more is looked for, so that time is bounded by the length.
+    """
     records: dict[int, TileRecord] = {}
-    position = taken = 0
-    while (start := data.find(MARKER, position)) >= 0:
+    position = taken = wrong = 0
+    while (start := data.find(MARKER, position)) >= 0 and wrong <= _PATIENCE * len(data):
         position = start + 1
         number, after = _number(data, start + len(MARKER))
         length, ids = _number(data, after)
         end = ids + (length >> 1) + _CHECKSUMS
-        if not 0 <= length >> 1 <= longest.get(number, -1) or end > len(data):
+        part = part_of(header, shape, number)
+        if part is None or not 0 <= length >> 1 <= _longest(part, header) or end > len(data):
             continue
         if struct.unpack_from('<I', data, end - 4)[0] != zlib.crc32(data[start : end - 4]):
+            wrong += end - start
             continue
         if number not in records:
             stream = Stream(bool(length & 1), data[ids : end - _CHECKSUMS])

@@ -1,13 +1,23 @@
 """The tokens of a picture <-> what follows the header of its bitstream: tiles, or packets."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool
 
 from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter
 from tesserax.compression.header import BitstreamError, Header
-from tesserax.compression.packets import PacketShape, find_packets, most_bytes, packet_bytes, parts, shape_of
+from tesserax.compression.packets import (
+    PacketShape,
+    find_packets,
+    most_bytes,
+    packet_bytes,
+    part_count,
+    part_of,
+    parts,
+    shape_of,
+)
 from tesserax.compression.prior import Prior
 from tesserax.compression.token_coding import decode_tile, encode_tile
 from tesserax.tokenizers.tokenizer import Tokens
@@ -87,24 +97,24 @@ def _read_packets(reader: BitstreamReader, shape: PacketShape, prior: Prior | No
     # Bytes that do not belong there may lie between the packets, but not without end.
     found = find_packets(reader.rest(2 * most_bytes(header, shape) + (1 << 16)), header, shape)
     ids, known = np.zeros((1, *header.grid, len(header.codebook_sizes)), np.int32), np.zeros(header.grid, bool)
-    missing, expected = list[int](), list(parts(header, shape))
-    for part in expected:
+    arrived, expected = set[int](), part_count(header, shape)
+    for number, record in found.records.items():
+        part = part_of(header, shape, number)
+        assert part is not None  # else it would not have been found
         try:
-            record = found.records.get(part.number)
-            if record is not None:
-                ids[0][part.where], _ = decode_tile(record, part.area, header.spec(), prior)
-                known[part.where] = True
+            ids[0][part.where], _ = decode_tile(record, part.area, header.spec(), prior)
         except BitstreamError:
             if not partial:
                 raise
-        if not known[part.where].all():
-            missing.append(part.number)
-    if not known.any():
-        raise BitstreamError(f'none of the {len(expected)} packets has arrived whole')
-    if not partial and (missing or found.strays):
+        else:
+            known[part.where] = True
+            arrived.add(number)
+    if not arrived:
+        raise BitstreamError(f'none of the {expected} packets has arrived whole')
+    if not partial and (len(arrived) < expected or found.strays):
+        numbers = (part.number for part in parts(header, shape) if part.number not in arrived)
+        missing = [*itertools.islice(numbers, 9)]  # there may be millions
         listed = ', '.join(map(str, missing[:8])) + (', …' if len(missing) > 8 else '')
-        wrong = (
-            f'packets {listed} of {len(expected)} are missing' if missing else f'{found.strays} bytes are of no packet'
-        )
+        wrong = f'packets {listed} of {expected} are missing' if missing else f'{found.strays} bytes are of no packet'
         raise BitstreamError(f'the bitstream is damaged: {wrong}; with --partial, lost ids are restored')
     return Received(Tokens(ids), known)

@@ -36,6 +36,8 @@ def transcode(
     header, start = reader.header, _start(reader.header, nested)
     if level < start:
         raise ValueError(f'the bitstream has {_sizes(nested, start)} codewords, fewer than {_sizes(nested, level)}')
+    if prior is not None and prior.grains != header.grains:
+        raise BitstreamError(f'bitstream has tokens of the grains {header.grains}, the prior is one of {prior.grains}')
     alpha = reader.alpha()
     tokens = nested.coarser(read_tokens(reader, _prior_of(header, nested, start, prior)), start, level)
     used = None if prior is None else coarsened(prior, nested, level) if level else prior

@@ -160,6 +160,14 @@ def test_what_does_not_fit_is_refused_by_name(codecs):
         dataclasses.replace(codec, nested=other.nested).at(1)
 
 
+def test_tables_of_other_grains_are_refused(codecs):
+    """The header says which grains there are, and it may say anything."""
+    codec = codecs['grains', True]
+    plain = dataclasses.replace(codec, tokenizer=ToyTokenizer(4, (1, 2, 8)), prior=None)
+    with pytest.raises(BitstreamError, match=r'of the grains \(1, 2, 8\), the prior is one of \(1, 2, 4\)'):
+        transcode(plain.compress(picture(5)), codec.nested, 1, codec.prior)
+
+
 def test_tables_that_a_file_needs_are_asked_for(codecs):
     codec = codecs['plain', True]
     data = codec.at(1).compress(picture(5))

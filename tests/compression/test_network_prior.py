@@ -20,8 +20,8 @@ from tesserax.compression.bitstream import id_bits
 from tesserax.compression.codec import Codec, fingerprint
 from tesserax.compression.description import describe
 from tesserax.compression.entropy_coder import Decoder, Encoder, Meter
-from tesserax.compression.header import BitstreamError, TileArea
-from tesserax.compression.network_prior import NetworkPrior, probe_of
+from tesserax.compression.header import BitstreamError, Feature, TileArea
+from tesserax.compression.network_prior import FEATURE, NetworkPrior, probe_of
 from tesserax.compression.prior_fit import fit_prior
 from tesserax.compression.token_coding import decode_tile, encode_tile
 from tesserax.generators.trained import TrainedGenerator
@@ -189,6 +189,13 @@ def test_of_two_priors_the_smaller_file_is_written(written):
     assert both.compress(picture()) == min(dataclasses.replace(both, network=None).compress(picture()), data, key=len)
     for found in (data, dataclasses.replace(both, network=None).compress(picture())):
         np.testing.assert_array_equal(both.decompress(found), codec.decompress(data))
+
+
+def test_what_a_file_says_about_its_computer_is_one_line(written):
+    codec, data = written
+    header = codec.reader(data).header
+    said = Feature(FEATURE, codec.network.probe + b'cpu\n\x1b[31m\xff')
+    assert probe_of(dataclasses.replace(header, features=(said,))).computer == 'cpu??[31m\ufffd'
 
 
 def test_a_network_fits_its_tokens_only():

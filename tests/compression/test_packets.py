@@ -1,18 +1,32 @@
 """Packets: each stands by itself, and whatever happens to some of them, the others come back exactly."""
 
 import dataclasses
+import io
+import math
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.bitstream import BitstreamReader
+from tesserax.compression import packets
+from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter, id_bits
 from tesserax.compression.codec import Codec
 from tesserax.compression.description import describe
-from tesserax.compression.header import BitstreamError, Feature
-from tesserax.compression.packets import FEATURE, PacketShape, find_packets, parts, shape_of
+from tesserax.compression.header import BitstreamError, Feature, varint
+from tesserax.compression.packets import (
+    FEATURE,
+    MARKER,
+    PacketShape,
+    find_packets,
+    most_bytes,
+    part_count,
+    part_of,
+    parts,
+    shape_of,
+)
 from tesserax.compression.prior_fit import fit_prior
 from tesserax.compression.restoration import nearest_known
 from tesserax.compression.token_file import read_what_arrived
@@ -206,6 +220,48 @@ def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
         header = dataclasses.replace(codec.header(picture(6)), features=(Feature(FEATURE, wrong),))
         with pytest.raises(BitstreamError, match='about packets'):
             shape_of(header)
+
+
+def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
+    """Tiles of one cell, of a picture that is as large as the limits allow."""
+    header = dataclasses.replace(
+        codecs[0].header(picture()), width=8000, height=16_000, tile=1, downsample_factor=1, window=64, halo=0
+    )
+    file = io.BytesIO()
+    writer = BitstreamWriter(file)
+    writer.header(header)
+    start = time.process_time()
+    with pytest.raises(BitstreamError, match='none of the 128000000 packets has arrived whole'):
+        read_what_arrived(BitstreamReader(file.getvalue()), None)
+    assert time.process_time() - start < 2
+    assert part_count(header, PacketShape(2, 2)) == 128_000_000
+    assert most_bytes(header, PacketShape(2, 2)) > 128_000_000
+
+
+def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
+    for codec in codecs:
+        for height, width in ((90, 110), (8, 8), (41, 300)):
+            header = codec.header(picture(0, height, width))
+            listed = list(parts(header, codec.packets))
+            assert part_count(header, codec.packets) == len(listed)
+            assert [part_of(header, codec.packets, part.number) for part in listed] == listed
+            sizes = [id_bits(header.codebook_sizes) * part.area.rows * part.area.columns / 8 for part in listed]
+            assert most_bytes(header, codec.packets) >= sum(map(math.ceil, sizes)) + 10 * len(listed)
+    beyond = header.tile_count * codec.packets.count
+    assert part_of(header, codec.packets, beyond) is part_of(header, codec.packets, -1) is None
+
+
+def test_packets_inside_of_each_other_take_time_in_proportion_to_the_file(codecs, monkeypatch):
+    """Each of many beginnings claims all that follows; looking at all of it each time would be quadratic."""
+    header = dataclasses.replace(codecs[0].header(picture()), width=4096, height=4096, tile=512)
+    data = b''.join([MARKER + b'\x00' + varint(2 * 6000)] * 2000)
+    seen = []
+    monkeypatch.setattr(packets.zlib, 'crc32', lambda part, *_: seen.append(len(part)) or 0)
+    assert find_packets(data, header, PacketShape(2, 2)).records == {}
+    assert len(data) < sum(seen) < 9 * len(data)
+    monkeypatch.undo()
+    good = codecs[0].compress(picture())
+    assert arrived(codecs[0], good + data).lost == 0  # what lies before is found
 
 
 def test_what_packets_cannot_hold_is_said():
