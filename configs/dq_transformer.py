@@ -1,12 +1,13 @@
 """DQ-Transformer (Huang et al. 2023, "Towards Accurate Image Coding"): where the next code lies, then what it is.
 
     python launch/train.py --config=configs/dq_vae.py:digits
-    python launch/extract_tokens.py --run=runs/dq_vae-digits
+    python launch/extract_tokens.py --run=runs/dq_vae-digits --zooms=1.1,1
     python launch/train.py --config=configs/dq_transformer.py
     python launch/sample.py --run=runs/dq_transformer --out=digits.png
 
 goes from embedded digits, whose strokes get four codes where the background gets one, to generated ones, on two CPU
-cores.  Variants, joined by commas:
+cores.  Half of the views are not enlarged: cells are as large as the pixels of a digit, and have other tokens between
+them.  Variants, joined by commas:
 
   remaining    samples the positions of coarse codes only; fine codes are then drawn for all that remains
   imagenet256  6 and 18 blocks of width 1024 over 16x16 cells, batch 240, 100 epochs, by the authors' code.  They give
