@@ -336,7 +336,15 @@ def test_classes_are_asked_for_by_number_or_name():
 
 @pytest.mark.parametrize(
     'variant',
-    ['llamagen.py', 'llamagen.py:imagenet256,xxl', 'llamagen.py:imagenet384', 'llamagen.py:text256', 'far.py:tiny'],
+    [
+        'llamagen.py',
+        'llamagen.py:imagenet256,xxl',
+        'llamagen.py:imagenet384',
+        'llamagen.py:text256',
+        'far.py:tiny',
+        'vqgan_lc_gpt.py',
+        'vqgan_lc_gpt.py:imagenet256',
+    ],
 )
 def test_every_config_builds_its_generator(variant):
     config = cli.load_config(f'configs/{variant}')
