@@ -1,7 +1,8 @@
-"""A file of the size that is asked for: shares of the grains are searched for.
+"""A file of the size that is asked for: shares of the grains are searched for, or a level of nested codebooks.
 
-Only tokenizers with grains have a choice.  The shares lie on one curve from all coarse to all fine: a block is divided
-n - 1 times at most, each time with chance t, so that grain i of n has the binomial share C(n-1, i) t^i (1-t)^(n-1-i).
+The shares lie on one curve from all coarse to all fine: a block is divided n - 1 times at most, each time with chance
+t, so that grain i of n has the binomial share C(n-1, i) t^i (1-t)^(n-1-i).  Tokenizers with one grain have a choice
+where their codebook has levels.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 _TRIALS = 14
 _CLOSE = 0.003  # part of the wanted size
+_NEAR = 1.02  # times the wanted size still are what was wanted, where it may be above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Target:
 
     size: int
     never_above: bool
+
+    @property
+    def most(self) -> float:
+        """Bytes that are not too many."""
+        return self.size * (1.0 if self.never_above else _NEAR)
 
     @classmethod
     def of_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
@@ -61,7 +68,7 @@ def compress_to(
         data = compress(shares_at(t, count))
         sizes[t] = len(data)
         best = _better(best, data, target)
-        if t == 0.0 and len(data) > target.size * (1 if target.never_above else 1.02):
+        if t == 0.0 and len(data) > target.most:
             raise ValueError(
                 f'with coarse tokens only, this picture has {_size(len(data), pixels)}; asked for were '
                 f'{_size(target.size, pixels)}'
@@ -82,6 +89,29 @@ def compress_to(
     return best
 
 
+def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pixels: int) -> bytes:
+    """The bitstream with the most codewords that is not above the target; levels are few, so it may be far below.
+
+    Args:
+      target: the size.
+      pack: gives the bitstream at a level.
+      levels: of the nested codebooks; 0, the whole codebook, is another one.
+      pixels: of the picture, for messages.
+
+    Raises:
+      ValueError: even with the fewest codewords there are more bytes.
+    """
+    data = b''
+    for level in range(levels + 1):
+        data = pack(level)
+        if len(data) <= target.most:
+            return data
+    raise ValueError(
+        f'with the fewest codewords there are, this picture has {_size(len(data), pixels)}; asked for were '
+        f'{_size(target.size, pixels)}'
+    )
+
+
 def _better(best: bytes | None, data: bytes, target: Target) -> bytes | None:
     if target.never_above and len(data) > target.size:
         return best
@@ -89,11 +119,12 @@ def _better(best: bytes | None, data: bytes, target: Target) -> bytes | None:
 
 
 def _only_size(target: Target, data: bytes, pixels: int) -> bytes:
-    near = len(data) <= target.size if target.never_above else abs(len(data) - target.size) <= 0.02 * target.size
-    if not near:
+    enough = target.never_above or len(data) >= target.size * (2 - _NEAR)
+    if len(data) > target.most or not enough:
         raise ValueError(
             f'this tokenizer has tokens of one grain, so the size of a picture is given: {_size(len(data), pixels)}, '
-            f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice'
+            f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice, '
+            'and so do nested codebooks'
         )
     return data
 

@@ -23,8 +23,12 @@ _PRIOR = flags.DEFINE_string(
     "Tables of launch/fit_prior.py, or a generator's run folder; default: the tables beside the weights; '': none.",
 )
 _OUT = flags.DEFINE_string('out', None, 'What to write: a file; for a folder, a folder. Default: beside the picture.')
-_BPP = flags.DEFINE_float('bpp', None, 'Bits per pixel to come as near to as possible; needs a tokenizer with grains.')
-_MAX_BYTES = flags.DEFINE_integer('max_bytes', None, 'Bytes that no file may exceed; needs a tokenizer with grains.')
+_BPP = flags.DEFINE_float(
+    'bpp', None, 'Bits per pixel to come as near to as possible; needs a tokenizer with grains, or nested codebooks.'
+)
+_MAX_BYTES = flags.DEFINE_integer(
+    'max_bytes', None, 'Bytes that no file may exceed; needs a tokenizer with grains, or nested codebooks.'
+)
 _SHARES = flags.DEFINE_list(
     'grain_ratios', None, 'Shares of the area of each grain, from coarse to fine, such as 0.1,0.4,0.5.'
 )

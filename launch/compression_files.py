@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from tesserax.common.errors import UserError
 from tesserax.compression.codec import Codec, Progress
-from tesserax.compression.rate_control import Target, compress_to
+from tesserax.compression.rate_control import Target, compress_to, most_codewords
 from tesserax.compression.restoration import Restorer
 from tesserax.launch import picture_files
 
@@ -47,7 +47,7 @@ def compress_files(
       codec: which compresses.
       work: as `planned` gives it.
       force: whether existing files are replaced.
-      bpp: bits per pixel to come near to.
+      bpp: bits per pixel to come near to; with nested codebooks and one grain, not to exceed.
       max_bytes: bytes that no bitstream may exceed.
       grain_ratios: shares of the grains; of the three at most one is given.
 
@@ -56,7 +56,7 @@ def compress_files(
     """
     if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
         raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
-    grains = len(codec.tokenizer.spec.grains)
+    grains, nested = len(codec.tokenizer.spec.grains), codec.nested
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
         picture = picture_files.read_picture(data, name)
@@ -67,7 +67,17 @@ def compress_files(
         def compress(shares: Sequence[float] | None) -> bytes:
             return codec.compress(picture, grain_ratios=shares, progress=progress)
 
-        packed = compress(grain_ratios) if wanted is None else compress_to(wanted, compress, grains, width * height)
+        if wanted is None:
+            packed = compress(grain_ratios)
+        elif grains == 1 and nested is not None and codec.level == 0:
+            tokens = codec.encode(picture, progress=progress)
+
+            def pack(level: int) -> bytes:
+                return codec.at(level).pack(picture, nested.coarser(tokens, 0, level))
+
+            packed = most_codewords(wanted, pack, len(nested.levels), width * height)
+        else:
+            packed = compress_to(wanted, compress, grains, width * height)
         rate = 8 * len(packed) / (height * width)
         part = f'1:{picture.nbytes / len(packed):.0f}'
         return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'

@@ -5,7 +5,7 @@ import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
 from tesserax.compression.codec import Codec
-from tesserax.compression.rate_control import Target, compress_to, shares_at
+from tesserax.compression.rate_control import Target, compress_to, most_codewords, shares_at
 
 PIXELS = 100_000
 
@@ -69,6 +69,23 @@ def test_one_grain_has_one_size():
     for target in (Target(999, never_above=True), Target(5000, never_above=False)):
         with pytest.raises(ValueError, match='one grain, so the size of a picture is given: 1000 bytes'):
             compress_to(target, compress, 1, PIXELS)
+
+
+def test_the_most_codewords_that_fit_are_taken():
+    asked = []
+
+    def pack(level):
+        asked.append(level)
+        return bytes([1000, 500, 250][level])
+
+    assert len(most_codewords(Target(600, never_above=True), pack, 2, PIXELS)) == 500
+    assert asked == [0, 1]
+    assert len(most_codewords(Target(1000, never_above=True), pack, 2, PIXELS)) == 1000
+    assert len(most_codewords(Target(999, never_above=True), pack, 2, PIXELS)) == 500
+    assert len(most_codewords(Target(990, never_above=False), pack, 2, PIXELS)) == 1000
+    assert len(most_codewords(Target(970, never_above=False), pack, 2, PIXELS)) == 500
+    with pytest.raises(ValueError, match=r'fewest codewords there are, this picture has 250 bytes .* were 240'):
+        most_codewords(Target(240, never_above=True), pack, 2, PIXELS)
 
 
 def test_rates_are_positive():

@@ -16,6 +16,7 @@ from tesserax.compression.header import BitstreamError
 from tesserax.compression.nested_fit import fit_nested
 from tesserax.compression.packets import PacketShape
 from tesserax.compression.restoration import nearest_known
+from tesserax.compression.transcode import transcode, transcode_to_size
 from tesserax.launch import open_codec as opening
 from tesserax.launch.compression_files import compress_files, decompress_files, planned
 from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture
@@ -57,6 +58,25 @@ def test_lost_packets_end_in_a_picture_and_a_warning_if_that_is_asked_for(photo,
     compress_files(whole, planned(str(photo), None, PICTURES, '.bin', force=True), force=True)
     assert decompress_files(whole, work, restore=nearest_known, force=True) == 0
     assert not capsys.readouterr().err
+
+
+def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
+    words, usage = [np.arange(64, dtype=np.float32)[:, None]], [np.ones(64, int)]
+    nested = fit_nested(words, usage, (16, 4), b'weights!')
+    codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, nested=nested)
+    target, work = photo.with_suffix('.bin'), planned(str(photo), None, PICTURES, '.bin', force=False)
+    compress_files(codec, work)
+    whole = target.read_bytes()
+    sizes = [len(transcode(whole, nested, level)) for level in range(3)]
+    for most in (sizes[0], sizes[0] - 1, sizes[1], sizes[2]):
+        compress_files(codec, work, max_bytes=most, force=True)
+        assert target.read_bytes() == transcode_to_size(whole, nested, most)
+    compress_files(codec, work, bpp=8 * sizes[2] / (45 * 63), force=True)
+    assert len(target.read_bytes()) == sizes[2]
+    with pytest.raises(ValueError, match='with the fewest codewords there are, this picture has'):
+        compress_files(codec, work, max_bytes=sizes[2] - 1, force=True)
+    with pytest.raises(ValueError, match='one grain, so the size of a picture is given'):  # --codewords was said
+        compress_files(codec.at(1), work, max_bytes=sizes[2], force=True)
 
 
 def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_path, monkeypatch):
