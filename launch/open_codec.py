@@ -14,17 +14,29 @@ from tesserax.generators.autoregression import Autoregressive
 from tesserax.generators.mage import MAGE
 from tesserax.generators.trained import TrainedGenerator
 from tesserax.launch.load import load
+from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN
 from tesserax.tokenizers.trained import TrainedTokenizer
 
 SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
 """Weights that are part of the package; `weights/README.md` says how they were made."""
 
 
-def open_tokenizer(weights: str) -> TrainedTokenizer:
+def open_any_tokenizer(weights: str) -> TrainedTokenizer:
     """The tokenizer of a run folder, one of its checkpoints, or a converted file; UserError if there is none."""
     model = load(weights)
     if not isinstance(model, TrainedTokenizer):
         raise UserError(f'{weights} holds no tokenizer but a {type(model).__name__}')
+    return model
+
+
+def open_tokenizer(weights: str) -> TrainedTokenizer:
+    """Likewise, for a codec; UserError also for one whose tokens do not belong to places of the picture."""
+    model = open_any_tokenizer(weights)
+    if isinstance(model.module, MultiScaleVQGAN):
+        raise UserError(
+            f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole picture and '
+            'not for its places, so that it cannot be coded in windows and tiles; configs/fvq.py without :var can'
+        )
     return model
 
 

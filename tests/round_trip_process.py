@@ -1,0 +1,159 @@
+"""One side of round trips: `round_trip_process.py encode|decode FOLDER CONFIG ...`; see test_round_trips.py.
+
+Both sides make the same random weights; what else decoding needs lies in the folder.
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+if __name__ == '__main__' and 'CORES' in os.environ and hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ['CORES'])])
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from golden_packs import random_variables
+
+from tesserax.common.weights import load_variables, save_variables
+from tesserax.compression.codec import Codec, fingerprint
+from tesserax.compression.description import describe
+from tesserax.compression.nested import NestedCodebooks
+from tesserax.compression.nested_fit import fit_nested
+from tesserax.compression.network_prior import NetworkPrior
+from tesserax.compression.prior import StaticPrior
+from tesserax.compression.prior_fit import fit_prior
+from tesserax.generators.far import FAR
+from tesserax.generators.llamagen import LlamaGen
+from tesserax.launch import assemble, cli
+from tesserax.tokenizers.tokenizer import Tokens
+from tesserax.tokenizers.trained import TrainedTokenizer
+
+GRID = (8, 8)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth one with some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((height, width))[..., None]
+    waves = np.sin(y / rng.uniform(5, 40, 3) + x / rng.uniform(5, 40, 3) + rng.uniform(0, 6, 3))
+    return ((waves + 1) * 115 + rng.uniform(0, 25, waves.shape)).astype(np.uint8)
+
+
+def plain_codec(config: str) -> Codec:
+    """With the tokenizer of a config, `path[:variant][@name of the model]`."""
+    path, _, name = config.partition('@')
+    loaded = cli.load_config(f'configs/{path}')
+    if name:
+        loaded.model.name = name
+    module = assemble.tokenizer(loaded)
+    side = max(32, module.spec.cell)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    variables = dict(random_variables(shapes))
+    return Codec(TrainedTokenizer(module, variables), fingerprint(variables), window=64, halo=16, tile=64)
+
+
+def generator_of(codec: Codec) -> LlamaGen | FAR:
+    """A small generator of the codec's tokens."""
+    sizes = {'num_classes': 1, 'layers': 1, 'heads': 2, 'width': 16, 'mlp_width': 32, 'condition_dropout': 0.0}
+    if len(codec.tokenizer.spec.codebook_sizes) == 1:
+        return LlamaGen(codec.tokenizer.spec, grid=GRID, **sizes)
+    return FAR(codec.tokenizer.spec, grid=GRID, **sizes, head_layers=1)
+
+
+def trained_network(codec: Codec, tokens: Tokens) -> dict:
+    """Variables of a generator that has seen some tokens, so that it is worth being used."""
+    generator, ids = generator_of(codec), np.asarray(tokens.ids)[0]
+    places = [(y, x) for y in range(0, len(ids) - 7, 8) for x in range(0, ids.shape[1] - 7, 8)]
+    blocks = np.stack([ids[y : y + 8, x : x + 8] for y, x in places])
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state, batch):
+        def loss(params):
+            given = Tokens(batch)
+            labels = jnp.zeros(len(batch), jnp.int32)
+            return generator.loss({'params': params}, given, labels, jax.random.key(0), train=False).loss
+
+        gradients = jax.grad(loss)(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state
+
+    params = generator.init(jax.random.key(0))['params']
+    state, rng = optimizer.init(params), np.random.default_rng(0)
+    for _ in range(150):
+        params, state = step(params, state, blocks[rng.integers(0, len(blocks), 8)])
+    return {'params': params}
+
+
+def codec_with(codec: Codec, prior: str, folder: Path) -> Codec:
+    """The codec with what the folder holds."""
+    if prior in ('tables', 'nested'):
+        codec = dataclasses.replace(codec, prior=StaticPrior.load(folder / 'tables.safetensors'))
+    if prior == 'nested':
+        codec = dataclasses.replace(codec, nested=NestedCodebooks.load(folder / 'nested.safetensors'))
+    if prior == 'network':
+        variables = jax.tree.map(jnp.asarray, load_variables(folder / 'network.safetensors').variables)
+        codec = dataclasses.replace(codec, network=NetworkPrior.of(generator_of(codec), variables))
+    return codec
+
+
+def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, int]]) -> None:
+    """Writes files of pictures of all sizes with all priors, and their ids."""
+    codec = plain_codec(config)
+    spec = codec.tokenizer.spec
+    seen = [codec.encode(picture(64, 64, seed)) for seed in range(1, 4)]
+    words = [np.arange(size, dtype=np.float32)[:, None] for size in spec.codebook_sizes]
+    fit_prior(seen, words, spec, clusters=(4,)).save(folder / 'tables.safetensors')
+    usage = [np.ones(size, int) for size in spec.codebook_sizes]
+    fit_nested(words, usage, (8, 4), codec.weights, restarts=1).save(folder / 'nested.safetensors')
+    tokens = {size: codec.encode(picture(*size)) for size in sizes}
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    assert len(np.unique(np.asarray(tokens[largest].ids))) > 3  # random weights see something
+    if 'network' in priors:
+        save_variables(folder / 'network.safetensors', 'network', trained_network(codec, tokens[largest]))
+    for prior in priors:
+        used = codec_with(codec, prior, folder)
+        for (height, width), whole in tokens.items():
+            if prior == 'network' and (height, width) == largest:  # which would take it long
+                height, width = height // 3, width // 3
+                whole = codec.encode(picture(height, width))
+            found = used.nested.coarser(whole, 0, 1) if used.nested else whole
+            data = used.at(1 if used.nested else 0).pack(picture(height, width), found)
+            name = f'{prior}.{height}x{width}'
+            if height > 1:
+                assert ('ids, coded' in describe(data).streams) == (prior != 'none'), name
+            (folder / f'{name}.bin').write_bytes(data)
+            expected = used.nested.whole(found, 1) if used.nested else whole
+            grain = {} if expected.grain is None else {'grain': np.asarray(expected.grain)}
+            np.savez(folder / f'{name}.npz', ids=np.asarray(expected.ids), **grain)
+
+
+def decode(folder: Path, config: str, *, pictures: bool) -> int:
+    """Number of files whose ids are those that were written; AssertionError for others."""
+    codec, count = plain_codec(config), 0
+    for file in sorted(folder.glob('*.bin')):
+        used = codec_with(codec, file.name.partition('.')[0], folder)
+        reader = used.reader(file.read_bytes())
+        tokens = used.unpack(reader)
+        with np.load(file.with_suffix('.npz')) as expected:
+            np.testing.assert_array_equal(np.asarray(tokens.ids), expected['ids'], err_msg=file.name)
+            assert (tokens.grain is None) == ('grain' not in expected)
+            if tokens.grain is not None:
+                np.testing.assert_array_equal(np.asarray(tokens.grain), expected['grain'], err_msg=file.name)
+        if pictures and file.name.startswith('none.1x'):
+            shape = (reader.header.height, reader.header.width, 3)
+            assert used.decode(tokens, reader.header).shape == shape, file.name
+        count += 1
+    return count
+
+
+if __name__ == '__main__':
+    for where, which in zip(map(Path, sys.argv[2::2]), sys.argv[3::2], strict=True):
+        if sys.argv[1] == 'encode':
+            chosen = [tuple(map(int, size.split('x'))) for size in os.environ['SIZES'].split()]
+            encode(where, which, os.environ['PRIORS'].split(), chosen)
+        else:
+            print(decode(where, which, pictures='PICTURES' in os.environ))
