@@ -31,7 +31,7 @@ from tesserax.tokenizers.tokenizer import Tokens
 
 WEIGHTS = b'weights!'
 LIMITS = Limits(1 << 16, 1 << 16)
-MOST_MEMORY = 64 * LIMITS.pixels  # bytes
+MOST_MEMORY = 16 * LIMITS.pixels  # bytes
 MOST_SECONDS = 2.0  # of this process
 MEASURED = 50  # one file in so many has its memory measured, which takes time
 

@@ -39,9 +39,10 @@ SIZES = [(1, 1), (1, 1000), (333, 217)]
 def other_process(side, work, threads, cores, **environment):
     """Runs one side with a number of threads, for folders and their configs."""
     kept = {name: value for name, value in os.environ.items() if name != 'JAX_COMPILATION_CACHE_DIR'}
-    flags = f'--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen={"true" if threads > 1 else "false"}'
     numbers = {'NPROC': threads, 'OMP_NUM_THREADS': threads, 'OPENBLAS_NUM_THREADS': threads, 'CORES': cores}
-    given = {'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT / 'tests')} | {k: str(v) for k, v in numbers.items()}
+    given = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'PYTHONPATH': str(ROOT / 'tests')} | {
+        k: str(v) for k, v in numbers.items()
+    }
     command = [sys.executable, str(ROOT / 'tests/round_trip_process.py'), side]
     command += [str(part) for pair in work.items() for part in pair]
     ended = subprocess.run(
