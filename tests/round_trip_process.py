@@ -52,7 +52,8 @@ def plain_codec(config: str) -> Codec:
     side = max(32, module.spec.cell)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
     variables = dict(random_variables(shapes))
-    return Codec(TrainedTokenizer(module, variables), fingerprint(variables), window=64, halo=16, tile=64)
+    window = 64 if len(module.spec.grains) == 1 else 32  # those with grains have attention on fine grids
+    return Codec(TrainedTokenizer(module, variables), fingerprint(variables), window=window, halo=window // 4, tile=64)
 
 
 def generator_of(codec: Codec) -> LlamaGen | FAR:
