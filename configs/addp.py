@@ -35,6 +35,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 def _cifar10(config: ConfigDict) -> None:
     mage.cifar10(config)
+    config.train.batch_size = 128
     config.predictor = 'runs/mage-cifar10'
 
 

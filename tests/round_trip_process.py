@@ -50,8 +50,11 @@ def plain_codec(config: str) -> Codec:
         loaded.model.name = name
     module = assemble.tokenizer(loaded)
     side = max(32, module.spec.cell)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
-    variables = dict(random_variables(shapes))
+    given = jax.random.key(0), jnp.zeros((1, side, side, 3))
+    if loaded.model.name == 'simvq':  # the rule below brings all its codewords close together
+        variables = dict(jax.jit(module.init)(*given))
+    else:
+        variables = dict(random_variables(jax.eval_shape(module.init, *given)))
     window = 64 if len(module.spec.grains) == 1 else 32  # those with grains have attention on fine grids
     return Codec(TrainedTokenizer(module, variables), fingerprint(variables), window=window, halo=window // 4, tile=64)
 
