@@ -172,6 +172,7 @@ def plot(rows: list[Row], path: pathlib.Path, distance: str) -> None:
         axis.set(xlabel=title, ylabel=distance, yscale='log')
         if field != 'bits':
             axis.set_xscale('log')
+            axis.tick_params(axis='x', which='minor', labelsize=7)
         axis.grid(alpha=0.3, which='both')
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside right upper')
