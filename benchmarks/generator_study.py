@@ -161,6 +161,7 @@ def plot(rows: list[Row], path: pathlib.Path, distance: str) -> None:
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     panels = [('calls', 'network calls per picture'), ('speed', 'pictures per second'), ('bits', 'bits per token')]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), constrained_layout=True)
@@ -172,7 +173,9 @@ def plot(rows: list[Row], path: pathlib.Path, distance: str) -> None:
         axis.set(xlabel=title, ylabel=distance, yscale='log')
         if field != 'bits':
             axis.set_xscale('log')
-            axis.tick_params(axis='x', which='minor', labelsize=7)
+            axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3, which='both')
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside right upper')

@@ -182,6 +182,7 @@ def _plot(points: list[Point], path: Path) -> None:
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), constrained_layout=True)
     for axis, name in zip(axes, ('psnr', 'ms_ssim', 'perceptual'), strict=True):
@@ -189,6 +190,9 @@ def _plot(points: list[Point], path: Path) -> None:
             own = sorted((p.bpp, getattr(p, name)) for p in points if p.method == method)
             axis.plot(*zip(*own, strict=True), marker='.', label=method)
         axis.set(xlabel='bits per pixel, whole files', ylabel=name, xscale='log')
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=90)
