@@ -89,8 +89,8 @@ def test_network_calls_of_each_kind_of_method(load):
 
 
 def arguments(tmp_path, **changes):
-    values = {'data': 'A', 'grains': 'B', 'factors': None, 'full': False, 'steps': 8, 'batch_size': 4}
-    return argparse.Namespace(**{**values, 'runs': tmp_path, **changes})
+    values = {'data': 'A', 'grains': 'B', 'factors': None, 'full': False, 'as_configured': False}
+    return argparse.Namespace(**{**values, 'steps': 8, 'batch_size': 4, 'runs': tmp_path, **changes})
 
 
 def test_all_methods_get_the_same_budget(load, tmp_path):
@@ -100,9 +100,10 @@ def test_all_methods_get_the_same_budget(load, tmp_path):
         tokens = {'data': 'A', 'grains': 'B', 'factors': 'C'}[method.tokens]
         for word in (f'--config.data.source=tokens:{tokens}', '--config.train.steps=8', '--config.train.batch_size=4'):
             assert word in words
-    words = study.command('VQ-DDM, masks', tmp_path, arguments(tmp_path, full=True))
-    assert any(word.endswith('vq_ddm.py:imagenet256,masks,transformer') for word in words)
-    assert not any('train.steps' in word or 'model.' in word for word in words)
+    for variants, size in (('imagenet256,masks,transformer', 'full'), ('masks,transformer', 'as_configured')):
+        words = study.command('VQ-DDM, masks', tmp_path, arguments(tmp_path, **{size: True}))
+        assert any(word.endswith(f'vq_ddm.py:{variants}') for word in words)
+        assert not any('train.steps' in word or 'model.' in word for word in words)
 
 
 def test_a_cell_that_has_ended_is_not_run_again(load, tmp_path, monkeypatch):
