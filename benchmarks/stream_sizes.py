@@ -10,12 +10,12 @@ of the codec with the latter.  Writes stream_sizes.csv and stream_sizes.md.
 """
 
 import argparse
-import csv
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from table import write_table
 from tqdm import tqdm
 
 from tesserax.compression.codec import Codec
@@ -95,19 +95,17 @@ def read(path: Path, longest: int) -> np.ndarray:
 
 def write(rows: dict[tuple[float, ...], Sizes], folder: Path) -> None:
     """CSV and table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = ['shares', *(field.name for field in dataclasses.fields(Sizes))]
-    lines = [f'| {" | ".join(columns)} |', '|---|' + '---:|' * (len(columns) - 1)]
-    with (folder / 'stream_sizes.csv').open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for shares, sizes in rows.items():
-            *counts, bpp = dataclasses.astuple(sizes)
-            writer.writerow([', '.join(map(str, shares)), *(f'{n:.1f}' for n in counts), f'{bpp:.4f}'])
-            values = [', '.join(f'{share:g}' for share in shares), *(f'{n:,.0f}' for n in counts), f'{bpp:.3f}']
-            lines.append(f'| {" | ".join(values)} |')
-    (folder / 'stream_sizes.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    write_table(
+        folder / 'stream_sizes',
+        ['shares', *(field.name for field in dataclasses.fields(Sizes))],
+        {
+            ', '.join(f'{share:g}' for share in shares): [
+                *(f'{n:.0f}' for n in dataclasses.astuple(sizes)[:-1]),
+                f'{sizes.bpp:.3f}',
+            ]
+            for shares, sizes in rows.items()
+        },
+    )
 
 
 def main() -> None:

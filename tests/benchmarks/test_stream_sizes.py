@@ -1,28 +1,28 @@
 """The benchmark of streams: raw masks as the official code counts them, and what tables without neighbours are."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
 from tesserax.compression.codec import Codec
 from tesserax.compression.prior_fit import fit_prior
 from tesserax.tokenizers.tokenizer import Tokens
 
-SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'stream_sizes.py'
+FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 TOKENIZER = ToyTokenizer(4, (1, 2, 4))
 
 
-def script():
-    spec = importlib.util.spec_from_file_location('stream_sizes', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module('stream_sizes')
 
 
-def test_raw_masks_have_a_bit_for_each_cell_and_a_byte_that_counts_what_fills_up():
-    mask_bytes = script().mask_bytes
+def test_raw_masks_have_a_bit_for_each_cell_and_a_byte_that_counts_what_fills_up(script):
+    mask_bytes = script.mask_bytes
     grain = np.ones((1, 16, 24), np.int32)
     ids = np.zeros((1, 16, 24, 1), np.int32)
     assert mask_bytes(Tokens(ids, grain), TOKENIZER.spec) == 0
@@ -34,8 +34,8 @@ def test_raw_masks_have_a_bit_for_each_cell_and_a_byte_that_counts_what_fills_up
     assert mask_bytes(Tokens(ids, grain), TOKENIZER.spec) == 1 + 4  # of two grains, the mask of one
 
 
-def test_every_part_of_a_file_is_measured(tmp_path):
-    module, rng = script(), np.random.default_rng(0)
+def test_every_part_of_a_file_is_measured(script, tmp_path):
+    module, rng = script, np.random.default_rng(0)
     pictures = [np.kron(rng.integers(0, 256, (30, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8) for _ in range(3)]
     codec = Codec(TOKENIZER, b'weights!', window=128, halo=0)
     words = [np.arange(64, dtype=np.float32)[:, None]]
