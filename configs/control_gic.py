@@ -30,7 +30,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'name': 'control_gic',
             'grain_ratios': (0.1, 0.4, 0.5),  # shares of the area: coarse, medium, fine
             'random_shares': False,
-            'density': 'entropy',  # which cells get many tokens: or 'deviation', for fewer errors and cheaper maps
+            'density': 'entropy',  # of which cells are ranked; or 'spread', for fewer errors and cheaper maps
             'entropy_range': (-1.0, 1.0),
             'unit_range': False,
             'strict_thresholds': False,
@@ -66,7 +66,7 @@ def _random_shares(config: ConfigDict) -> None:
 def _codec(config: ConfigDict) -> None:
     _random_shares(config)
     config.model.update(
-        density='deviation',
+        density='spread',
         name='control_gic_simvq',  # a learned codebook of 1,024 had a perplexity of 150 after 1,000 steps
         codebook_size=1024,
         codebook_dim=8,

@@ -17,16 +17,17 @@ from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
 from tesserax.tokenizers.quantizers.granularity import (
     RatioRouter,
     check_grain_ratios,
-    deviation_density,
     grain_shares,
     information_density,
     merge_grains,
+    spread_density,
 )
 from tesserax.tokenizers.quantizers.vector import VectorQuantizer
 from tesserax.tokenizers.simvq import gaussian_codebook
 from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 _GRAINS = 3
+_DENSITIES = {'entropy': information_density, 'spread': spread_density}
 
 
 class ConditionalDecoder(nn.Module):
@@ -109,8 +110,8 @@ class ControlGIC(Tokenizer):
       random_shares: whether each training batch has random shares, evenly spread over all that there are.
       codebook_weight: weight of the loss that moves codewords to vectors.
       commitment_weight: weight of the loss that moves vectors to codewords.
-      density: by what the router ranks cells: 'entropy' of their grey levels, as published, or 'deviation'.
-      entropy_range: centres of the first and the last bin of the entropy's histogram.
+      density: by what the router ranks cells: 'entropy' of their grey levels, as published, or their 'spread'.
+      entropy_range: centres of the first and the last bin of the density's histogram.
       unit_range: whether the networks work in [0, 1] instead of [-1, 1], as the official inference has it; images
         outside are in [-1, 1] all the same.
       strict_thresholds: the official routing instead of exact shares; see `RatioRouter`.
@@ -140,8 +141,8 @@ class ControlGIC(Tokenizer):
     def setup(self) -> None:
         """Builds the parts."""
         check_grain_ratios(self.grain_ratios, _GRAINS)
-        if self.density not in ('entropy', 'deviation'):
-            raise ValueError(f"density is 'entropy' or 'deviation', got {self.density!r}")
+        if self.density not in _DENSITIES:
+            raise ValueError(f'density is {" or ".join(map(repr, _DENSITIES))}, got {self.density!r}')
         networks: dict[str, Any] = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,
@@ -193,10 +194,7 @@ class ControlGIC(Tokenizer):
         """Side of the block of each position of the finest grid, by the density of `images`."""
         images = self._to_networks(images)
         patches = [self.spec.downsample_factor * side for side in (4, 2)]
-        if self.density == 'deviation':
-            densities = [deviation_density(images, patch) for patch in patches]
-        else:
-            densities = [information_density(images, patch, self.entropy_range) for patch in patches]
+        densities = [_DENSITIES[self.density](images, patch, self.entropy_range) for patch in patches]
         return RatioRouter(self.strict_thresholds)(densities, grain_ratios)
 
     def latents(self, images: Float[Array, 'b H W 3'], grain: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:

@@ -70,15 +70,15 @@ def test_shares_come_from_the_model_or_from_the_call(model):
         model.encode(IMAGES, grain_ratios=(0.5, 0.5, 0.5))
 
 
-def test_ranking_by_deviation_keeps_shares_and_has_maps_with_fewer_changes():
+def test_ranking_by_spread_keeps_shares_and_has_maps_with_fewer_changes():
     images = jnp.asarray(data.chelsea()[None, :288, :448] / 127.5 - 1, jnp.float32)
     changes = []
-    for density in ('entropy', 'deviation'):
+    for density in ('entropy', 'spread'):
         grain = np.asarray(ControlGIC(**SIZES, density=density).bind({}).route(images, (0.1, 0.4, 0.5)))[0]
         assert [np.mean(grain == side) for side in (4, 2, 1)] == pytest.approx([0.1, 0.4, 0.5], abs=1e-3)
         changes.append(np.count_nonzero(np.diff(grain)) + np.count_nonzero(np.diff(grain, axis=0)))
     assert changes[1] < 0.8 * changes[0]
-    with pytest.raises(ValueError, match="density is 'entropy' or 'deviation', got 'variance'"):
+    with pytest.raises(ValueError, match="density is 'entropy' or 'spread', got 'variance'"):
         ControlGIC(**SIZES, density='variance').bind({}).route(images, (0.1, 0.4, 0.5))
 
 

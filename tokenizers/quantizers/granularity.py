@@ -51,25 +51,29 @@ def information_density(
     return jnp.sum(jax.scipy.special.entr(histogram / jnp.maximum(total, 1e-30)), axis=-1)
 
 
-def deviation_density(images: Float[Array, 'b H W 3'], patch: int) -> Float[Array, 'b h w']:
-    """Logarithm of the deviation of the grey levels of each patch, in nats: 0 for a constant patch.
+def spread_density(
+    images: Float[Array, 'b H W 3'], patch: int, bin_range: Sequence[float] = (-1.0, 1.0)
+) -> Float[Array, 'b h w']:
+    """How many grey levels each patch has and how far they are apart, in nats: about 0 for a constant patch.
 
-    The entropy of `information_density` sees only grey levels near one of its bins.  Ranked by deviation instead, fine
-    tokens go where coarse ones would err most.  Each cell is averaged with its neighbours, which count 1, 8, 1 along
-    both axes: single cells stand out less, and a map of grains takes fewer bits.
+    The sum of their entropy and of the logarithm of their deviation.  The published entropy does not see grey levels
+    between its narrow bins, nor contrast; where this sum is large, coarse tokens err more.  Cells are averaged with
+    their neighbours, which count 1, 10, 1 along both axes: single ones stand out less, and a map of grains takes fewer
+    bits.
 
     Args:
       images: in any range.
       patch: side of the patches, in pixels.
+      bin_range: as in `information_density`.
 
     Raises:
       ValueError: the sides are no multiples of `patch`.
     """
-    grey = _grey_patches(images, patch)
-    density = jnp.log1p(jnp.std(grey, axis=-1) / _LEAST_DEVIATION)
+    deviation = jnp.std(_grey_patches(images, patch), axis=-1)
+    density = information_density(images, patch, bin_range, sigma=0.03) + jnp.log1p(deviation / _LEAST_DEVIATION)
     padded = jnp.pad(density, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    rows = (padded[:, :-2] + 8 * padded[:, 1:-1] + padded[:, 2:]) / 10
-    return (rows[..., :-2] + 8 * rows[..., 1:-1] + rows[..., 2:]) / 10
+    rows = (padded[:, :-2] + 10 * padded[:, 1:-1] + padded[:, 2:]) / 12
+    return (rows[..., :-2] + 10 * rows[..., 1:-1] + rows[..., 2:]) / 12
 
 
 def _grey_patches(images: Float[Array, 'b H W 3'], patch: int) -> Float[Array, 'b h w p']:

@@ -13,13 +13,13 @@ from tesserax.tokenizers.quantizers.granularity import (
     budget_loss,
     check_grain_ratios,
     density_thresholds,
-    deviation_density,
     grain_shares,
     hard_gumbel_softmax,
     information_density,
     merge_grains,
     over_blocks,
     quota_choice,
+    spread_density,
 )
 
 SHARES = [
@@ -125,16 +125,15 @@ def test_density_is_the_entropy_of_a_histogram():
     np.testing.assert_allclose(information_density(images, 16).ravel(), np.log([1, 2, 32]), atol=1e-3)
 
 
-def test_deviation_sees_what_lies_between_bins_and_is_shared_with_neighbours():
-    stripes = np.zeros((8, 24, 24, 1), np.float32)
-    stripes[:, 8:16, 8:16:2] = np.linspace(0.02, 0.9, 8)[:, None, None, None]  # of the cell in the middle
-    density = np.asarray(deviation_density(jnp.asarray(stripes * np.ones(3, np.float32)), 8))
-    assert (np.diff(density[:, 1, 1]) > 0).all()
-    np.testing.assert_allclose(density[:, 0, 1], density[:, 1, 1] / 8, rtol=1e-4)
-    np.testing.assert_allclose(density[:, 0, 0], density[:, 1, 1] / 64, rtol=1e-4)
-    alone = np.log1p(np.linspace(0.01, 0.45, 8) * 0.9999 * 255)
-    np.testing.assert_allclose(density[:, 1, 1], 0.64 * alone, rtol=1e-3)
-    assert (np.asarray(deviation_density(jnp.full((1, 16, 16, 3), 0.3), 8)) < 1e-3).all()
+def test_spread_grows_with_contrast_and_is_shared_with_neighbours():
+    stripes = np.full((8, 40, 40, 1), 1 / 31, np.float32)  # a bin
+    stripes[:, 16:24, 16:24:2] += np.linspace(0.02, 0.9, 8)[:, None, None, None]  # only the cell in the middle
+    density = np.asarray(spread_density(jnp.asarray(stripes * np.ones(3, np.float32)), 8))
+    above = density - density[:, :1, :1]
+    assert (np.diff(above[:, 2, 2]) > 0).all()
+    np.testing.assert_allclose(above[:, 2, 1], above[:, 2, 2] / 10, rtol=1e-3)
+    np.testing.assert_allclose(above[:, 1, 1], above[:, 2, 2] / 100, rtol=1e-2)
+    np.testing.assert_allclose(above[:, :, 0], 0, atol=1e-5)
 
 
 def test_pixels_outside_the_bins_leave_a_finite_density_and_gradient():
