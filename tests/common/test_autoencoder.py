@@ -86,10 +86,14 @@ def test_attention_in_parts_is_attention_with_the_same_gradient(monkeypatch):
     def value_and_gradient():
         return jax.value_and_grad(lambda *qkv: jnp.sum(autoencoder.attend(*qkv) ** 2), argnums=(0, 1, 2))(q, k, v)
 
-    expected = value_and_gradient()
+    expected, half = value_and_gradient(), [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    expected_half = autoencoder.attend(*half)
     monkeypatch.setattr(autoencoder, '_WEIGHTS_AT_ONCE', 13 * 5)
     assert ' scan[' in str(jax.make_jaxpr(autoencoder.attend)(q, k, v))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), value_and_gradient(), expected)
+    found_half = autoencoder.attend(*half)
+    assert found_half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found_half.astype(np.float32), expected_half.astype(np.float32), atol=0.02)
 
 
 def test_shortcut_is_projected_only_where_the_width_changes():
