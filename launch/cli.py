@@ -29,7 +29,7 @@ from tesserax.common.errors import UserError
 _DEBUG = 'TESSERAX_DEBUG'  # environment variable: 1 shows the traceback of a user's mistake too
 
 
-def run(main: Callable[..., int | None], positional: Sequence[str] = ()) -> NoReturn:
+def run(main: Callable[..., int | None], positional: Sequence[str] = (), optional: Sequence[str] = ()) -> NoReturn:
     """Parses the flags, calls `main`, and ends the process with its exit code (None means 0).
 
     Before that, every `--config.…` is checked against the config.  A mistake in the flags, a `UserError`, an `OSError`
@@ -39,10 +39,11 @@ def run(main: Callable[..., int | None], positional: Sequence[str] = ()) -> NoRe
     Args:
       main: called with the values of the positional arguments.
       positional: their names, for the error message; most scripts take flags only.
+      optional: names of those that may follow; one that is not there is not given to `main`.
     """
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save at the level below
     try:
-        app.run(lambda arguments: main(*_expect(arguments[1:], positional)), flags_parser=_parse)
+        app.run(lambda arguments: main(*_expect(arguments[1:], positional, optional)), flags_parser=_parse)
     except KeyboardInterrupt:
         _fail('interrupted', exit_code=130)
     except Exception as error:
@@ -85,9 +86,10 @@ def _one_line(error: Exception) -> str:
     return ' '.join(text.split()) or type(error).__name__
 
 
-def _expect(arguments: Sequence[str], positional: Sequence[str]) -> Sequence[str]:
-    if len(arguments) != len(positional):
-        expected = ' '.join(f'<{name}>' for name in positional) or 'none (flags are written --name=value)'
+def _expect(arguments: Sequence[str], positional: Sequence[str], optional: Sequence[str]) -> Sequence[str]:
+    if not 0 <= len(arguments) - len(positional) <= len(optional):
+        names = [*(f'<{name}>' for name in positional), *(f'[{name}]' for name in optional)]
+        expected = ' '.join(names) or 'none (flags are written --name=value)'
         raise UserError(f'expected arguments: {expected}; got: {" ".join(arguments) or "none"}')
     return arguments
 
@@ -98,9 +100,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if is_config_flag(flags.FLAGS[name]):
             check_config(name, argv[1:])
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([*argv[:1], *map(_underscored, argv[1:])])
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(_one_line(error)) from error
+
+
+def _underscored(argument: str) -> str:
+    """The argument with the flag's own name: `--max-bytes` is `--max_bytes`."""
+    written = re.match(r'--?([a-z][\w-]*)', argument)
+    known = written[1].replace('-', '_') if written else ''
+    return argument.replace(written[1], known, 1) if written and known in flags.FLAGS else argument
 
 
 def check_config(flag: str, argv: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """Compresses pictures.
 
-    python launch/compress.py photo.png                                       writes photo.bin
-    python launch/compress.py photo.png --bpp=0.2
-    python launch/compress.py pictures/ --weights=runs/fqgan --out=compressed/
+    python launch/compress.py photo.png                         writes photo.bin
+    python launch/compress.py photo.png small.bin --bpp=0.2
+    python launch/compress.py photo.png --max-bytes=4000
+    python launch/compress.py pictures/ compressed/ --weights=runs/fqgan
     python launch/compress.py photo.png --codewords=256         fewer codewords: smaller
     python launch/compress.py photo.png --packets=4             some of which may get lost
     cat photo.jpg | python launch/compress.py - --weights=runs/fqgan > photo.bin
@@ -22,7 +23,6 @@ _PRIOR = flags.DEFINE_string(
     None,
     "Tables of launch/fit_prior.py, or a generator's run folder; default: the tables beside the weights; '': none.",
 )
-_OUT = flags.DEFINE_string('out', None, 'What to write: a file; for a folder, a folder. Default: beside the picture.')
 _BPP = flags.DEFINE_float(
     'bpp', None, 'Bits per pixel to come as near to as possible; needs a tokenizer with grains, or nested codebooks.'
 )
@@ -43,8 +43,14 @@ _WINDOW = flags.DEFINE_integer('window', None, 'Side of the squares that the net
 _FORCE = flags.DEFINE_bool('force', False, 'Whether existing files are replaced.')
 
 
-def main(source: str) -> int:
-    """Compresses a file, a folder or standard input."""
+def main(source: str, out: str | None = None) -> int:
+    """Compresses a file, a folder or standard input.
+
+    Args:
+      source: what is read; '-' is standard input.
+      out: what is written: a file, for a folder a folder; '-' is standard output.  Default: beside the pictures, or
+        standard output for standard input.
+    """
     import dataclasses
 
     from tesserax.common.errors import UserError
@@ -53,7 +59,7 @@ def main(source: str) -> int:
     from tesserax.launch.open_codec import open_codec
     from tesserax.launch.picture_files import PICTURES
 
-    work = planned(source, _OUT.value, PICTURES, '.bin', force=_FORCE.value)
+    work = planned(source, out, PICTURES, '.bin', force=_FORCE.value)
     listed = _SHARES.value
     try:
         shares = None if listed is None else [float(share) for share in listed]
@@ -73,4 +79,4 @@ def main(source: str) -> int:
 
 
 if __name__ == '__main__':
-    cli.run(main, positional=['picture, folder or -'])
+    cli.run(main, positional=['picture, folder or -'], optional=['what to write'])

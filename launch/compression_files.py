@@ -20,10 +20,16 @@ def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: s
     """What there is to do.
 
     Raises:
-      UserError: there is nothing, or something to be written exists already and `force` is not given.
+      UserError: there is nothing, a folder is to go to standard output, or something to be written exists already and
+        `force` is not given.
     """
+    to_standard = out == picture_files.STANDARD
     if source == picture_files.STANDARD:
-        work: Work = [(None, Path(out) if out else None)]
+        work: Work = [(None, Path(out) if out and not to_standard else None)]
+    elif to_standard:
+        if Path(source).is_dir():
+            raise UserError(f'{source} is a folder, which standard output cannot hold')
+        work = [(path, None) for path, _ in picture_files.planned(source, None, extensions, suffix)]
     else:
         work = list(picture_files.planned(source, out, extensions, suffix))
     for _, target in work:

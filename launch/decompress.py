@@ -1,7 +1,7 @@
 """Decompresses what launch/compress.py wrote.
 
-    python launch/decompress.py photo.bin --out=again.png
-    python launch/decompress.py compressed/ --weights=runs/fqgan --out=pictures/
+    python launch/decompress.py photo.bin again.png
+    python launch/decompress.py compressed/ pictures/ --weights=runs/fqgan
     python launch/decompress.py - --weights=runs/fqgan < photo.bin > photo.png
     python launch/decompress.py photo.bin --partial --restore=runs/maskgit       what is lost is made up
 
@@ -25,20 +25,23 @@ _PARTIAL = flags.DEFINE_bool('partial', False, 'Whether packets may be missing o
 _RESTORE = flags.DEFINE_string(
     'restore', None, 'Run folder of a maskgit on the same tokens that restores lost ids; default: the nearest known.'
 )
-_OUT = flags.DEFINE_string(
-    'out', None, 'What to write: a file; for a folder, a folder. Default: a .png beside the file.'
-)
 _FORCE = flags.DEFINE_bool('force', False, 'Whether existing files are replaced.')
 
 
-def main(source: str) -> int:
-    """Decompresses a file, a folder or standard input."""
+def main(source: str, out: str | None = None) -> int:
+    """Decompresses a file, a folder or standard input.
+
+    Args:
+      source: what is read; '-' is standard input.
+      out: what is written: a picture of any format, for a folder a folder; '-' is standard output.  Default: a .png
+        beside the bitstream, or standard output for standard input.
+    """
     from tesserax.common.errors import UserError
     from tesserax.compression.restoration import Restorer, nearest_known
     from tesserax.launch.compression_files import decompress_files, planned
     from tesserax.launch.open_codec import open_codec, open_restorer
 
-    work = planned(source, _OUT.value, ('.bin',), '.png', force=_FORCE.value)
+    work = planned(source, out, ('.bin',), '.png', force=_FORCE.value)
     if _RESTORE.value is not None and not _PARTIAL.value:
         raise UserError('--restore is for files of which something is lost: add --partial')
     codec = open_codec(_WEIGHTS.value, _PRIOR.value, nested=_NESTED.value)
@@ -49,4 +52,4 @@ def main(source: str) -> int:
 
 
 if __name__ == '__main__':
-    cli.run(main, positional=['bitstream, folder or -'])
+    cli.run(main, positional=['bitstream, folder or -'], optional=['what to write'])

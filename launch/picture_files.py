@@ -114,7 +114,7 @@ def check_new(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise UserError(f'{path} is a folder')
     if path.exists() and not force:
-        raise UserError(f'{path} exists already: name another file by --out, or replace it by --force')
+        raise UserError(f'{path} exists already: name another file, or replace it by --force')
 
 
 def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str) -> list[tuple[Path, Path]]:

@@ -28,6 +28,7 @@ from tesserax.common.errors import UserError
 
 config_flags.DEFINE_config_file('config')
 flags.DEFINE_enum('fail', '', ['', 'user', 'value', 'own', 'library', 'file', 'bug', 'code', 'interrupt'], 'error')
+flags.DEFINE_string('two_words', '', 'a flag')
 flags.mark_flag_as_required('config')
 
 def main():
@@ -51,12 +52,12 @@ def main():
         raise KeyboardInterrupt
     print(c.model.width, c.model.sizes, c.lr, c.flag)
 
-def two(a, b):
-    print(a, b)
+def two(a, b, c='nothing'):
+    print(a, b, c, flags.FLAGS.two_words)
 
 if __name__ == '__main__':
     if 'two' in sys.argv[0]:
-        cli.run(two, positional=('image', 'out'))
+        cli.run(two, positional=('image', 'out'), optional=('more',))
     cli.run(main)
 """
 
@@ -161,6 +162,8 @@ def test_exit_codes_are_passed_on(call):
 
 
 def test_positional_arguments_are_named_and_counted(call):
-    assert call('a.png', 'a.bin', '--config=small.py', script='two.py').stdout == 'a.png a.bin\n'
+    given = ('a.png', 'a-b.bin', '--two-words=c-d', '--config=small.py')
+    assert call(*given, script='two.py').stdout == 'a.png a-b.bin nothing c-d\n'
+    assert call(*given, 'more', script='two.py').stdout == 'a.png a-b.bin more c-d\n'
     done = call('a.png', '--config=small.py', script='two.py')
-    assert (done.returncode, done.stderr) == (1, 'error: expected arguments: <image> <out>; got: a.png\n')
+    assert (done.returncode, done.stderr) == (1, 'error: expected arguments: <image> <out> [more]; got: a.png\n')

@@ -15,6 +15,7 @@ from PIL import Image
 from toy_picture_tokenizer import ToyTokenizer
 
 from tesserax.common.errors import UserError
+from tesserax.compression.bitstream import MAGIC
 from tesserax.compression.codec import Codec
 from tesserax.compression.description import describe
 from tesserax.compression.header import BitstreamError
@@ -56,7 +57,7 @@ def test_a_file_is_compressed_beside_itself_and_comes_back(photo, tmp_path, caps
     assert f'{photo} -> {tmp_path / "photo.bin"}: 60x40x3, {len(data)} bytes' in capsys.readouterr().out
     assert decompress(tmp_path / 'photo.bin', str(tmp_path / 'again.webp')) == 0
     assert read_picture((tmp_path / 'again.webp').read_bytes(), 'again').shape == (40, 60, 3)
-    with pytest.raises(UserError, match='exists already: name another file by --out'):
+    with pytest.raises(UserError, match='exists already: name another file, or'):
         decompress(tmp_path / 'photo.bin')
     with pytest.raises(UserError, match='exists already'):
         compress(photo)
@@ -97,6 +98,13 @@ def test_standard_input_goes_to_standard_output(photo, monkeypatch):
         passed = out.buffer.getvalue()
         assert out.getvalue() == ''
     assert Image.open(io.BytesIO(passed)).size == (60, 40)
+    monkeypatch.setattr(sys, 'stdout', out := Binary())
+    assert compress(photo, '-') == 0
+    assert out.buffer.getvalue()[:4] == MAGIC
+    assert out.getvalue() == ''
+    assert not photo.with_suffix('.bin').exists()
+    with pytest.raises(UserError, match='is a folder, which standard output cannot hold'):
+        compress(photo.parent, '-')
 
 
 def test_sizes_are_kept(photo, tmp_path, capsys):

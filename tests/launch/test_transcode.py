@@ -118,12 +118,12 @@ def test_the_commands_work_together(photo, tmp_path):
     said = run('nest_codebook', '--sizes=16,4', f'--source={source}', '--pictures=2').stdout
     assert 'code: 64 codewords' in said
     large, small, direct = (tmp_path / name for name in ('large.bin', 'small.bin', 'direct.bin'))
-    run('compress', photo, f'--out={large}', '--packets=4')
-    run('compress', photo, f'--out={direct}', '--packets=4', '--codewords=4')
+    run('compress', photo, large, '--packets=4')
+    run('compress', photo, direct, '--packets=4', '--codewords=4')
     run('transcode', large, small, '--codewords=4')
     assert small.read_bytes() == direct.read_bytes()
     small.write_bytes(small.read_bytes()[:-1])
-    warned = run('decompress', small, f'--out={tmp_path / "again.png"}', '--partial').stderr
+    warned = run('decompress', small, tmp_path / 'again.png', '--partial').stderr
     assert 'tokens (25.' in warned or 'tokens (2' in warned
     assert read_picture((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
     assert (
