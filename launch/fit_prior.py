@@ -39,7 +39,7 @@ def main() -> None:
     picture_files.check_new(path, force=_FORCE.value)
     tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
     prior = fit_prior(tokens, codewords(model), model.spec)
-    source = Path(_SOURCE.value).name  # tables are passed on: where the pictures lay is nobody's business
+    source = Path(_SOURCE.value).resolve().name  # without its folder, since tables are passed on
     prior.save(path, {'weights': codec.weights.hex(), 'source': source, 'pictures': str(len(tokens))})
     clusters = ', '.join(str(table.contexts.shape[-1]) for table in prior.tables)
     print(f'wrote {path}: fingerprint {prior.fingerprint.hex()}, {len(tokens)} pictures, clusters: {clusters}')
