@@ -12,6 +12,7 @@ from toy_picture_tokenizer import ToyTokenizer
 from tesserax.compression.codec import Codec
 from tesserax.compression.network_prior import NetworkPrior
 from tesserax.compression.prior_fit import fit_prior
+from tesserax.tokenizers.tokenizer import Tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 
@@ -23,8 +24,7 @@ def test_each_model_of_ids_is_measured_and_the_ids_come_back(monkeypatch, tmp_pa
     generator = Markov(tokenizer.spec, grid=(3, 4), num_classes=3)
     network = NetworkPrior.of(generator, generator.init(jax.random.key(0)))
     drawn = generator.drawn(network.variables, 1, (12, 16))
-    codec = Codec(tokenizer, b'weights!', network=network, window=128, halo=0)
-    tokens = codec.encode(np.zeros((96, 128, 3), np.uint8)).replace(ids=drawn[None])
+    tokens = Tokens(drawn[None])
     words = [np.arange(64, dtype=np.float32)[:, None]]
     monkeypatch.setattr(Codec, 'encode', lambda self, picture: tokens)
     codec = Codec(
@@ -34,9 +34,10 @@ def test_each_model_of_ids_is_measured_and_the_ids_come_back(monkeypatch, tmp_pa
     assert sizes.ids == 12 * 16
     assert sizes.fixed == 6
     assert sizes.network < 0.8 * sizes.fixed
+    assert sizes.network < sizes.tables < sizes.fixed
     assert sizes.bytes_network < sizes.bytes_fixed
     module.write({'one': sizes, 'mean': sizes}, tmp_path)
     assert len((tmp_path / 'prior_sizes.csv').read_text().splitlines()) == 3
-    monkeypatch.setattr(Codec, 'unpack', lambda self, reader: tokens.replace(ids=drawn[None] ^ 1))
+    monkeypatch.setattr(Codec, 'unpack', lambda self, reader: Tokens(drawn[None] ^ 1))
     with pytest.raises(ValueError, match='other ids came back'):
         module.measure(codec, np.zeros((96, 128, 3), np.uint8))

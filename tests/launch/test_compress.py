@@ -98,10 +98,12 @@ def test_standard_input_goes_to_standard_output(photo, monkeypatch):
         passed = out.buffer.getvalue()
         assert out.getvalue() == ''
     assert Image.open(io.BytesIO(passed)).size == (60, 40)
-    monkeypatch.setattr(sys, 'stdout', out := Binary())
-    assert compress(photo, '-') == 0
-    assert out.buffer.getvalue()[:4] == MAGIC
-    assert out.getvalue() == ''
+    for source in (photo, '-'):
+        monkeypatch.setattr(sys, 'stdin', Binary(photo.read_bytes()))
+        monkeypatch.setattr(sys, 'stdout', out := Binary())
+        assert compress(source, '-') == 0
+        assert out.buffer.getvalue()[:4] == MAGIC
+        assert out.getvalue() == ''
     assert not photo.with_suffix('.bin').exists()
     with pytest.raises(UserError, match='is a folder, which standard output cannot hold'):
         compress(photo.parent, '-')

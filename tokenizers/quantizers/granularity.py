@@ -54,12 +54,12 @@ def information_density(
 def spread_density(
     images: Float[Array, 'b H W 3'], patch: int, bin_range: Sequence[float] = (-1.0, 1.0)
 ) -> Float[Array, 'b h w']:
-    """How many grey levels each patch has and how far they are apart, in nats: about 0 for a constant patch.
+    """How many grey levels each patch has and how far they are apart, in nats.
 
     The sum of their entropy and of the logarithm of their deviation.  The published entropy does not see grey levels
-    between its narrow bins, nor contrast; where this sum is large, coarse tokens err more.  Cells are averaged with
-    their neighbours, which count 1, 10, 1 along both axes: single ones stand out less, and a map of grains takes fewer
-    bits.
+    between its narrow bins, nor contrast; where this sum is large, coarse tokens err more.  A constant patch has 0.3 to
+    0.75, by where its level lies between the bins.  Cells are averaged with their neighbours, which count 1, 10, 1
+    along both axes: single ones stand out less, and a map of grains takes fewer bits.
 
     Args:
       images: in any range.
