@@ -1,19 +1,19 @@
-"""Package definition of tesserax.
+"""Package definition of vistok.
 
-The code lives in top-level folders (`tokenizers`, `common`, ...) that carry no `__init__.py`; `tesserax/` holds one
+The code lives in top-level folders (`tokenizers`, `common`, ...) that carry no `__init__.py`; `vistok/` holds one
 symlink per folder and is the only import root.  Packages are found below that root, so the wheel holds real files.
 """
 
 from setuptools import find_namespace_packages, setup
 
 setup(
-    name='tesserax',
+    name='vistok',
     version='0.1.0',
     description='Visual tokenizers, generators over their tokens, and token compression, in JAX.',
     license='Apache-2.0',
     python_requires='>=3.11',
-    packages=find_namespace_packages(include=['tesserax', 'tesserax.*']),
-    package_data={'tesserax.common.pretrained': ['*.npz'], 'tesserax.compression.weights': ['*.safetensors']},
+    packages=find_namespace_packages(include=['vistok', 'vistok.*']),
+    package_data={'vistok.pretrained': ['*.npz'], 'vistok.compression.weights': ['*.safetensors']},
     install_requires=[
         'absl-py>=2.1',
         'array-record>=0.8.1',

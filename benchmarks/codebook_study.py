@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import tesserax
-from tesserax.common.data.pipeline import evaluation_batches, open_source
-from tesserax.common.metrics.codebook_usage import CodebookUsage
+import vistok
+from vistok.data.images.pipeline import evaluation_batches, open_source
+from vistok.training.codebook_usage import CodebookUsage
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = (1024, 16_384, 65_536, 262_144)
@@ -150,7 +150,7 @@ def count_training_pictures(folder: pathlib.Path, source: str) -> None:
     if (folder / 'usage.json').exists():
         return
     config = json.loads((folder / 'config.json').read_text())
-    model = tesserax.load(folder)
+    model = vistok.load(folder)
     batches = evaluation_batches(
         open_source(source, 'train'),
         image_size=config['data']['image_size'],

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 
-from tesserax.launch.open_codec import open_codec
+from vistok.experiments.codecs import open_codec
 
 STEPS = ('compress', 'decompress')
 

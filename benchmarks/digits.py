@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from sklearn.svm import SVC
 
-import tesserax
-from tesserax.common.data.pipeline import open_source, to_model_range
-from tesserax.common.data.source import Split
-from tesserax.common.data.token_dataset import TokenSource, token_folder
-from tesserax.generators.generator import SampleConfig
-from tesserax.launch import assemble, run_folder
+import vistok
+from vistok.data.images.pipeline import open_source, to_model_range
+from vistok.data.images.source import Split
+from vistok.data.tokens.dataset import TokenSource, token_folder
+from vistok.experiments import registry, run_folder
+from vistok.generators.generator import SampleConfig
 
 BATCH = 100
 
@@ -52,14 +52,14 @@ def in_batches(function: object, count: int) -> np.ndarray:
 
 def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) -> dict[str, float]:
     """The shares that are reported."""
-    model = tesserax.load(run)
+    model = vistok.load(run)
     pictures, labels = real('train')
     machine = SVC(C=10, gamma=0.1).fit(features(pictures), labels)
     unseen, unseen_labels = real('validation')
     rebuilt = in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))
     asked = np.tile(np.arange(10), per_class)
     ids = in_batches(lambda i: model.sample(asked[i], seed, config, i).ids, len(asked))
-    drawn = in_batches(lambda i: model.tokenizer.decode(tesserax.Tokens(ids[i])), len(asked))
+    drawn = in_batches(lambda i: model.tokenizer.decode(vistok.Tokens(ids[i])), len(asked))
     guesses = machine.predict(features(to_bytes(drawn)))
     found = {
         'real': float(np.mean(machine.predict(features(unseen)) == unseen_labels)),
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument('--temperature', type=float)
     args = parser.parse_args()
     changes = {key: getattr(args, key) for key in ('guidance_scale', 'temperature') if getattr(args, key) is not None}
-    config = assemble.sample_config(run_folder.read_config(args.run), **changes)
+    config = registry.sample_config(run_folder.read_config(args.run), **changes)
     print(json.dumps(measure(args.run, args.per_class, args.seed, config), indent=2))
 
 

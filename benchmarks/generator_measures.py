@@ -22,22 +22,22 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.svm import SVC
 
-import tesserax
-from tesserax.common.data.token_dataset import TokenSource, token_folder
-from tesserax.common.metrics.feature_extractor import FeatureExtractor, load_extractor
-from tesserax.common.metrics.feature_set import FeatureCollector, FeatureSet
-from tesserax.common.metrics.generation_report import report_on
-from tesserax.common.metrics.measure import open_reference
-from tesserax.common.metrics.protocols import find_protocol
-from tesserax.common.pictures import to_uint8
-from tesserax.generators.ctf import CTF
-from tesserax.generators.dq_transformer import DQTransformer
-from tesserax.generators.generator import Generator, SampleConfig
-from tesserax.generators.mage import MAGE
-from tesserax.generators.masking import Guess
-from tesserax.generators.trained import TrainedGenerator
-from tesserax.generators.vq_ddm import VQDDM
-from tesserax.launch import assemble, run_folder
+import vistok
+from vistok.data.tokens.dataset import TokenSource, token_folder
+from vistok.experiments import registry, run_folder
+from vistok.generators.autoregressive.ctf import CTF
+from vistok.generators.autoregressive.dq_transformer import DQTransformer
+from vistok.generators.diffusion.vq_ddm import VQDDM
+from vistok.generators.generator import Generator, SampleConfig
+from vistok.generators.masked.mage import MAGE
+from vistok.generators.masked.masking import Guess
+from vistok.generators.trained import TrainedGenerator
+from vistok.metrics.feature_extractor import FeatureExtractor, load_extractor
+from vistok.metrics.feature_set import FeatureCollector, FeatureSet
+from vistok.metrics.feature_statistics import open_reference
+from vistok.metrics.protocols import find_protocol
+from vistok.metrics.report import report_on
+from vistok.visualization import to_uint8
 
 BATCH = 100
 DIGITS = 'embedded:digits'
@@ -209,9 +209,9 @@ def judges(args: argparse.Namespace, image_size: int) -> Judges:
 
 def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> Row:
     """The row of a cell that has ended."""
-    model: Any = tesserax.load(folder)
+    model: Any = vistok.load(folder)
     settings = run_folder.read_config(folder)
-    config = assemble.sample_config(settings)
+    config = registry.sample_config(settings)
     drawn = draw(folder, model, config, per_class)
     lines = log(folder)
     step = statistics.median(line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line)
@@ -238,7 +238,7 @@ def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> R
 
 def real_rows(folder: pathlib.Path, given: Judges) -> tuple[list[Row], dict[str, np.ndarray]]:
     """Unseen digits, and their reconstructions: as good as it gets.  With them a picture of each class."""
-    model: Any = tesserax.load(folder)
+    model: Any = vistok.load(folder)
     unseen, labels = digits.real('validation')
     rebuilt = digits.in_batches(
         lambda i: model.tokenizer(unseen[i].astype(np.float32) / 127.5 - 1).reconstruction, len(unseen)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from generator_measures import DIGITS, Row, judges, log, measure, real_rows
 
-from tesserax.common.pictures import class_sheet, save_png
-from tesserax.launch import run_folder
+from vistok.experiments import run_folder
+from vistok.visualization import class_sheet, save_png
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

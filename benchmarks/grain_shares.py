@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-import tesserax
-from tesserax.common.data.decode import decode_image
-from tesserax.common.data.pipeline import to_model_range
-from tesserax.common.metrics.image_quality import psnr
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
+import vistok
+from vistok.data.images.decode import decode_image
+from vistok.data.images.pipeline import to_model_range
+from vistok.metrics.image_quality import psnr
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
 SHARES = (
     (1.0, 0.0, 0.0),
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument('--pictures', type=pathlib.Path, required=True, help='folder of pictures')
     parser.add_argument('--tile', type=int, default=0, help='side of the squares in pixels; 0: whole pictures')
     args = parser.parse_args()
-    model = tesserax.load(args.run)
+    model = vistok.load(args.run)
     files = sorted(path for path in args.pictures.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
     print(f'| shares, coarse to fine | realised | largest miss, cells | bits per pixel | PSNR, dB |\n|{"---|" * 5}')
     for shares in SHARES:

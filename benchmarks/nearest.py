@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tesserax.tokenizers.quantizers.nearest import nearest_codeword
+from vistok.clustering.nearest import nearest_codeword
 
 
 @dataclasses.dataclass(frozen=True)

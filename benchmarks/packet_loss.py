@@ -15,16 +15,16 @@ import pathlib
 
 import numpy as np
 
-from tesserax.common.data.pipeline import evaluation_batches, open_source
-from tesserax.common.metrics.image_quality import psnr
-from tesserax.common.pretrained.judge import Judge, load_judge
-from tesserax.compression.bitstream import BitstreamReader
-from tesserax.compression.codec import Codec
-from tesserax.compression.packets import PacketShape, find_packets, packet_bytes, shape_of
-from tesserax.compression.restoration import Restorer, nearest_known
-from tesserax.compression.token_file import read_what_arrived
-from tesserax.launch.open_codec import open_codec, open_restorer
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.compression.codec import Codec
+from vistok.compression.format.bitstream import BitstreamReader
+from vistok.compression.format.packets import PacketShape, find_packets, packet_bytes, shape_of
+from vistok.compression.format.token_file import read_what_arrived
+from vistok.compression.loss_concealment import Restorer, nearest_known
+from vistok.data.images.pipeline import evaluation_batches, open_source
+from vistok.experiments.codecs import open_codec, open_restorer
+from vistok.metrics.image_quality import psnr
+from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.tokenizers.tokenizer import Tokens
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 SHOWN = 12  # pictures in the figure

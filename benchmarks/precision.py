@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import tesserax
-from tesserax.common.data.token_dataset import TokenSource
-from tesserax.generators.autoregression import Autoregressive, Choice, walk
-from tesserax.generators.generator import Variables
-from tesserax.generators.int8 import int8_weights
+import vistok
+from vistok.data.tokens.dataset import TokenSource
+from vistok.generators.autoregressive.decoding import Autoregressive, Choice, walk
+from vistok.generators.autoregressive.int8 import int8_weights
+from vistok.generators.generator import Variables
 
 CACHES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'int8': jnp.int8}
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument('--run', required=True, help='run folder of an autoregressive generator')
     parser.add_argument('--tokens', type=Path, required=True, help='folder of launch/extract_tokens.py')
     args = parser.parse_args()
-    model = tesserax.load(args.run)
+    model = vistok.load(args.run)
     source = TokenSource(args.tokens, 'validation')
     records = [source[i] for i in range(len(source))]
     ids, labels = np.stack([record.ids[0] for record in records]), np.asarray([record.label for record in records])

@@ -17,10 +17,10 @@ import numpy as np
 from table import write_table
 from tqdm import tqdm
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.description import describe
-from tesserax.launch.open_codec import open_codec
-from tesserax.launch.picture_files import PICTURES, read_picture
+from vistok.compression.codec import Codec
+from vistok.compression.format.description import describe
+from vistok.experiments.codecs import open_codec
+from vistok.experiments.image_files import PICTURES, read_picture
 
 
 @dataclasses.dataclass(frozen=True)

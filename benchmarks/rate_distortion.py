@@ -25,12 +25,12 @@ from PIL import Image, ImageDraw, features
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from tesserax.common.pictures import save_png
-from tesserax.common.pretrained.judge import Judge, load_judge
-from tesserax.compression.codec import Codec
-from tesserax.compression.rate_control import shares_at
-from tesserax.launch.open_codec import open_codec
-from tesserax.launch.picture_files import PICTURES, read_picture
+from vistok.compression.codec import Codec
+from vistok.compression.rate_control import shares_at
+from vistok.experiments.codecs import open_codec
+from vistok.experiments.image_files import PICTURES, read_picture
+from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.visualization import save_png
 
 QUALITIES = {'JPEG': (1, 5, 10, 20, 40), 'WEBP': (0, 5, 20, 50), 'AVIF': (1, 5, 10, 20, 40), 'JXL': (1, 5, 10, 30)}
 HALF_SIZE = {'AVIF': (1, 10, 30)}  # written at half the width and height, and enlarged again
@@ -102,7 +102,7 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
             return codec.compress(picture, grain_ratios=shares)
 
         yield Method(
-            Path(weights).name if weights else 'tesserax',
+            Path(weights).name if weights else 'vistok',
             'fixed' if place is None else f't={place}',
             compress,
             codec.decompress,

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tesserax.generators.generator import SampleConfig
-from tesserax.generators.int8 import int8_weights
-from tesserax.generators.llamagen import SIZES, LlamaGen
-from tesserax.generators.trained import TrainedGenerator
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.autoregressive.int8 import int8_weights
+from vistok.generators.autoregressive.llamagen import SIZES, LlamaGen
+from vistok.generators.generator import SampleConfig
+from vistok.generators.trained import TrainedGenerator
+from vistok.tokenizers.tokenizer import TokenSpec
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 CACHES = {'': None, 'int8': jnp.int8, **DTYPES}

@@ -18,12 +18,12 @@ from PIL import Image
 from table import write_table
 from tqdm import tqdm
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.description import describe
-from tesserax.compression.prior import CodebookTables, StaticPrior
-from tesserax.launch.open_codec import open_codec
-from tesserax.launch.picture_files import PICTURES, read_picture
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.compression.codec import Codec
+from vistok.compression.format.description import describe
+from vistok.compression.priors.prior import CodebookTables, StaticPrior
+from vistok.experiments.codecs import open_codec
+from vistok.experiments.image_files import PICTURES, read_picture
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 SHARES = ((1.0, 0.0, 0.0), (0.7, 0.2, 0.1), (0.3, 0.6, 0.1), (0.1, 0.8, 0.1), (0.1, 0.4, 0.5), (0.0, 0.0, 1.0))
 

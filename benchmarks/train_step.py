@@ -28,22 +28,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tesserax.common.losses.adversarial import ADVERSARIAL_LOSSES
-from tesserax.common.nn.patchgan import PatchGAN
-from tesserax.common.pretrained.clip import CLIPVision, clip_l14
-from tesserax.common.pretrained.judge import Judge
-from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.common.pretrained.stand_in import StandInPerceptual
-from tesserax.common.training.optimizer import make_optimizer
-from tesserax.common.training.parallel import make_runner
-from tesserax.common.training.state import Batch, TrainState
-from tesserax.common.training.step import TrainStep
-from tesserax.common.training.throughput import model_flops_utilisation
-from tesserax.tokenizers.fqgan import FQGAN
-from tesserax.tokenizers.fqgan import PRESETS as FQGAN_PRESETS
-from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
-from tesserax.tokenizers.vqgan import PRESETS as VQGAN_PRESETS
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.losses.adversarial import ADVERSARIAL_LOSSES
+from vistok.pretrained.clip import CLIPVision, clip_l14
+from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.lpips import LPIPS
+from vistok.pretrained.stand_in import StandInPerceptual
+from vistok.tokenizers.fqgan import FQGAN
+from vistok.tokenizers.fqgan import PRESETS as FQGAN_PRESETS
+from vistok.tokenizers.networks.patchgan import PatchGAN
+from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
+from vistok.tokenizers.vqgan import PRESETS as VQGAN_PRESETS
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.training.optimizer import make_optimizer
+from vistok.training.parallel import make_runner
+from vistok.training.state import Batch, TrainState
+from vistok.training.step import TrainStep
+from vistok.training.throughput import model_flops_utilisation
 
 TINY = {'channels': 8, 'channel_multipliers': (1,), 'attention_levels': (), 'res_blocks': 1, 'codebook_size': 64}
 TINY_FACTORS = {'adapter_layers': 1, 'head_layers': 1, 'adapter_heads': 2, 'head_heads': 2, 'teacher_widths': (0, 16)}

@@ -15,18 +15,18 @@ import flax.traverse_util
 import numpy as np
 from jaxtyping import Bool
 
-from tesserax.compression import planes
-from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter, Readable
-from tesserax.compression.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, Limits
-from tesserax.compression.nested import Level, LevelTokenizer, NestedCodebooks, level_of
-from tesserax.compression.nested_prior import coarsened
-from tesserax.compression.packets import PacketShape, check_dividable
-from tesserax.compression.planes import Picture
-from tesserax.compression.prior import Prior, StaticPrior, check_fits
-from tesserax.compression.restoration import Restorer
-from tesserax.compression.token_file import read_tokens, read_what_arrived, write_tokens
-from tesserax.compression.windows import Span, Strips, blend_weights, spans
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
+from vistok.compression import pixel_formats
+from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, Readable
+from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, Limits
+from vistok.compression.format.packets import PacketShape, check_dividable
+from vistok.compression.format.token_file import read_tokens, read_what_arrived, write_tokens
+from vistok.compression.loss_concealment import Restorer
+from vistok.compression.nested.codebooks import Level, LevelTokenizer, NestedCodebooks, level_of
+from vistok.compression.nested.prior import coarsened
+from vistok.compression.pixel_formats import Picture
+from vistok.compression.priors.prior import Prior, StaticPrior, check_fits
+from vistok.compression.windows import Span, Strips, blend_weights, spans
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
 _CONVERTED = 32
 Progress = Callable[[int, int], None]
@@ -161,7 +161,7 @@ class Codec:
         factor = header.downsample_factor
         for number, (y, x) in enumerate([(y, x) for y in vertical for x in horizontal], 1):
             part = picture[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
-            images = fit_to_grid(planes.to_images(part), self.tokenizer.spec)
+            images = fit_to_grid(pixel_formats.to_images(part), self.tokenizer.spec)
             shares = {} if grain_ratios is None else {'grain_ratios': tuple(grain_ratios)}
             tokens = self.tokenizer.encode(images, **shares)
             ids[:, y.core, x.core] = np.asarray(tokens.ids)[:, y.core_inside, x.core_inside]
@@ -184,7 +184,7 @@ class Codec:
         writer = BitstreamWriter(file)
         writer.header(header)
         if header.has_alpha:
-            writer.alpha(planes.pack_alpha(picture))
+            writer.alpha(pixel_formats.pack_alpha(picture))
         write_tokens(writer, header, tokens, prior)
         return file.getvalue()
 
@@ -260,14 +260,14 @@ class Codec:
         for strip in self._strips(tokens, header, progress):
             for start in range(0, len(strip), _CONVERTED):  # some rows at a time, as converting needs copies
                 part = picture[top + start : top + min(start + _CONVERTED, len(strip))]
-                part[:] = planes.from_image(strip[start : start + len(part), : header.width], header)
+                part[:] = pixel_formats.from_image(strip[start : start + len(part), : header.width], header)
             top += len(strip)
             del strip  # before the next one is made
         return picture
 
     def header(self, picture: Picture) -> Header:
         """What the bitstream of a picture says before its tokens, but for the prior; ValueError for no picture."""
-        planes.check_picture(picture)
+        pixel_formats.check_picture(picture)
         spec = self.tokenizer.spec
         height, width, channels = picture.shape
         window = _rounded_up(self.window, spec.cell)
@@ -358,7 +358,7 @@ def fingerprint(variables: Mapping[str, Any]) -> bytes:
 
 def _alpha(reader: BitstreamReader) -> Picture | None:
     packed = reader.alpha()
-    return None if packed is None else planes.unpack_alpha(packed, reader.header)
+    return None if packed is None else pixel_formats.unpack_alpha(packed, reader.header)
 
 
 def _joined(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:

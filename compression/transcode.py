@@ -3,13 +3,13 @@
 import dataclasses
 import io
 
-from tesserax.compression import packets
-from tesserax.compression.bitstream import BitstreamReader, BitstreamWriter, Readable
-from tesserax.compression.header import BitstreamError, Header, Limits
-from tesserax.compression.nested import Level, NestedCodebooks, level_of
-from tesserax.compression.nested_prior import coarsened
-from tesserax.compression.prior import StaticPrior
-from tesserax.compression.token_file import read_tokens, write_tokens
+from vistok.compression.format import packets
+from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, Readable
+from vistok.compression.format.header import BitstreamError, Header, Limits
+from vistok.compression.format.token_file import read_tokens, write_tokens
+from vistok.compression.nested.codebooks import Level, NestedCodebooks, level_of
+from vistok.compression.nested.prior import coarsened
+from vistok.compression.priors.prior import StaticPrior
 
 
 def transcode(

@@ -19,7 +19,8 @@ Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import mage, tokenizer
+from vistok.configs import mage
+from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -15,7 +15,7 @@ the digits that ship inside installed packages.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -15,7 +15,7 @@ by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 _NETWORK = {**tokenizer.SMALL_NETWORK, 'dtype': 'float32', 'remat': False}
 

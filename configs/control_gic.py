@@ -19,7 +19,7 @@ joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -17,7 +17,8 @@ are made when the run begins, or by launch/cluster_codebook.py.  Variants, joine
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, llamagen, tokenizer
+from vistok.configs import llamagen
+from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

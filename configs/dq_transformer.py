@@ -17,7 +17,7 @@ them.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -17,7 +17,7 @@ by thresholds on its information density.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 # Of training crops, by number of grains (`density_thresholds`): the shares that the model is given.
 _PHOTOGRAPHS = {2: (1.63,), 3: (1.61, 2.43)}

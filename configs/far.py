@@ -15,7 +15,7 @@ generates handwritten digits, on two CPU cores.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 SIZES = {
     'b': {'layers': 24, 'heads': 16, 'width': 1024, 'head_layers': 3},

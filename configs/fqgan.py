@@ -16,7 +16,7 @@ by commas (`--config=configs/fqgan.py:triple,cifar10`):
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -20,7 +20,7 @@ by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 # The published sizes.
 SIZES = {

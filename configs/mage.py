@@ -16,7 +16,7 @@ commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 # The published sizes.
 SIZES = {

@@ -16,7 +16,8 @@ Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, mage, tokenizer
+from vistok.configs import mage
+from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -17,7 +17,7 @@ trains in minutes on two CPU cores, on photographs that ship inside installed pa
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 

@@ -23,7 +23,7 @@ Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

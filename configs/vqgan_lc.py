@@ -20,7 +20,7 @@ launch/build_codebook.py wrote, or the published `codebook-100K.pth`.  Variants,
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import tokenizer
+from vistok.configs.base import tokenizer
 
 _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 

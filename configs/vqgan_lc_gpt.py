@@ -16,7 +16,7 @@ have.  It takes tokens of any tokenizer with one id per position, VQGAN-LC's amo
 
 from ml_collections import ConfigDict
 
-from tesserax.configs import generator, tokenizer
+from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 Variables = dict[str, Any]
 """Collections of nested dicts: 'params', and others that are never trained ('frozen')."""

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.replicas import replica_axis
-from tesserax.common.training.state import Batch, StepReport
-from tesserax.generators.generator import Condition, Generator, TextFeatures, Variables
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok.collectives import replica_axis
+from vistok.generators.generator import Condition, Generator, TextFeatures, Variables
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.training.state import Batch, StepReport
 
 
 def condition(batch: Batch) -> Condition:

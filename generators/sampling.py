@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from tesserax.generators.generator import SampleConfig
+from vistok.generators.generator import SampleConfig
 
 
 def guidance_scales(config: SampleConfig, positions: int) -> Float[np.ndarray, ' n']:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from tesserax.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
+from vistok.tokenizers.tokenizer import Tokens
 
 Asked = Condition | Int[np.ndarray, ' b'] | Sequence[int]
 

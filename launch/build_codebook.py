@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _FEATURES = flags.DEFINE_enum(
     'features',
@@ -41,8 +41,8 @@ _OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
 
 def main() -> None:
     """Makes the table and writes it."""
-    from tesserax.common.errors import UserError
-    from tesserax.launch.codebook_table import CodebookTable, gaussian, write_table
+    from vistok.errors import UserError
+    from vistok.experiments.feature_table import CodebookTable, gaussian, write_table
 
     output = pathlib.Path(_OUTPUT.value or '')
     if output.suffix != '.safetensors':
@@ -71,9 +71,9 @@ def _of_features(output: pathlib.Path) -> Any:
 
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import evaluation_batches, open_source, train_batches
-    from tesserax.common.pretrained.judge import load_judge
-    from tesserax.launch.codebook_table import CodebookTable, clustered, patch_features
+    from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
+    from vistok.experiments.feature_table import CodebookTable, clustered, patch_features
+    from vistok.pretrained.frozen_network import load_judge
 
     about = {
         'features': _FEATURES.value,

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder or converted file of a tokenizer.')
 _CLUSTERS = flags.DEFINE_integer('clusters', 512, 'How many; about 32 codewords for each are usual.')
@@ -26,11 +26,11 @@ def main() -> None:
     """Makes the clusters, writes them and says how large they are."""
     import numpy as np
 
-    from tesserax.common.data.token_dataset import TokenSource
-    from tesserax.common.errors import UserError
-    from tesserax.launch.code_clusters import clustered, codewords, write_clusters
-    from tesserax.launch.load import load
-    from tesserax.tokenizers.trained import TrainedTokenizer
+    from vistok.data.tokens.dataset import TokenSource
+    from vistok.errors import UserError
+    from vistok.experiments.codeword_clusters import clustered, codewords, write_clusters
+    from vistok.experiments.loading import load
+    from vistok.tokenizers.trained import TrainedTokenizer
 
     output = pathlib.Path(_OUTPUT.value or '')
     if output.suffix != '.safetensors':

@@ -13,7 +13,7 @@ Nothing is overwritten without --force, and a file is written whole or not at al
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
@@ -53,11 +53,11 @@ def main(source: str, out: str | None = None) -> int:
     """
     import dataclasses
 
-    from tesserax.common.errors import UserError
-    from tesserax.compression.packets import PacketShape
-    from tesserax.launch.compression_files import compress_files, planned
-    from tesserax.launch.open_codec import open_codec
-    from tesserax.launch.picture_files import PICTURES
+    from vistok.compression.format.packets import PacketShape
+    from vistok.errors import UserError
+    from vistok.experiments.batch_compression import compress_files, planned
+    from vistok.experiments.codecs import open_codec
+    from vistok.experiments.image_files import PICTURES
 
     work = planned(source, out, PICTURES, '.bin', force=_FORCE.value)
     listed = _SHARES.value

@@ -11,8 +11,8 @@ import pathlib
 
 from absl import flags
 
-from tesserax.common.errors import UserError
-from tesserax.launch import cli
+from vistok import cli
+from vistok.errors import UserError
 
 _NAME = flags.DEFINE_string('name', None, 'What the official weights are of; an unknown name lists the known ones.')
 _INPUT = flags.DEFINE_string('input', None, 'File to read.')
@@ -36,8 +36,8 @@ def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> 
     Raises:
       UserError: a file that cannot be read or written, or weights that are not of `name`.
     """
-    from tesserax.common.weights import WRAPPERS, is_ours, read_state_dict, save_variables
-    from tesserax.launch.official import OFFICIAL, from_official
+    from vistok.experiments.official_models import OFFICIAL, from_official
+    from vistok.weights.files import WRAPPERS, is_ours, read_state_dict, save_variables
 
     if name not in OFFICIAL:
         raise UserError(f'name the model with --name, one of: {", ".join(OFFICIAL)}; got {name!r}')
@@ -66,8 +66,8 @@ def write_official(source: pathlib.Path, target: pathlib.Path, name: str | None)
     Raises:
       UserError: a file that cannot be read or written, or one of another name.
     """
-    from tesserax.common.weights import load_variables, write_state_dict
-    from tesserax.launch.official import to_official
+    from vistok.experiments.official_models import to_official
+    from vistok.weights.files import load_variables, write_state_dict
 
     saved = load_variables(source)
     if name not in (None, saved.name):

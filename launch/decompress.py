@@ -10,7 +10,7 @@ It needs the weights, and the prior, that the file was written with; their finge
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
@@ -36,10 +36,10 @@ def main(source: str, out: str | None = None) -> int:
       out: what is written: a picture of any format, for a folder a folder; '-' is standard output.  Default: a .png
         beside the bitstream, or standard output for standard input.
     """
-    from tesserax.common.errors import UserError
-    from tesserax.compression.restoration import Restorer, nearest_known
-    from tesserax.launch.compression_files import decompress_files, planned
-    from tesserax.launch.open_codec import open_codec, open_restorer
+    from vistok.compression.loss_concealment import Restorer, nearest_known
+    from vistok.errors import UserError
+    from vistok.experiments.batch_compression import decompress_files, planned
+    from vistok.experiments.codecs import open_codec, open_restorer
 
     work = planned(source, out, ('.bin',), '.png', force=_FORCE.value)
     if _RESTORE.value is not None and not _PARTIAL.value:

@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _PICTURE = flags.DEFINE_string('picture', None, 'Where to write the map of grains, one pixel per grid cell.')
 _FORCE = flags.DEFINE_bool('force', False, 'Whether an existing picture is replaced.')
@@ -20,16 +20,16 @@ def main(source: str) -> None:
     """Prints the header, and bytes and bits of every kind of stream."""
     from pathlib import Path
 
-    from tesserax.compression.description import describe
-    from tesserax.launch import picture_files
+    from vistok.compression.format.description import describe
+    from vistok.experiments import image_files
 
-    description = describe(sys.stdin.buffer.read() if source == picture_files.STANDARD else Path(source).read_bytes())
+    description = describe(sys.stdin.buffer.read() if source == image_files.STANDARD else Path(source).read_bytes())
     for name, text in description.lines():
         print(f'{name:24} {text}')
     if _PICTURE.value is not None:
         path = Path(_PICTURE.value)
-        picture = picture_files.picture_bytes(description.grain_picture(), path.suffix)
-        picture_files.write_new(path, picture, force=_FORCE.value)
+        picture = image_files.picture_bytes(description.grain_picture(), path.suffix)
+        image_files.write_new(path, picture, force=_FORCE.value)
         print(f'wrote {path}')
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 if TYPE_CHECKING:
-    from tesserax.common.data.source import Split
-    from tesserax.common.metrics.feature_extractor import FeatureExtractor
-    from tesserax.common.metrics.generation_report import GenerationReport
+    from vistok.data.images.source import Split
+    from vistok.metrics.feature_extractor import FeatureExtractor
+    from vistok.metrics.report import GenerationReport
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder, checkpoint of a run, or converted weights.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -56,7 +56,7 @@ _INCEPTION_SHA256 = flags.DEFINE_string('inception_sha256', None, 'Digest of the
 
 def main() -> None:
     """Evaluates and prints a table."""
-    from tesserax.common.errors import UserError
+    from vistok.errors import UserError
 
     if _RUN.value is not None and _SAMPLES.value is None:
         _evaluate_run(pathlib.Path(_RUN.value))
@@ -70,18 +70,18 @@ def _evaluate_run(path: pathlib.Path) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import evaluation_batches, open_source
-    from tesserax.common.errors import UserError
-    from tesserax.common.metrics.feature_set import FeatureCollector
-    from tesserax.common.metrics.generation_report import report_on
-    from tesserax.common.pictures import save_png, to_uint8
-    from tesserax.common.pretrained.judge import load_judge
-    from tesserax.common.training.writers import json_number
-    from tesserax.launch import assemble, run_folder
-    from tesserax.launch.load import load
-    from tesserax.tokenizers.evaluation import evaluate_tokenizer
-    from tesserax.tokenizers.tokenizer import Tokens
-    from tesserax.tokenizers.trained import TrainedTokenizer
+    from vistok.data.images.pipeline import evaluation_batches, open_source
+    from vistok.errors import UserError
+    from vistok.experiments import registry, run_folder
+    from vistok.experiments.loading import load
+    from vistok.metrics.feature_set import FeatureCollector
+    from vistok.metrics.report import report_on
+    from vistok.pretrained.frozen_network import load_judge
+    from vistok.tokenizers.evaluation import evaluate_tokenizer
+    from vistok.tokenizers.tokenizer import Tokens
+    from vistok.tokenizers.trained import TrainedTokenizer
+    from vistok.training.writers import json_number
+    from vistok.visualization import save_png, to_uint8
 
     model = load(path, _WHICH.value)
     if not isinstance(model, TrainedTokenizer):
@@ -93,7 +93,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
     source, data_dir, size = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     if folder is not None:
         config = run_folder.read_config(folder)
-        data, own_size = config.data, assemble.evaluation_image_size(config)
+        data, own_size = config.data, registry.evaluation_image_size(config)
         source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or own_size
     if source is None:
         raise UserError(f'{path} is no run folder: name pictures to evaluate on by --source')
@@ -147,11 +147,11 @@ def _evaluate_run(path: pathlib.Path) -> None:
 
 
 def _evaluate_samples(path: pathlib.Path) -> None:
-    from tesserax.common.data.byte_batches import open_byte_batches
-    from tesserax.common.errors import UserError
-    from tesserax.common.metrics.generation_report import report_on
-    from tesserax.common.metrics.measure import measure, open_reference
-    from tesserax.launch import run_folder
+    from vistok.data.images.byte_batches import open_byte_batches
+    from vistok.errors import UserError
+    from vistok.experiments import run_folder
+    from vistok.metrics.feature_statistics import measure, open_reference
+    from vistok.metrics.report import report_on
 
     if _REFERENCE.value is None:
         raise UserError('name the real pictures by --reference, for example --reference=embedded:digits')
@@ -178,8 +178,8 @@ def _evaluate_samples(path: pathlib.Path) -> None:
 
 
 def _extractor() -> 'FeatureExtractor':
-    from tesserax.common.metrics.feature_extractor import load_extractor
-    from tesserax.common.metrics.protocols import find_protocol
+    from vistok.metrics.feature_extractor import load_extractor
+    from vistok.metrics.protocols import find_protocol
 
     protocol = find_protocol(_PROTOCOL.value or ('adm' if _INCEPTION.value else 'stand_in'))
     return load_extractor(protocol, _INCEPTION.value, sha256=_INCEPTION_SHA256.value)
@@ -187,7 +187,7 @@ def _extractor() -> 'FeatureExtractor':
 
 def _settings() -> dict[str, Any]:
     """What --settings says, numbers as numbers."""
-    from tesserax.common.errors import UserError
+    from vistok.errors import UserError
 
     found: dict[str, Any] = {}
     for entry in _SETTINGS.value:
@@ -202,7 +202,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _print(report: 'GenerationReport') -> None:
-    from tesserax.common.metrics.generation_report import difference, read_report
+    from vistok.metrics.report import difference, read_report
 
     print(report.table())
     if _AGAINST.value:

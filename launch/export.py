@@ -8,7 +8,7 @@ Values that are rounded to float16 (--half) are other weights: tokens and bitstr
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder, one of its checkpoints, or converted weights.')
 _OUT = flags.DEFINE_string('out', None, 'The .safetensors file to write.')
@@ -21,17 +21,17 @@ def main() -> None:
     """Loads, rounds if asked to, writes."""
     from pathlib import Path
 
-    from tesserax.common.errors import UserError
-    from tesserax.launch import picture_files
-    from tesserax.launch.open_codec import open_any_tokenizer
-    from tesserax.launch.tokenizer_file import halved, write_tokenizer
+    from vistok.errors import UserError
+    from vistok.experiments import image_files
+    from vistok.experiments.codecs import open_any_tokenizer
+    from vistok.experiments.tokenizer_file import halved, write_tokenizer
 
     if _RUN.value is None or _OUT.value is None:
         raise UserError('name a run and a file: --run=DIR --out=FILE.safetensors')
     path = Path(_OUT.value)
     if path.suffix != '.safetensors':
         raise UserError(f'weights are .safetensors files, got --out={path}')
-    picture_files.check_new(path, force=_FORCE.value)
+    image_files.check_new(path, force=_FORCE.value)
     tokenizer = open_any_tokenizer(_RUN.value)
     write_tokenizer(path, halved(tokenizer) if _HALF.value else tokenizer, {'note': _NOTE.value} if _NOTE.value else {})
     print(f'wrote {path}: {type(tokenizer.module).__name__}, {path.stat().st_size / 2**20:.2f} MiB')

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Tokenizer: run folder, checkpoint of a run, or converted weights.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -39,13 +39,13 @@ _THREADS = flags.DEFINE_integer('threads', 4, 'Threads that decode pictures.')
 
 def main() -> None:
     """Extracts what is missing, and finishes when nothing is."""
-    from tesserax.common.data.token_dataset import PREFIX
-    from tesserax.common.data.token_views import Views
-    from tesserax.common.errors import UserError
-    from tesserax.launch import run_folder
-    from tesserax.launch.load import load
-    from tesserax.launch.token_extraction import Extraction
-    from tesserax.tokenizers.trained import TrainedTokenizer
+    from vistok.data.tokens.dataset import PREFIX
+    from vistok.data.tokens.views import Views
+    from vistok.errors import UserError
+    from vistok.experiments import run_folder
+    from vistok.experiments.loading import load
+    from vistok.experiments.token_extraction import Extraction
+    from vistok.tokenizers.trained import TrainedTokenizer
 
     if _RUN.value is None:
         raise UserError('name a tokenizer, for example --run=runs/vqgan-digits')

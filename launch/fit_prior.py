@@ -8,7 +8,7 @@ with them can only be read with them.
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
 _SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures to count on, as for training.')
@@ -24,19 +24,19 @@ def main() -> None:
     """Tokenizes the pictures, counts, and writes the tables."""
     from pathlib import Path
 
-    from tesserax.common.errors import UserError
-    from tesserax.compression.codec import Codec, fingerprint
-    from tesserax.compression.prior_fit import fit_prior
-    from tesserax.launch import picture_files
-    from tesserax.launch.calibration import codewords, tokens_of
-    from tesserax.launch.open_codec import default_prior, open_tokenizer
+    from vistok.compression.codec import Codec, fingerprint
+    from vistok.compression.priors.fitting import fit_prior
+    from vistok.errors import UserError
+    from vistok.experiments import image_files
+    from vistok.experiments.calibration import codewords, tokens_of
+    from vistok.experiments.codecs import default_prior, open_tokenizer
 
     if _WEIGHTS.value is None:
         raise UserError('name the weights, for example --weights=runs/control_gic')
     model = open_tokenizer(_WEIGHTS.value)
     codec = Codec(model, fingerprint(model.variables))
     path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
-    picture_files.check_new(path, force=_FORCE.value)
+    image_files.check_new(path, force=_FORCE.value)
     tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
     prior = fit_prior(tokens, codewords(model), model.spec)
     source = Path(_SOURCE.value).resolve().name  # without its folder, since tables are passed on

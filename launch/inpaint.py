@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder of a VQ-DDM, or one of its checkpoints.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -43,15 +43,15 @@ def main() -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import evaluation_batches, open_source
-    from tesserax.common.data.source import Split
-    from tesserax.common.data.token_dataset import TokenSource, token_folder
-    from tesserax.common.errors import UserError
-    from tesserax.common.pictures import class_sheet, save_png, to_uint8
-    from tesserax.generators.trained import TrainedGenerator
-    from tesserax.launch import assemble, run_folder
-    from tesserax.launch.completion import complete, read_mask, region
-    from tesserax.launch.load import load
+    from vistok.data.images.pipeline import evaluation_batches, open_source
+    from vistok.data.images.source import Split
+    from vistok.data.tokens.dataset import TokenSource, token_folder
+    from vistok.errors import UserError
+    from vistok.experiments import registry, run_folder
+    from vistok.experiments.loading import load
+    from vistok.generators.inpainting import complete, read_mask, region
+    from vistok.generators.trained import TrainedGenerator
+    from vistok.visualization import class_sheet, save_png, to_uint8
 
     if _RUN.value is None or not (_OUT.value or _FOLDER.value):
         raise UserError('name a VQ-DDM and where to write, for example --run=runs/vq_ddm --out=completed.png')
@@ -70,7 +70,7 @@ def main() -> None:
     given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
     if not _LABELLED.value:  # asking for nothing, there is nothing to be guided to
         given.setdefault('guidance_scale', 1.0)
-    sampling = assemble.sample_config(config, **given)
+    sampling = registry.sample_config(config, **given)
 
     side = model.generator.grid[0] * model.generator.spec.downsample_factor
     hidden = read_mask(_MASK.value, side) if _MASK.value else region(_REGION.value, side)

@@ -11,7 +11,7 @@ only be read with them.  Of tokenizers with several sub-codebooks, each gets the
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
 _SIZES = flags.DEFINE_list('sizes', None, 'Codewords of each level, falling, such as 4096,1024,256.')
@@ -33,12 +33,12 @@ def main() -> None:
 
     import numpy as np
 
-    from tesserax.common.errors import UserError
-    from tesserax.compression.codec import Codec, fingerprint
-    from tesserax.compression.nested_fit import fit_nested
-    from tesserax.launch import picture_files
-    from tesserax.launch.calibration import codewords, tokens_of
-    from tesserax.launch.open_codec import default_nested, open_tokenizer
+    from vistok.compression.codec import Codec, fingerprint
+    from vistok.compression.nested.fitting import fit_nested
+    from vistok.errors import UserError
+    from vistok.experiments import image_files
+    from vistok.experiments.calibration import codewords, tokens_of
+    from vistok.experiments.codecs import default_nested, open_tokenizer
 
     if _WEIGHTS.value is None:
         raise UserError('name the weights, for example --weights=runs/vqgan_lc')
@@ -48,7 +48,7 @@ def main() -> None:
         raise UserError(f'--sizes are numbers, got {_SIZES.value}') from None
     model = open_tokenizer(_WEIGHTS.value)
     path = Path(_OUT.value) if _OUT.value else default_nested(_WEIGHTS.value)
-    picture_files.check_new(path, force=_FORCE.value)
+    image_files.check_new(path, force=_FORCE.value)
     codec = Codec(model, fingerprint(model.variables))
     tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
     usage = [

@@ -7,7 +7,7 @@ Afterwards `tfds:my_pictures` is a data source like any other.  Pictures that ca
 
 from absl import flags, logging
 
-from tesserax.launch import cli
+from vistok import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Folder or .zip file of pictures.', required=True)
 _NAME = flags.DEFINE_string('name', None, 'Name of the dataset: small letters, digits, underscores.', required=True)
@@ -19,8 +19,8 @@ _LISTED = 10  # skipped pictures to name
 
 def main() -> None:
     """Prepares the dataset and reports what was written."""
-    from tesserax.common.data.builder import prepare_dataset  # not above: --help needs no TFDS
-    from tesserax.common.data.tfds_source import default_data_dir
+    from vistok.data.images.builder import prepare_dataset  # not above: --help needs no TFDS
+    from vistok.data.images.tfds_source import default_data_dir
 
     logging.set_verbosity(logging.WARNING)  # TFDS reports each file it writes, across the progress bar
     prepared = prepare_dataset(_SOURCE.value, _NAME.value, _DATA_DIR.value or default_data_dir(), progress=True)

@@ -11,7 +11,7 @@ from typing import cast
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Pictures: a folder, an .npz file, or any source.')
 _SPLIT = flags.DEFINE_enum(
@@ -31,13 +31,13 @@ _OUT = flags.DEFINE_string('out', None, 'File to write (.npz).')
 
 def main() -> None:
     """Measures and writes."""
-    from tesserax.common.data.byte_batches import open_byte_batches
-    from tesserax.common.data.source import Split
-    from tesserax.common.errors import UserError
-    from tesserax.common.metrics.feature_extractor import load_extractor
-    from tesserax.common.metrics.feature_set import KEPT, save_statistics
-    from tesserax.common.metrics.measure import measure
-    from tesserax.common.metrics.protocols import find_protocol
+    from vistok.data.images.byte_batches import open_byte_batches
+    from vistok.data.images.source import Split
+    from vistok.errors import UserError
+    from vistok.metrics.feature_extractor import load_extractor
+    from vistok.metrics.feature_set import KEPT, save_statistics
+    from vistok.metrics.feature_statistics import measure
+    from vistok.metrics.protocols import find_protocol
 
     if _SOURCE.value is None or _OUT.value is None or not _OUT.value.endswith('.npz'):
         raise UserError('name the pictures and the file, for example --source=embedded:digits --out=digits.npz')

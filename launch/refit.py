@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder of a tokenizer, or converted weights; then name a --source.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -33,15 +33,15 @@ def main() -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from tesserax.common.data.pipeline import evaluation_batches, open_source, train_batches
-    from tesserax.common.errors import UserError
-    from tesserax.launch import run_folder
-    from tesserax.launch.load import load
-    from tesserax.launch.tokenizer_file import write_tokenizer
-    from tesserax.tokenizers.evaluation import evaluate_tokenizer
-    from tesserax.tokenizers.refit import picked_vectors, refitted
-    from tesserax.tokenizers.tokenizer import Tokens
-    from tesserax.tokenizers.trained import TrainedTokenizer
+    from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
+    from vistok.errors import UserError
+    from vistok.experiments import run_folder
+    from vistok.experiments.loading import load
+    from vistok.experiments.tokenizer_file import write_tokenizer
+    from vistok.tokenizers.evaluation import evaluate_tokenizer
+    from vistok.tokenizers.refit import picked_vectors, refitted
+    from vistok.tokenizers.tokenizer import Tokens
+    from vistok.tokenizers.trained import TrainedTokenizer
 
     output = pathlib.Path(_OUTPUT.value or '')
     if _RUN.value is None or output.suffix != '.safetensors' or not output.parent.is_dir():

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder of a generator, or one of its checkpoints.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
@@ -57,12 +57,12 @@ _SECOND = {
 
 def main() -> None:
     """Draws what is missing and writes the files."""
-    from tesserax.common.errors import UserError
-    from tesserax.generators.trained import TrainedGenerator
-    from tesserax.launch import assemble, run_folder
-    from tesserax.launch.load import load
-    from tesserax.launch.prompts import read_prompts
-    from tesserax.launch.sampling import Plan, chosen_classes, sample
+    from vistok.errors import UserError
+    from vistok.experiments import registry, run_folder
+    from vistok.experiments.loading import load
+    from vistok.experiments.prompts import read_prompts
+    from vistok.experiments.sampling import Plan, chosen_classes, sample
+    from vistok.generators.trained import TrainedGenerator
 
     if _RUN.value is None:
         raise UserError('name a generator, for example --run=runs/llamagen')
@@ -91,7 +91,7 @@ def main() -> None:
         per_class=_PER_CLASS.value,
         count=_COUNT.value,
         seed=_SEED.value,
-        config=assemble.sample_config(config, **given),
+        config=registry.sample_config(config, **given),
     )
     work = outputs[0].with_name(outputs[0].name + '.parts')
     written = sample(

@@ -9,7 +9,7 @@
 `--config.data.text_features` of launch/train.py and `--prompts` of launch/sample.py take.  Killed at any moment, the
 same command goes on; several processes share the work with --process_count=N and --process_id=I.
 
-The encoder is Flan-T5-XL (pip install 'tesserax[text]'), or any other T5 of the Hugging Face hub or of a folder;
+The encoder is Flan-T5-XL (pip install '.[text]'), or any other T5 of the Hugging Face hub or of a folder;
 `stand_in` is a fixed random vector for each word, for trials without weights.
 """
 
@@ -17,7 +17,7 @@ import pathlib
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Captions or prompts: folder, .jsonl or .txt file.')
 _OUT = flags.DEFINE_string('out', None, 'Folder for the features.')
@@ -30,10 +30,10 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'Number of this process, fro
 
 def main() -> None:
     """Encodes what is missing."""
-    from tesserax.common.data.captions import read_captions
-    from tesserax.common.data.text_features import write_text_features
-    from tesserax.common.errors import UserError
-    from tesserax.common.pretrained.text_encoder import load_text_encoder
+    from vistok.data.text.captions import read_captions
+    from vistok.data.text.features import write_text_features
+    from vistok.errors import UserError
+    from vistok.pretrained.text_encoder import load_text_encoder
 
     if not _SOURCE.value or not _OUT.value:
         raise UserError('name captions and a folder for their features: --source=pictures --out=runs/tokens/text')

@@ -13,8 +13,8 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from tesserax.common.errors import UserError
-from tesserax.launch import cli
+from vistok import cli
+from vistok.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; an existing run is resumed.  Default: runs/<config>.')
@@ -26,16 +26,16 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, 
 
 def main() -> None:
     """Trains, and says in one line how it ended."""
-    from tesserax.launch import experiment  # after the flags are checked: mistakes are answered at once
+    from vistok.experiments import training  # after the flags are checked: mistakes are answered at once
 
     if _CONFIG.value is None:
         raise UserError('name a config, for example --config=configs/fqgan.py')
     if _MULTIPROCESS.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(cli.value_of('config', sys.argv) or ''))
-    result = experiment.run_training(_CONFIG.value, workdir)
+    result = training.run_training(_CONFIG.value, workdir)
     if jax.process_index() == 0:
-        print(experiment.closing_line(result, workdir))
+        print(training.closing_line(result, workdir))
 
 
 def default_workdir(config: str) -> pathlib.Path:

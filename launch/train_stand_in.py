@@ -1,4 +1,4 @@
-"""Trains the stand-in network on the embedded training pictures and writes `common/pretrained/stand_in.npz`.
+"""Trains the stand-in network on the embedded training pictures and writes `vistok/pretrained/stand_in.npz`.
 
   python launch/train_stand_in.py
 
@@ -20,10 +20,10 @@ from absl import app, flags
 from jaxtyping import Array, Float
 from PIL import Image
 
-from tesserax.common.data.embedded import Digits, Photographs
-from tesserax.common.data.source import Split
-from tesserax.common.losses.contrastive import info_nce
-from tesserax.common.pretrained.stand_in import WEIGHTS, StandInTeacher
+from vistok.data.images.embedded import Digits, Photographs
+from vistok.data.images.source import Split
+from vistok.losses.contrastive import info_nce
+from vistok.pretrained.stand_in import WEIGHTS, StandInTeacher
 
 _STEPS = flags.DEFINE_integer('steps', 500, 'training steps')
 _BATCH = flags.DEFINE_integer('batch', 48, 'places per step, each seen twice')

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from tesserax.launch import cli
+from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'What the file was written with; default: weights of the package.')
 _NESTED = flags.DEFINE_string('nested', None, 'Tables of launch/nest_codebook.py; default: those beside the weights.')
@@ -27,10 +27,10 @@ def main(source: str, target: str) -> None:
     """Reads a bitstream, and writes another."""
     from pathlib import Path
 
-    from tesserax.common.errors import UserError
-    from tesserax.compression.transcode import transcode, transcode_to_size
-    from tesserax.launch import picture_files
-    from tesserax.launch.open_codec import SHIPPED, open_nested, open_tables
+    from vistok.compression.transcode import transcode, transcode_to_size
+    from vistok.errors import UserError
+    from vistok.experiments import image_files
+    from vistok.experiments.codecs import SHIPPED, open_nested, open_tables
 
     if (_CODEWORDS.value is None) == (_MAX_BYTES.value is None):
         raise UserError('say how small, with one of --codewords and --max_bytes')
@@ -38,17 +38,17 @@ def main(source: str, target: str) -> None:
     nested, prior = open_nested(weights, _NESTED.value), open_tables(weights, _PRIOR.value)
     if nested is None:
         raise UserError(f'there are no nested codebooks beside {weights}: make them with launch/nest_codebook.py')
-    if target != picture_files.STANDARD:
-        picture_files.check_new(Path(target), force=_FORCE.value)
-    data = sys.stdin.buffer.read() if source == picture_files.STANDARD else Path(source).read_bytes()
+    if target != image_files.STANDARD:
+        image_files.check_new(Path(target), force=_FORCE.value)
+    data = sys.stdin.buffer.read() if source == image_files.STANDARD else Path(source).read_bytes()
     if _CODEWORDS.value is not None:
         result = transcode(data, nested, nested.level_of(_CODEWORDS.value), prior)
     else:
         result = transcode_to_size(data, nested, _MAX_BYTES.value or 0, prior)
-    if target == picture_files.STANDARD:
+    if target == image_files.STANDARD:
         sys.stdout.buffer.write(result)
         return
-    picture_files.write_new(Path(target), result, force=_FORCE.value)
+    image_files.write_new(Path(target), result, force=_FORCE.value)
     print(f'{source} -> {target}: {len(data)} bytes become {len(result)}')
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from golden_packs import random_variables
 
-from tesserax.generators.far import FAR
-from tesserax.generators.generator import TextFeatures
-from tesserax.generators.llamagen import LlamaGen
-from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.generators.autoregressive.far import FAR
+from vistok.generators.autoregressive.llamagen import LlamaGen
+from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
+from vistok.generators.generator import TextFeatures
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 ONE = TokenSpec((17,), 4)
 THREE = TokenSpec((17, 13, 11), 4, ('vis', 'mid', 'high'))

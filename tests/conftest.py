@@ -17,14 +17,14 @@ os.environ['XLA_FLAGS'] = (
 
 # Many tests train the same tiny model, in this process and in others; each program is compiled by the first.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='tesserax-tests-')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='vistok-tests-')
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook('tesserax', 'beartype.beartype')
+install_import_hook('vistok', 'beartype.beartype')
 
 
 @pytest.fixture(scope='module', autouse=True)

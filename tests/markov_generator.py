@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tesserax.generators.autoregression import Autoregressive, Step
+from vistok.generators.autoregressive.decoding import Autoregressive, Step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,19 +17,20 @@ import numpy as np
 import optax
 from golden_packs import random_variables
 
-from tesserax.common.weights import load_variables, save_variables
-from tesserax.compression.codec import Codec, fingerprint
-from tesserax.compression.description import describe
-from tesserax.compression.nested import NestedCodebooks
-from tesserax.compression.nested_fit import fit_nested
-from tesserax.compression.network_prior import NetworkPrior
-from tesserax.compression.prior import StaticPrior
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.generators.far import FAR
-from tesserax.generators.llamagen import LlamaGen
-from tesserax.launch import assemble, cli
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok import cli
+from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.format.description import describe
+from vistok.compression.nested.codebooks import NestedCodebooks
+from vistok.compression.nested.fitting import fit_nested
+from vistok.compression.priors.fitting import fit_prior
+from vistok.compression.priors.network import NetworkPrior
+from vistok.compression.priors.prior import StaticPrior
+from vistok.experiments import registry
+from vistok.generators.autoregressive.far import FAR
+from vistok.generators.autoregressive.llamagen import LlamaGen
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.files import load_variables, save_variables
 
 GRID = (8, 8)
 
@@ -48,7 +49,7 @@ def plain_codec(config: str) -> Codec:
     loaded = cli.load_config(f'configs/{path}')
     if name:
         loaded.model.name = name
-    module = assemble.tokenizer(loaded)
+    module = registry.tokenizer(loaded)
     side = max(32, module.spec.cell)
     given = jax.random.key(0), jnp.zeros((1, side, side, 3))
     if loaded.model.name == 'simvq':  # the rule below brings all its codewords close together

@@ -12,15 +12,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What a folder may import of this project, apart from itself.
-MAY_IMPORT = {
-    'common': (),
-    'tokenizers': ('common',),
-    'generators': ('common', 'tokenizers.tokenizer', 'tokenizers.trained'),
-    'compression': ('common', 'generators', 'tokenizers.tokenizer', 'tokenizers.trained'),
-    'launch': ('common', 'tokenizers', 'generators', 'compression', 'configs'),
-    'configs': (),
-}
+# Parts of the project, highest first; a part imports only itself and what stands on lower floors.
+FLOORS = (
+    ('launch',),
+    ('experiments',),
+    ('compression',),
+    ('generators',),
+    ('tokenizers',),
+    ('metrics',),
+    ('pretrained',),
+    ('losses', 'data'),
+    ('training', 'weights'),
+    ('networks', 'clustering', 'visualization'),
+    ('files', 'collectives'),
+    ('errors',),
+)
+LINKED = ('compression', 'configs', 'generators', 'launch', 'tokenizers')  # top-level folders, linked into vistok/
+# From above, a tokenizer is seen through its interface: only experiments and commands know the papers.
+INTERFACES = {'tokenizers': ('tokenizers.tokenizer', 'tokenizers.trained')}
+KNOW_ALL = ('launch', 'experiments')
 MOST_LINES = 500
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> reason
 VAGUE_NAME = re.compile(r'(.*_)?(utils?|misc|helpers?)')
@@ -56,35 +66,57 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f'{source}.{alias.name}' for alias in node.names)
 
 
+def part_of(path: str) -> str | None:
+    """The part that a file belongs to: the folder or module below `vistok`, or a linked folder."""
+    folders = path.removeprefix('vistok/').split('/')
+    part = folders[0].removesuffix('.py')
+    inside = path.startswith('vistok/') or part in LINKED
+    return part if inside and part not in ('__init__', '__main__', 'cli') else None
+
+
+def may_import(part: str) -> tuple[str, ...]:
+    """What a part may import: itself, and everything on lower floors as far as it may be seen."""
+    if part == 'configs':
+        return ('configs',)
+    floor = next((i for i, parts in enumerate(FLOORS) if part in parts), None)
+    if floor is None:
+        return ()
+    lower = [name for parts in FLOORS[floor + 1 :] for name in parts]
+    if part in KNOW_ALL:
+        return (part, *lower)
+    return (part, *(seen for name in lower for seen in INTERFACES.get(name, (name,))))
+
+
 def imports_against_the_direction(root: Path) -> Iterator[str]:
-    """Imports that point up, that reach for a concrete tokenizer, or that bypass `tesserax`."""
+    """Imports that point up, that reach for a concrete tokenizer, or that bypass `vistok`."""
     for path, tree in modules(root):
-        folder = path.split('/')[0]
+        part = part_of(path)
         for name in imported(tree):
             top, *rest = name.split('.')
-            if top in MAY_IMPORT:
-                yield f'{path} imports {name}: write tesserax.{name}'
-            elif top == '' and folder in MAY_IMPORT:
+            if top in LINKED:
+                yield f'{path} imports {name}: write vistok.{name}'
+            elif top == '' and part is not None:
                 yield f'{path} imports {name}: write the full name'
-            elif top == 'tesserax' and folder in MAY_IMPORT:
-                target = '.'.join(rest)
-                allowed = (folder, *MAY_IMPORT[folder])
-                if not any(target == prefix or target.startswith(prefix + '.') for prefix in allowed):
-                    yield f'{path} imports {name}: {folder} may import only {", ".join(allowed)}'
+            elif top == 'vistok' and part is not None:
+                target, allowed = '.'.join(rest), may_import(part)
+                if not allowed:
+                    yield f'{path} stands on no floor: give {part} a place in FLOORS'
+                elif not any(target == prefix or target.startswith(prefix + '.') for prefix in allowed):
+                    yield f'{path} imports {name}: {part} may import only {", ".join(allowed)}'
 
 
 def broken_import_root(root: Path) -> Iterator[str]:
-    """`__init__.py` in real folders; real folders without a link in tesserax/, and links to nothing."""
-    for folder in MAY_IMPORT:
+    """`__init__.py` in linked folders; such folders without a link in vistok/, and links to nothing."""
+    for folder in LINKED:
         if (root / folder).is_dir():
             for path in sorted((root / folder).rglob('__init__.py')):
                 yield f'{path.relative_to(root).as_posix()} must not exist: the folder would hide a library of its name'
-            link = root / 'tesserax' / folder
+            link = root / 'vistok' / folder
             if not link.is_symlink() or link.readlink().as_posix() != f'../{folder}':
-                yield f'tesserax/{folder} is not a link to ../{folder}'
-    for link in sorted((root / 'tesserax').iterdir()):
+                yield f'vistok/{folder} is not a link to ../{folder}'
+    for link in sorted((root / 'vistok').iterdir()):
         if link.is_symlink() and not link.is_dir():
-            yield f'tesserax/{link.name} links to nothing'
+            yield f'vistok/{link.name} links to nothing'
 
 
 def long_files(root: Path) -> Iterator[str]:
@@ -101,7 +133,7 @@ def long_files(root: Path) -> Iterator[str]:
 
 def shadowing_scripts(root: Path) -> Iterator[str]:
     """Scripts that would be imported instead of a library, because their folder comes first on `sys.path`."""
-    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions(), 'torch', 'tensorflow', 'tesserax'}
+    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions(), 'torch', 'tensorflow', 'vistok'}
     for path in sorted((root / 'launch').glob('*.py')):
         if path.stem in taken:
             yield f'launch/{path.name} hides the library {path.stem}'
@@ -154,23 +186,27 @@ def test_exceptions_for_long_files_are_still_needed():
 
 
 def make_tree(root, files):
-    for name, text in {'tesserax/__init__.py': '"""Root."""', **files}.items():
+    for name, text in {'vistok/__init__.py': '"""Root."""', **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text if not name.endswith('.py') or text.startswith('"""') else f'"""Says why."""\n{text}')
-    for folder in MAY_IMPORT:
+    for folder in LINKED:
         if (root / folder).is_dir():
-            (root / 'tesserax' / folder).symlink_to(f'../{folder}')
+            (root / 'vistok' / folder).symlink_to(f'../{folder}')
     return root
 
 
 SOUND = {
-    'common/nn/conv.py': 'import numpy\nfrom tesserax.common.errors import UserError\n',
-    'tokenizers/vqgan.py': 'from tesserax.common.nn import conv\nfrom tesserax.tokenizers.tokenizer import Tokens\n',
-    'generators/ar.py': 'import tesserax.common.nn.conv\nfrom tesserax.tokenizers.tokenizer import Tokens\n',
-    'compression/codec.py': 'from tesserax.generators.ar import step\nfrom tesserax.tokenizers import tokenizer\n',
-    'configs/vqgan.py': 'from ml_collections import ConfigDict\n',
-    'launch/train.py': 'from tesserax.compression import codec\nfrom tesserax.tokenizers import vqgan\n',
+    'vistok/networks/conv.py': 'import numpy\nfrom vistok.errors import UserError\n',
+    'vistok/training/loop.py': 'from vistok.networks.conv import Conv\n',
+    'vistok/data/images/folder.py': 'from vistok.files import write\n',
+    'tokenizers/vqgan.py': 'from vistok.networks import conv\nfrom vistok.tokenizers.tokenizer import Tokens\n',
+    'generators/ar.py': 'import vistok.networks.conv\nfrom vistok.tokenizers.tokenizer import Tokens\n',
+    'compression/codec.py': 'from vistok.generators.ar import step\nfrom vistok.tokenizers import tokenizer\n',
+    'configs/vqgan.py': 'from ml_collections import ConfigDict\nfrom vistok.configs.base import tokenizer\n',
+    'vistok/experiments/run.py': 'from vistok.compression import codec\nfrom vistok.tokenizers import vqgan\n',
+    'launch/train.py': 'from vistok.experiments import run\n',
+    'vistok/cli.py': 'import vistok.experiments.run\n',
     'docs/data.md': 'See ~/data, $HOME/tmp/x and https://example.org/work/more.',
 }
 
@@ -180,53 +216,29 @@ def test_a_sound_tree_passes(tmp_path, check):
     assert list(check(make_tree(tmp_path, SOUND))) == []
 
 
+DIRECTION = imports_against_the_direction
 BROKEN = [
-    (
-        imports_against_the_direction,
-        'common/a.py',
-        'def f():\n    from tesserax.tokenizers import vqgan\n',
-        'may import only common',
-    ),
-    (imports_against_the_direction, 'tokenizers/a.py', 'import tesserax.launch.cli\n', 'tokenizers may import only'),
-    (
-        imports_against_the_direction,
-        'generators/a.py',
-        'from tesserax.tokenizers import vqgan\n',
-        'generators may import only',
-    ),
-    (
-        imports_against_the_direction,
-        'generators/a.py',
-        'from tesserax.tokenizers.vqgan import VQGAN\n',
-        'generators may import',
-    ),
-    (
-        imports_against_the_direction,
-        'compression/a.py',
-        'from tesserax import tokenizers\n',
-        'compression may import only',
-    ),
-    (
-        imports_against_the_direction,
-        'configs/a.py',
-        'from tesserax.common import errors\n',
-        'configs may import only configs',
-    ),
-    (
-        imports_against_the_direction,
-        'tests/test_a.py',
-        'from tokenizers.vqgan import VQGAN\n',
-        'write tesserax.tokenizers.vqgan',
-    ),
-    (imports_against_the_direction, 'common/a.py', 'from . import errors\n', 'write the full name'),
-    (broken_import_root, 'common/nn/__init__.py', '', 'common/nn/__init__.py must not exist'),
+    (DIRECTION, 'vistok/networks/a.py', 'def f():\n    from vistok.tokenizers import vqgan\n', 'networks may import'),
+    (DIRECTION, 'vistok/training/a.py', 'from vistok.data.images import folder\n', 'training may import only'),
+    (DIRECTION, 'vistok/losses/a.py', 'from vistok.data.images import folder\n', 'losses may import only'),
+    (DIRECTION, 'vistok/errors.py', 'import vistok.files\n', 'errors may import only errors'),
+    (DIRECTION, 'tokenizers/a.py', 'import vistok.launch.train\n', 'tokenizers may import only'),
+    (DIRECTION, 'vistok/experiments/a.py', 'import vistok.launch.train\n', 'experiments may import only'),
+    (DIRECTION, 'generators/a.py', 'from vistok.tokenizers import vqgan\n', 'generators may import only'),
+    (DIRECTION, 'generators/a.py', 'from vistok.tokenizers.vqgan import VQGAN\n', 'generators may import'),
+    (DIRECTION, 'compression/a.py', 'from vistok import tokenizers\n', 'compression may import only'),
+    (DIRECTION, 'configs/a.py', 'from vistok import errors\n', 'configs may import only configs'),
+    (DIRECTION, 'tests/test_a.py', 'from tokenizers.vqgan import VQGAN\n', 'write vistok.tokenizers.vqgan'),
+    (DIRECTION, 'vistok/networks/a.py', 'from . import conv\n', 'write the full name'),
+    (DIRECTION, 'vistok/common/a.py', 'from vistok import errors\n', 'stands on no floor'),
+    (broken_import_root, 'tokenizers/nn/__init__.py', '', 'tokenizers/nn/__init__.py must not exist'),
     (long_files, 'tests/test_long.py', 'x = 1\n' * 500, 'tests/test_long.py has 501 lines'),
     (shadowing_scripts, 'launch/tokenize.py', '', 'hides the library tokenize'),
     (shadowing_scripts, 'launch/optax.py', '', 'hides the library optax'),
-    (vague_names, 'common/utils.py', '', 'common/utils.py'),
-    (vague_names, 'common/image_utils/blur.py', '', 'common/image_utils/blur.py'),
+    (vague_names, 'vistok/utils.py', '', 'vistok/utils.py'),
+    (vague_names, 'vistok/image_utils/blur.py', '', 'vistok/image_utils/blur.py'),
     (vague_names, 'tests/misc.py', '', 'tests/misc.py'),
-    (machine_paths, 'docs/run.md', 'first\ncd "/' + 'home/me/tesserax"', 'docs/run.md:2'),
+    (machine_paths, 'docs/run.md', 'first\ncd "/' + 'home/me/vistok"', 'docs/run.md:2'),
     (machine_paths, 'tests/test_a.py', 'PATH = "/' + 'tmp/x"', 'tests/test_a.py:2'),
 ]
 
@@ -240,15 +252,15 @@ def test_a_broken_tree_is_caught(tmp_path, check, name, text, complaint):
 
 def test_a_module_without_docstring_is_caught(tmp_path):
     root = make_tree(tmp_path, SOUND)
-    (root / 'common' / 'silent.py').write_text('x = 1\n')
-    assert list(modules_without_docstring(root)) == ['common/silent.py has no docstring']
+    (root / 'launch' / 'silent.py').write_text('x = 1\n')
+    assert list(modules_without_docstring(root)) == ['launch/silent.py has no docstring']
 
 
 def test_a_folder_without_link_and_a_link_without_folder_are_caught(tmp_path):
     root = make_tree(tmp_path, SOUND)
-    (root / 'tesserax' / 'common').unlink()
-    (root / 'tesserax' / 'gone').symlink_to('../gone')
+    (root / 'vistok' / 'configs').unlink()
+    (root / 'vistok' / 'gone').symlink_to('../gone')
     assert list(broken_import_root(root)) == [
-        'tesserax/common is not a link to ../common',
-        'tesserax/gone links to nothing',
+        'vistok/configs is not a link to ../configs',
+        'vistok/gone links to nothing',
     ]

@@ -6,8 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from tesserax.generators.generator import Generator, GeneratorLoss
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.generators.generator import Generator, GeneratorLoss
+from vistok.tokenizers.tokenizer import Tokens
 
 
 @dataclasses.dataclass(frozen=True)

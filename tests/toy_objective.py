@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tesserax.common.replicas import replica_mean
-from tesserax.common.training.state import StepReport
-from tesserax.common.training.step import TrainStep
+from vistok.collectives import replica_mean
+from vistok.training.state import StepReport
+from vistok.training.step import TrainStep
 
 WIDTH = 128  # 128 x 128 weights are large enough to be split over a mesh
 
@@ -47,7 +47,7 @@ class ToyObjective:
 
 
 def _under_pmap() -> bool:
-    from tesserax.common.replicas import replica_axis
+    from vistok.collectives import replica_axis
 
     return replica_axis() is not None
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 
 @dataclasses.dataclass(frozen=True)

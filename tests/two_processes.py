@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from toy_objective import ToyData, toy_step
 
-from tesserax.common.training.checkpoint import Checkpoints
-from tesserax.common.training.loop import LoopOptions, train
-from tesserax.common.training.parallel import make_runner
-from tesserax.common.training.writers import create_writer
+from vistok.training.checkpoint import Checkpoints
+from vistok.training.loop import LoopOptions, train
+from vistok.training.parallel import make_runner
+from vistok.training.writers import create_writer
 
 RUNNERS = {'data': {}, 'fsdp': {'data': 1, 'fsdp': 4}, 'pmap': {'kind': 'pmap'}}
 

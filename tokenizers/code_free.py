@@ -12,13 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.tokenizers.quantizers.scalar import (
-    BinarySphericalQuantizer,
-    FiniteScalarQuantizer,
-    LookupFreeQuantizer,
-)
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
-from tesserax.tokenizers.vqgan import ConvTokenizer
+from vistok.tokenizers.quantizers.scalar import BinarySphericalQuantizer, FiniteScalarQuantizer, LookupFreeQuantizer
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.tokenizers.vqgan import ConvTokenizer
 
 
 class FSQ(ConvTokenizer):

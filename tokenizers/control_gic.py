@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.common.nn.autoencoder import Middle, SpatialNorm, decoder_level
-from tesserax.tokenizers.grain_encoder import GrainEncoder
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.granularity import (
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.networks.autoencoder import Middle, SpatialNorm, decoder_level
+from vistok.tokenizers.networks.grain_encoder import GrainEncoder
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.routing.granularity import (
     RatioRouter,
     check_grain_ratios,
     grain_shares,
@@ -22,9 +23,8 @@ from tesserax.tokenizers.quantizers.granularity import (
     merge_grains,
     spread_density,
 )
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.simvq import gaussian_codebook
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.simvq import gaussian_codebook
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 _GRAINS = 3
 _DENSITIES = {'entropy': information_density, 'spread': spread_density}

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.common.nn.autoencoder import Decoder
-from tesserax.tokenizers.grain_encoder import GrainEncoder
-from tesserax.tokenizers.quantizers.codebook import symmetric_uniform
-from tesserax.tokenizers.quantizers.ema import EMACodebook
-from tesserax.tokenizers.quantizers.granularity import (
+from vistok.tokenizers.codebooks.codebook import symmetric_uniform
+from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.networks.autoencoder import Decoder
+from vistok.tokenizers.networks.grain_encoder import GrainEncoder
+from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.routing.granularity import (
     EntropyRouter,
     FeatureRouter,
     budget_loss,
@@ -29,8 +30,7 @@ from tesserax.tokenizers.quantizers.granularity import (
     over_blocks,
     quota_choice,
 )
-from tesserax.tokenizers.quantizers.vector import Quantized, VectorQuantizer
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 ROUTERS = ('feature', 'entropy', 'quota')
 

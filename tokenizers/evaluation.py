@@ -12,11 +12,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Integer
 
-from tesserax.common.metrics.codebook_usage import CodebookUsage
-from tesserax.common.metrics.image_quality import psnr, ssim
-from tesserax.common.pictures import reconstruction_sheet
-from tesserax.common.pretrained.judge import Judge
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.metrics.image_quality import psnr, ssim
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.training.codebook_usage import CodebookUsage
+from vistok.visualization import reconstruction_sheet
 
 Images = Float[np.ndarray, 'b H W 3']
 Reconstruct = Callable[[Images], tuple[Images, Tokens]]

@@ -12,13 +12,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
-from tesserax.common.nn.positions import on_grid
-from tesserax.common.nn.transformer import TransformerBlock
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.networks.positions import on_grid
+from vistok.networks.transformer import TransformerBlock
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.networks.autoencoder import ConvHead, Decoder, EncoderTrunk
+from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
     'dual': {'factors': ('vis', 'sem'), 'teachers': ('', 'clip_l14'), 'teacher_widths': (0, 1024)},

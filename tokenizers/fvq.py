@@ -8,10 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from tesserax.tokenizers.quantizers.bridge import BridgedCodebook, VQBridge
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook, symmetric_uniform
-from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.codebooks.bridge import BridgedCodebook, VQBridge
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook, symmetric_uniform
+from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
+from vistok.tokenizers.vqgan import VQGAN
 
 PRESETS: dict[str, dict[str, Any]] = {
     '16384': {'codebook_size': 16_384, 'bridge_patch': 4},

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.nn.autoencoder import GroupNorm, ResBlock, check_sides
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.networks.autoencoder import GroupNorm, ResBlock, check_sides
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 
 class Magvit2Encoder(nn.Module):

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.nn.autoencoder import GroupNorm, check_sides, doubled
-from tesserax.tokenizers.magvit2 import Magvit2VQ
+from vistok.tokenizers.magvit2 import Magvit2VQ
+from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides, doubled
 
 
 class MaskGITBlock(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from tesserax.tokenizers.magvit2 import Magvit2VQ
-from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
-from tesserax.tokenizers.tokenizer import Tokenizer
-from tesserax.tokenizers.trained import TrainedTokenizer
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.magvit2 import Magvit2VQ
+from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
+from vistok.tokenizers.tokenizer import Tokenizer
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
 
 PLAIN: tuple[type[Tokenizer], ...] = (ResidualVQGAN, MultiScaleVQGAN, VQGAN, Magvit2VQ)
 """Tokenizers whose codebook is a `LearnedCodebook`; subclasses differ in `make_codebook` alone."""

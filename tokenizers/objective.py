@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.losses.adversarial import ADVERSARIAL_LOSSES, LeCam, adaptive_weight, adversarial_weight
-from tesserax.common.losses.contrastive import info_nce
-from tesserax.common.metrics.codebook_usage import codeword_counts
-from tesserax.common.pretrained.judge import Judge
-from tesserax.common.training.state import Batch, StepReport
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput
+from vistok.losses.adversarial import ADVERSARIAL_LOSSES, LeCam, adaptive_weight, adversarial_weight
+from vistok.losses.contrastive import info_nce
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput
+from vistok.training.codebook_usage import codeword_counts
+from vistok.training.state import Batch, StepReport
 
 PIXEL_LOSSES = {
     'l1': lambda x, y: jnp.mean(jnp.abs(x - y)),

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tesserax.tokenizers.materialize import materialize
-from tesserax.tokenizers.quantizers.codebook import unit_norm
-from tesserax.tokenizers.quantizers.kmeans import kmeans
-from tesserax.tokenizers.trained import TrainedTokenizer
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.clustering.kmeans import kmeans
+from vistok.tokenizers.codebooks.codebook import unit_norm
+from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
 
 
 def picked_vectors(

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.tokenizers.quantizers.multiscale import MultiScaleQuantizer
-from tesserax.tokenizers.quantizers.residual import ResidualQuantizer
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.quantizers.multiscale import MultiScaleQuantizer
+from vistok.tokenizers.quantizers.residual import ResidualQuantizer
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.tokenizers.vqgan import VQGAN
 
 
 class ResidualVQGAN(VQGAN):

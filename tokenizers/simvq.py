@@ -9,9 +9,9 @@ from typing import Any
 
 import flax.linen as nn
 
-from tesserax.tokenizers.magvit2 import Magvit2VQ
-from tesserax.tokenizers.quantizers.codebook import ProjectedCodebook, Projector, Table
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.magvit2 import Magvit2VQ
+from vistok.tokenizers.vqgan import VQGAN
 
 PRESETS: dict[str, dict[str, Any]] = {
     '1k': {'codebook_size': 1024},

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tesserax.tokenizers.quantizers.granularity import check_grain_ratios
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.routing.granularity import check_grain_ratios
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 AnyArray = Array | np.ndarray
 

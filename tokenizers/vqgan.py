@@ -13,11 +13,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.common.nn.autoencoder import ConvHead, Decoder, EncoderTrunk
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.ema import EMACodebook
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.networks.autoencoder import ConvHead, Decoder, EncoderTrunk
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
     'vq16': {'channel_multipliers': (1, 1, 2, 2, 4)},

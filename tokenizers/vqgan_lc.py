@@ -9,8 +9,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from tesserax.tokenizers.quantizers.codebook import ProjectedCodebook, Projector, Table
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.vqgan import VQGAN
 
 PRESETS: dict[str, dict[str, Any]] = {
     'f16': {},

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, LINEAR, ConversionError, Rule, StateDict, Transform, stacked
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.addp import ADDP
-from tesserax.generators.mage import MAGE
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.masked.addp import ADDP
+from vistok.generators.masked.mage import MAGE
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict, Transform, stacked
 
 PREDICTOR = 'token_predictor.'
 """Of the predictor's entries in files of ADDP."""

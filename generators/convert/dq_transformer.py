@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import LINEAR, ConversionError, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.convert.llamagen import layers_of_ours
-from tesserax.generators.convert.vqgan_lc_gpt import POSITIONS, layers
-from tesserax.generators.dq_transformer import DQTransformer
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.autoregressive.dq_transformer import DQTransformer
+from vistok.generators.convert.llamagen import layers_of_ours
+from vistok.generators.convert.vqgan_lc_gpt import POSITIONS, layers
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = ('*.attn.mask', 'first_stage_model.*')  # a constant; the tokenizer, which lies in the same file
 

@@ -1,10 +1,10 @@
 """Official FAR generators of FQGAN <-> FAR."""
 
-from tesserax.common.convert import LINEAR, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.convert import llamagen
-from tesserax.generators.far import FAR
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.autoregressive.far import FAR
+from vistok.generators.convert import llamagen
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import LINEAR, Rule, StateDict
 
 _NAMES = {2: ('vis', 'sem'), 3: ('vis', 'sem_mid', 'sem_high')}
 _MOST = 8  # sub-codebooks

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import LINEAR, ConversionError, Rule, StateDict, Transform, stacked
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.llamagen import SIZES, LlamaGen
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.autoregressive.llamagen import SIZES, LlamaGen
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict, Transform, stacked
 
 IGNORED = ('freqs_cis',)  # a table that is computed
 _HEAD_WIDTH = 64  # of all published sizes but 3B

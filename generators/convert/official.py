@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from tesserax.common.official import Official
-from tesserax.generators.convert import addp, dq_transformer, far, llamagen, vq_ddm, vqgan_lc_gpt
-from tesserax.generators.trained import TrainedGenerator
+from vistok.generators.convert import addp, dq_transformer, far, llamagen, vq_ddm, vqgan_lc_gpt
+from vistok.generators.trained import TrainedGenerator
+from vistok.weights.official import Official
 
 
 def _shapes(generator: Any) -> Mapping[str, Any]:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tesserax.common.convert import CONV, LINEAR, POINTWISE, ConversionError, Rule, StateDict, Transform
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.vq_ddm import VQDDM
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.diffusion.vq_ddm import VQDDM
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, POINTWISE, ConversionError, Rule, StateDict, Transform
 
 IGNORED = (
     '_denoising._denoise_fn.*',  # the network a second time

@@ -2,10 +2,10 @@
 
 import math
 
-from tesserax.common.convert import IDENTITY, LINEAR, ConversionError, Rule, StateDict, Transform, joined, stacked
-from tesserax.common.official import numbers, shape_of
-from tesserax.generators.vqgan_lc_gpt import VQGANLCGPT
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import IDENTITY, LINEAR, ConversionError, Rule, StateDict, Transform, joined, stacked
 
 IGNORED = ('transformer.blocks.*.attn.mask', 'vqgan.*')  # a constant; the tokenizer, where it lies in the same file
 

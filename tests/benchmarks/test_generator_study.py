@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.common.data.token_dataset import TokenRecord
-from tesserax.generators.ctf import CTF
-from tesserax.generators.dq_transformer import DQTransformer
-from tesserax.generators.generator import SampleConfig
-from tesserax.generators.llamagen import LlamaGen
-from tesserax.generators.maskgit import MaskGIT
-from tesserax.generators.vq_ddm import VQDDM
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.data.tokens.dataset import TokenRecord
+from vistok.generators.autoregressive.ctf import CTF
+from vistok.generators.autoregressive.dq_transformer import DQTransformer
+from vistok.generators.autoregressive.llamagen import LlamaGen
+from vistok.generators.diffusion.vq_ddm import VQDDM
+from vistok.generators.generator import SampleConfig
+from vistok.generators.masked.maskgit import MaskGIT
+from vistok.tokenizers.tokenizer import TokenSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 SPEC = TokenSpec((8,), 8)

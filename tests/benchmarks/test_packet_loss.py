@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.packets import PacketShape
-from tesserax.compression.restoration import nearest_known
-from tesserax.compression.token_file import read_what_arrived
+from vistok.compression.codec import Codec
+from vistok.compression.format.packets import PacketShape
+from vistok.compression.format.token_file import read_what_arrived
+from vistok.compression.loss_concealment import nearest_known
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'packet_loss.py'
 CODEC = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, packets=PacketShape(4, 4))

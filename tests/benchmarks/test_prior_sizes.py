@@ -9,10 +9,10 @@ import pytest
 from markov_generator import Markov
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.network_prior import NetworkPrior
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.compression.codec import Codec
+from vistok.compression.priors.fitting import fit_prior
+from vistok.compression.priors.network import NetworkPrior
+from vistok.tokenizers.tokenizer import Tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.compression.codec import Codec
+from vistok.compression.priors.fitting import fit_prior
+from vistok.tokenizers.tokenizer import Tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 TOKENIZER = ToyTokenizer(4, (1, 2, 4))

@@ -11,15 +11,15 @@ import pytest
 from markov_generator import Markov
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.description import describe
-from tesserax.compression.nested_fit import fit_nested
-from tesserax.compression.nested_prior import coarsened
-from tesserax.compression.network_prior import NetworkPrior
-from tesserax.compression.packets import PacketShape, parts
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.compression.token_coding import encode_tile
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.compression.codec import Codec
+from vistok.compression.entropy.token_coding import encode_tile
+from vistok.compression.format.description import describe
+from vistok.compression.format.packets import PacketShape, parts
+from vistok.compression.nested.fitting import fit_nested
+from vistok.compression.nested.prior import coarsened
+from vistok.compression.priors.fitting import fit_prior
+from vistok.compression.priors.network import NetworkPrior
+from vistok.tokenizers.tokenizer import Tokens
 
 WEIGHTS = b'weights!'
 WORD = 32  # bits: streams are whole words, and the coder's last one may be half empty

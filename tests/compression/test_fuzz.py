@@ -14,20 +14,20 @@ import pytest
 from markov_generator import Markov
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression import packets
-from tesserax.compression.bitstream import BitstreamReader
-from tesserax.compression.codec import Codec
-from tesserax.compression.description import describe
-from tesserax.compression.header import BitstreamError, Limits
-from tesserax.compression.nested_fit import fit_nested
-from tesserax.compression.network_prior import NetworkPrior
-from tesserax.compression.packets import PacketShape
-from tesserax.compression.planes import unpack_alpha
-from tesserax.compression.prior import StaticPrior
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.compression.restoration import nearest_known
-from tesserax.compression.transcode import transcode
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.compression.codec import Codec
+from vistok.compression.format import packets
+from vistok.compression.format.bitstream import BitstreamReader
+from vistok.compression.format.description import describe
+from vistok.compression.format.header import BitstreamError, Limits
+from vistok.compression.format.packets import PacketShape
+from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.nested.fitting import fit_nested
+from vistok.compression.pixel_formats import unpack_alpha
+from vistok.compression.priors.fitting import fit_prior
+from vistok.compression.priors.network import NetworkPrior
+from vistok.compression.priors.prior import StaticPrior
+from vistok.compression.transcode import transcode
+from vistok.tokenizers.tokenizer import Tokens
 
 WEIGHTS = b'weights!'
 LIMITS = Limits(1 << 16, 1 << 16)

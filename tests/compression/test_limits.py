@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.header import Header, Limits
+from vistok.compression.codec import Codec
+from vistok.compression.format.header import Header, Limits
 
 WEIGHTS = b'weights!'
 

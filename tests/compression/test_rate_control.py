@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.compression.codec import Codec
-from tesserax.compression.rate_control import Target, compress_to, most_codewords, shares_at
+from vistok.compression.codec import Codec
+from vistok.compression.rate_control import Target, compress_to, most_codewords, shares_at
 
 PIXELS = 100_000
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from round_trip_process import encode
 
-from tesserax.common.errors import UserError
-from tesserax.launch import assemble, cli
-from tesserax.launch import open_codec as opening
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok import cli
+from vistok.errors import UserError
+from vistok.experiments import codecs as opening
+from vistok.experiments import registry
+from vistok.tokenizers.trained import TrainedTokenizer
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
@@ -53,11 +54,11 @@ def other_process(side, work, threads, cores, **environment):
 
 
 def test_every_tokenizer_goes_round_or_is_refused():
-    assert set(CONFIGS) | {'fvq_var'} == set(assemble.TOKENIZERS)
+    assert set(CONFIGS) | {'fvq_var'} == set(registry.TOKENIZERS)
 
 
 def test_tokens_that_belong_to_whole_pictures_are_refused(monkeypatch):
-    module = assemble.tokenizer(cli.load_config('configs/fvq.py:var,tiny'))
+    module = registry.tokenizer(cli.load_config('configs/fvq.py:var,tiny'))
     monkeypatch.setattr(opening, 'load', lambda path: TrainedTokenizer(module, {}))
     with pytest.raises(UserError, match='runs/var holds a MultiScaleFVQ, whose coarse scales have ids for a whole'):
         opening.open_tokenizer('runs/var')

@@ -1,7 +1,7 @@
 """The weights that come with the package: small, whole, and those that files were written with."""
 
-from tesserax.compression.codec import fingerprint
-from tesserax.launch.open_codec import SHIPPED, default_prior, open_codec
+from vistok.compression.codec import fingerprint
+from vistok.experiments.codecs import SHIPPED, default_prior, open_codec
 
 
 def test_they_are_small_and_have_a_prior():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tesserax.compression.windows import Strips, blend_weights, spans
+from vistok.compression.windows import Strips, blend_weights, spans
 
 SIZES = [(4, 12, 4, 1), (100, 12, 4, 1), (100, 32, 8, 4), (33, 32, 8, 1), (96, 32, 0, 4), (25, 3, 1, 1), (36, 12, 4, 4)]
 

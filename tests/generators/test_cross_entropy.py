@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.generators.cross_entropy import CrossEntropy, cross_entropy
+from vistok.generators.cross_entropy import CrossEntropy, cross_entropy
 
 RNG = np.random.default_rng(0)
 HIDDEN = jnp.asarray(RNG.standard_normal((2, 6, 4)), jnp.float32)

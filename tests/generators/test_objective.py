@@ -7,12 +7,12 @@ import optax
 import pytest
 from toy_generator import Table
 
-from tesserax.common.training.parallel import make_runner
-from tesserax.common.training.step import TrainStep
-from tesserax.generators.evaluation import evaluate_generator
-from tesserax.generators.objective import GeneratorObjective
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok.generators.evaluation import evaluate_generator
+from vistok.generators.objective import GeneratorObjective
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.training.parallel import make_runner
+from vistok.training.step import TrainStep
 
 SPEC = TokenSpec((4,), 2)
 GENERATOR = Table(SPEC, grid=(2, 2), num_classes=3, condition_dropout=0.0)

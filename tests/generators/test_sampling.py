@@ -9,9 +9,9 @@ import pytest
 from autoregressive_cases import GENERATORS, variables_of
 from golden_packs import load_pack
 
-from tesserax.generators.generator import SampleConfig
-from tesserax.generators.jacobi import speculate
-from tesserax.generators.sampling import at_position, draw, filtered, guidance_scales, guide, row_keys
+from vistok.generators.autoregressive.speculative_decoding import speculate
+from vistok.generators.generator import SampleConfig
+from vistok.generators.sampling import at_position, draw, filtered, guidance_scales, guide, row_keys
 
 
 def kept(probabilities, **options):

@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.common.errors import UserError
-from tesserax.compression.bitstream import MAGIC
-from tesserax.compression.codec import Codec
-from tesserax.compression.description import describe
-from tesserax.compression.header import BitstreamError
-from tesserax.compression.prior_fit import fit_prior
-from tesserax.launch import open_codec as opening
-from tesserax.launch import picture_files
-from tesserax.launch.compression_files import compress_files, decompress_files, planned
-from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture, write_new
+from vistok.compression.codec import Codec
+from vistok.compression.format.bitstream import MAGIC
+from vistok.compression.format.description import describe
+from vistok.compression.format.header import BitstreamError
+from vistok.compression.priors.fitting import fit_prior
+from vistok.errors import UserError
+from vistok.experiments import codecs as opening
+from vistok.experiments import image_files
+from vistok.experiments.batch_compression import compress_files, decompress_files, planned
+from vistok.experiments.image_files import PICTURES, picture_bytes, read_picture, write_new
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec(ToyTokenizer(4, (1, 2, 4)), b'weights!', window=64, halo=16)
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_nothing_behind(photo, tmp_path, monkeypatch):
 def test_a_killed_process_leaves_the_old_file_or_none(tmp_path):
     path = tmp_path / 'photo.bin'
     script = (
-        'import os, signal, sys; from pathlib import Path; from tesserax.launch.picture_files import write_new\n'
+        'import os, signal, sys; from pathlib import Path; from vistok.experiments.image_files import write_new\n'
         'os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n'
         f'write_new(Path({str(path)!r}), b"new" * 100_000, force=True)'
     )
@@ -197,7 +197,7 @@ def test_pictures_that_cannot_be_read_or_written_are_named(monkeypatch):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(floats, 'TIFF')
     with pytest.raises(UserError, match='floating-point values'):
         read_picture(floats.getvalue(), 'x')
-    monkeypatch.setattr(picture_files, 'MAX_PIXELS', 100)
+    monkeypatch.setattr(image_files, 'MAX_PIXELS', 100)
     with pytest.raises(UserError, match='30x20 is above the limit of 100 pixels'):
         read_picture(picture_bytes(picture(20, 30), '.png'), 'x')
     for channels, kind in ((4, '.jpg'), (3, '.bin')):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-import tesserax
-from tesserax.common.convert import variable_shapes
-from tesserax.common.errors import UserError
-from tesserax.common.weights import load_variables, read_state_dict, write_state_dict
-from tesserax.launch.convert import write_official, write_ours
-from tesserax.tokenizers.vqgan import VQGAN
+import vistok
+from vistok.errors import UserError
+from vistok.launch.convert import write_official, write_ours
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.weights.files import load_variables, read_state_dict, write_state_dict
+from vistok.weights.rules import variable_shapes
 
 SCRIPT = Path(__file__).parents[2] / 'launch' / 'convert.py'
 TINY = VQGAN(
@@ -26,7 +26,7 @@ TINY = VQGAN(
 @pytest.fixture(scope='module')
 def official():
     variables = random_variables(variable_shapes(TINY, jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)))
-    return tesserax.to_official('llamagen_vq16', variables) | {'quantize.codebook_used': np.zeros(10, np.float32)}
+    return vistok.to_official('llamagen_vq16', variables) | {'quantize.codebook_used': np.zeros(10, np.float32)}
 
 
 @pytest.fixture

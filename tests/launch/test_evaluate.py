@@ -9,11 +9,12 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-import tesserax.launch.load
-from tesserax.common.errors import UserError
-from tesserax.launch import cli, evaluate
-from tesserax.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok.experiments.loading
+from vistok import cli
+from vistok.errors import UserError
+from vistok.launch import evaluate
+from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.tokenizers.trained import TrainedTokenizer
 
 
 class Exact(Tokenizer):
@@ -42,7 +43,7 @@ def evaluated(tmp_path, monkeypatch):
     (tmp_path / 'white').mkdir()
     for i in range(4):
         Image.new('RGB', (16, 16), 'white').save(tmp_path / 'white' / f'{i}.png')
-    monkeypatch.setattr(tesserax.launch.load, 'load', lambda path, which: TrainedTokenizer(Exact(), {}))
+    monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: TrainedTokenizer(Exact(), {}))
 
     def run(pictures, image_size=16):
         if not flags.FLAGS.is_parsed():

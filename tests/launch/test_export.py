@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-import tesserax
-from tesserax.common.errors import UserError
-from tesserax.launch.tokenizer_file import halved, write_tokenizer
-from tesserax.tokenizers.trained import TrainedTokenizer
-from tesserax.tokenizers.vqgan import VQGAN
+import vistok
+from vistok.errors import UserError
+from vistok.experiments.tokenizer_file import halved, write_tokenizer
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def tokenizer(scale=1.0):
 def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
     given, path = tokenizer(), tmp_path / 'half.safetensors'
     write_tokenizer(path, halved(given), {'note': 'why'})
-    read = tesserax.load(path)
+    read = vistok.load(path)
     assert read.module == given.module
     params = read.variables['params']
     assert params['a'].dtype == np.float32
@@ -35,7 +35,7 @@ def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
     assert int(params['steps']) == 70_000
     again = tmp_path / 'again.safetensors'
     write_tokenizer(again, halved(read), {'note': 'why'})
-    jax.tree.map(np.testing.assert_array_equal, tesserax.load(again).variables, read.variables)
+    jax.tree.map(np.testing.assert_array_equal, vistok.load(again).variables, read.variables)
 
 
 def test_values_that_do_not_fit_are_refused():
@@ -51,4 +51,4 @@ def test_the_command_writes_what_every_command_reads(tmp_path):
     answers = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120) for _ in range(2)]
     assert [answer.returncode for answer in answers] == [0, 1]
     assert 'exists already' in answers[1].stderr
-    assert tesserax.load(tmp_path / 'half.safetensors').variables['params']['a'].dtype == np.float32
+    assert vistok.load(tmp_path / 'half.safetensors').variables['params']['a'].dtype == np.float32

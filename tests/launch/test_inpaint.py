@@ -12,12 +12,14 @@ from absl import flags
 from golden_packs import random_variables
 from PIL import Image
 
-import tesserax.launch.load
-from tesserax.common.errors import UserError
-from tesserax.generators.generator import SampleConfig
-from tesserax.generators.trained import TrainedGenerator
-from tesserax.launch import assemble, cli, completion
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok.experiments.loading
+from vistok import cli
+from vistok.errors import UserError
+from vistok.experiments import registry
+from vistok.generators import inpainting
+from vistok.generators.generator import SampleConfig
+from vistok.generators.trained import TrainedGenerator
+from vistok.tokenizers.trained import TrainedTokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIDE = 16
@@ -38,11 +40,11 @@ def config():
 
 @pytest.fixture(scope='module')
 def model(config):
-    module = assemble.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
-    assert tokenizer.spec == assemble.token_spec(config)
-    generator = assemble.generator(config)
+    assert tokenizer.spec == registry.token_spec(config)
+    generator = registry.generator(config)
     return TrainedGenerator(generator, jax.jit(generator.init)(jax.random.key(0)), tokenizer=tokenizer)
 
 
@@ -52,11 +54,11 @@ def images():
 
 
 def complete(model, images, hidden, numbers=(0, 1, 2), **options):
-    return completion.complete(model, images, hidden, np.full(3, 10), np.asarray(numbers), FEW, **options)
+    return inpainting.complete(model, images, hidden, np.full(3, 10), np.asarray(numbers), FEW, **options)
 
 
 def test_hidden_pixels_have_no_influence_and_known_tokens_stay(model, images, monkeypatch):
-    hidden = completion.region('right', SIDE)
+    hidden = inpainting.region('right', SIDE)
     made = complete(model, images, hidden)
     assert made.shape == images.shape
     changed = np.where(hidden[..., None], -images, images)
@@ -66,14 +68,14 @@ def test_hidden_pixels_have_no_influence_and_known_tokens_stay(model, images, mo
     monkeypatch.setattr(TrainedTokenizer, 'decode', lambda self, tokens: (seen.append(tokens), decode(self, tokens))[1])
     complete(model, images, hidden)
     complete(model, images, hidden, numbers=(3, 4, 5))
-    own = model.tokenizer.encode(completion.without_hidden(images, hidden)).ids
+    own = model.tokenizer.encode(inpainting.without_hidden(images, hidden)).ids
     for tokens in seen:
         np.testing.assert_array_equal(tokens.ids[:, :, :4], own[:, :, :4])
     assert (seen[0].ids[:, :, 4:] != seen[1].ids[:, :, 4:]).any()
 
 
 def test_pasted_pixels_are_those_of_the_picture(model, images):
-    hidden = completion.region('centre', SIDE)
+    hidden = inpainting.region('centre', SIDE)
     made = complete(model, images, hidden, paste=True)
     np.testing.assert_array_equal(made[:, ~hidden], images[:, ~hidden])
     assert (made[:, hidden] != images[:, hidden]).any()
@@ -82,33 +84,33 @@ def test_pasted_pixels_are_those_of_the_picture(model, images):
 def test_a_cell_is_known_if_none_of_its_pixels_is_hidden():
     hidden = np.zeros((8, 8), bool)
     hidden[3, 4] = True
-    known = completion.known_cells(hidden, (4, 4))
+    known = inpainting.known_cells(hidden, (4, 4))
     assert not known[1, 2]
     assert known.sum() == 15
-    assert completion.known_cells(hidden, (4, 4), margin=1).sum() == 16 - 9
+    assert inpainting.known_cells(hidden, (4, 4), margin=1).sum() == 16 - 9
 
 
 @pytest.mark.parametrize(('name', 'share'), [('left', 0.5), ('lower', 0.5), ('centre', 0.25), ('border', 0.75)])
 def test_regions_hide_their_share(name, share):
-    assert completion.region(name, SIDE).mean() == share
+    assert inpainting.region(name, SIDE).mean() == share
 
 
 def test_hidden_pixels_repeat_their_nearest_neighbours(images):
-    seen = completion.without_hidden(images, completion.region('lower', SIDE))
+    seen = inpainting.without_hidden(images, inpainting.region('lower', SIDE))
     np.testing.assert_array_equal(seen[:, 8:], np.repeat(images[:, 7:8], 8, axis=1))
-    assert not completion.without_hidden(images, np.ones((SIDE, SIDE), bool)).any()
+    assert not inpainting.without_hidden(images, np.ones((SIDE, SIDE), bool)).any()
 
 
 def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
     picture = np.zeros((4, 4), np.uint8)
     picture[1, 2] = 255
     Image.fromarray(picture).save(tmp_path / 'mask.png')
-    hidden = completion.read_mask(tmp_path / 'mask.png', 8)
+    hidden = inpainting.read_mask(tmp_path / 'mask.png', 8)
     assert hidden[2:4, 4:6].all()
     assert hidden.sum() == 4
     (tmp_path / 'text.png').write_text('white')
     with pytest.raises(UserError, match='cannot be read as a mask'):
-        completion.read_mask(tmp_path / 'text.png', 8)
+        inpainting.read_mask(tmp_path / 'text.png', 8)
 
 
 def command(*arguments):
@@ -125,7 +127,7 @@ def command(*arguments):
 
 def test_the_command_writes_a_sheet_and_single_pictures(config, model, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text(config.to_json())
-    monkeypatch.setattr(tesserax.launch.load, 'load', lambda path, which: model)
+    monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: model)
     few = [f'--run={tmp_path}', '--count=3', '--completions=2', '--steps=2']
     out = [f'--out={tmp_path}/sheet.png', f'--folder={tmp_path}/single']
     command(*few, *out, '--region=upper')
@@ -142,4 +144,4 @@ def test_what_cannot_be_completed_is_refused(model, images):
     with pytest.raises(UserError, match=r'pictures of \(16, 16\) pixels'):
         complete(model, images[:, :8], np.zeros((8, 16), bool))
     with pytest.raises(UserError, match='only a VQ-DDM with its tokenizer'):
-        complete(TrainedGenerator(model.generator, {}), images, completion.region('left', SIDE))
+        complete(TrainedGenerator(model.generator, {}), images, inpainting.region('left', SIDE))

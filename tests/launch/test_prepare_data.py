@@ -6,7 +6,7 @@ from pathlib import Path
 
 from picture_files import two_classes, write
 
-from tesserax.common.data.pipeline import open_source
+from vistok.data.images.pipeline import open_source
 
 SCRIPT = Path(__file__).parents[2] / 'launch' / 'prepare_data.py'
 

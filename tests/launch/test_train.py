@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tesserax
-from tesserax.common.errors import UserError
-from tesserax.launch import cli, experiment, run_folder
+import vistok
+from vistok import cli
+from vistok.errors import UserError
+from vistok.experiments import run_folder, training
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def tiny(**overrides):
 def whole(tmp_path_factory):
     """A run of four steps, never stopped."""
     folder = tmp_path_factory.mktemp('runs') / 'whole'
-    result = experiment.run_training(tiny(**{'train.steps': 4}), folder, show_progress=False)
+    result = training.run_training(tiny(**{'train.steps': 4}), folder, show_progress=False)
     return folder, result
 
 
@@ -60,7 +61,7 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert sheet.std() > 10
     assert list((folder / 'tensorboard').iterdir())
     assert result.evaluation['images'] == 28
-    line = experiment.closing_line(result, folder)
+    line = training.closing_line(result, folder)
     assert f'PSNR {result.evaluation["psnr"]:.2f} dB' in line
     assert str(folder) in line
     assert 'vis' in line
@@ -69,18 +70,18 @@ def test_a_run_leaves_everything_in_its_folder(whole):
 
 def test_load_gives_the_tokenizer_that_was_evaluated(whole):
     folder, result = whole
-    tokenizer = tesserax.load(folder)
+    tokenizer = vistok.load(folder)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     tokens = tokenizer.encode(images)
     assert tokens.ids.shape == (2, 8, 8, 2)
-    variables = experiment.tokenizer_variables(result.state)
+    variables = training.tokenizer_variables(result.state)
     expected = tokenizer.module.apply(variables, jnp.asarray(images)).reconstruction
     np.testing.assert_allclose(tokenizer.decode(tokens), expected, atol=1e-5)
 
 
 def test_a_finished_run_is_evaluated_again_and_not_trained(whole):
     folder, result = whole
-    again = experiment.run_training(tiny(**{'train.steps': 4}), folder, show_progress=False)
+    again = training.run_training(tiny(**{'train.steps': 4}), folder, show_progress=False)
     assert int(again.state.step) == 4
     assert again.evaluation == result.evaluation
 
@@ -105,8 +106,8 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
     newest = max(int(p.name) for p in (folder / 'checkpoints').iterdir() if p.name.isdigit())
     # Where the kill struck is chance; the uninterrupted run is made to end one step later than that.
     steps = newest + 1
-    resumed = experiment.run_training(tiny(**{'train.steps': steps}), folder, show_progress=False)
-    uninterrupted = experiment.run_training(
+    resumed = training.run_training(tiny(**{'train.steps': steps}), folder, show_progress=False)
+    uninterrupted = training.run_training(
         tiny(**{'train.steps': steps, 'evaluate.every': 100_000}), tmp_path / 'whole', show_progress=False
     )
     jax.tree.map(
@@ -117,7 +118,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
 def test_weights_of_an_earlier_run_are_taken_and_told(whole, tmp_path, capsys):
     folder, result = whole
     config = tiny(**{'train.steps': 1, 'init_from': str(folder), 'optimizer.learning_rate': 0.0})
-    started = experiment.run_training(config, tmp_path / 'tuned', show_progress=False)
+    started = training.run_training(config, tmp_path / 'tuned', show_progress=False)
     told = capsys.readouterr().out
     assert 'tokenizer: ' in told
     assert '0 left fresh' in told
@@ -134,7 +135,7 @@ def test_positions_are_resized_and_other_sizes_left_fresh(whole, tmp_path, capsy
     config = tiny(**{'train.steps': 1, 'init_from': str(whole[0])})
     config.model.update(image_size=32, codebook_size=64)
     config.data.image_size = 32
-    experiment.run_training(config, tmp_path / 'larger', show_progress=False)
+    training.run_training(config, tmp_path / 'larger', show_progress=False)
     told = capsys.readouterr().out
     assert (
         'adapter_vis/positions (64, 64) to (256, 64)' in told or 'adapter_vis/positions (64, 16) to (256, 16)' in told
@@ -157,7 +158,7 @@ BAD = {
 def test_bad_settings_are_refused_in_one_sentence_before_anything_is_written(name, tmp_path):
     overrides, sentence = BAD[name]
     with pytest.raises((UserError, ValueError, FileNotFoundError)) as error:
-        experiment.run_training(tiny(**overrides), tmp_path / 'run', show_progress=False)
+        training.run_training(tiny(**overrides), tmp_path / 'run', show_progress=False)
     assert sentence in str(error.value)
     assert '\n' not in str(error.value)
     assert not (tmp_path / 'run').exists()
@@ -166,21 +167,21 @@ def test_bad_settings_are_refused_in_one_sentence_before_anything_is_written(nam
 def test_an_empty_folder_of_pictures_is_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='empty'):
-        experiment.run_training(tiny(**{'data.source': str(tmp_path / 'empty')}), tmp_path / 'run', show_progress=False)
+        training.run_training(tiny(**{'data.source': str(tmp_path / 'empty')}), tmp_path / 'run', show_progress=False)
     assert not (tmp_path / 'run').exists()
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('in the way')
     with pytest.raises(UserError, match='cannot be made'):
-        experiment.run_training(tiny(), tmp_path / 'file' / 'run', show_progress=False)
+        training.run_training(tiny(), tmp_path / 'file' / 'run', show_progress=False)
 
 
 def test_a_folder_with_another_model_is_refused_and_left_alone(whole):
     folder = whole[0]
     before = (folder / 'config.json').read_text()
     with pytest.raises(UserError, match=r'holds another model \(config.model.codebook_size is 32 there, 64 here\)'):
-        experiment.run_training(tiny(**{'model.codebook_size': 64}), folder, show_progress=False)
+        training.run_training(tiny(**{'model.codebook_size': 64}), folder, show_progress=False)
     assert (folder / 'config.json').read_text() == before
 
 
@@ -206,9 +207,9 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(whole, tmp_path):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match='damaged'):
-        experiment.run_training(tiny(**{'train.steps': 6}), copy, show_progress=False)
+        training.run_training(tiny(**{'train.steps': 6}), copy, show_progress=False)
     with pytest.raises(UserError):
-        tesserax.load(tmp_path / 'nothing')
+        vistok.load(tmp_path / 'nothing')
     gc.collect()  # Orbax leaves unfinished readers behind, which complain when they are collected: here, not elsewhere
 
 
@@ -220,7 +221,7 @@ def test_bad_pictures_are_skipped_counted_and_reported(tmp_path, capsys):
         Image.fromarray(generator.integers(0, 255, (24, 24, 3), np.uint8)).save(pictures / f'{i:02d}.png')
     (pictures / 'broken.png').write_bytes(b'')
     config = tiny(**{'data.source': str(pictures), 'train.steps': 3, 'train.batch_size': 16})
-    experiment.run_training(config, tmp_path / 'run', show_progress=False)
+    training.run_training(config, tmp_path / 'run', show_progress=False)
     assert '1 pictures could not be used and were skipped; the first: broken.png' in capsys.readouterr().out
 
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from toy_picture_tokenizer import ToyTokenizer
 
-from tesserax.common.errors import UserError
-from tesserax.compression.codec import Codec, fingerprint
-from tesserax.compression.header import BitstreamError
-from tesserax.compression.nested_fit import fit_nested
-from tesserax.compression.packets import PacketShape
-from tesserax.compression.restoration import nearest_known
-from tesserax.compression.transcode import transcode, transcode_to_size
-from tesserax.launch import open_codec as opening
-from tesserax.launch.compression_files import compress_files, decompress_files, planned
-from tesserax.launch.picture_files import PICTURES, picture_bytes, read_picture
-from tesserax.launch.tokenizer_file import write_tokenizer
-from tesserax.tokenizers.trained import TrainedTokenizer
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.format.header import BitstreamError
+from vistok.compression.format.packets import PacketShape
+from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.nested.fitting import fit_nested
+from vistok.compression.transcode import transcode, transcode_to_size
+from vistok.errors import UserError
+from vistok.experiments import codecs as opening
+from vistok.experiments.batch_compression import compress_files, decompress_files, planned
+from vistok.experiments.image_files import PICTURES, picture_bytes, read_picture
+from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
 
 ROOT = Path(__file__).parents[2]
 

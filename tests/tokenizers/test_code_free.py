@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.code_free import BSQ, FSQ, LFQ
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.tokenizers.code_free import BSQ, FSQ, LFQ
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.rules import variable_shapes
 
 NETWORK = {'channels': 8, 'channel_multipliers': (1, 2), 'res_blocks': 1, 'latent_channels': 16}
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)

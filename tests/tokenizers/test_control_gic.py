@@ -7,10 +7,10 @@ import pytest
 from golden_packs import random_variables
 from skimage import data
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
-from tesserax.tokenizers.tokenizer import Tokens, fit_to_grid
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
+from vistok.tokenizers.tokenizer import Tokens, fit_to_grid
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.rules import variable_shapes
 
 SIZES = {
     'channels': 8, 'channel_multipliers': (1, 1, 2, 2), 'res_blocks': 1, 'attention_levels': (), 'codebook_size': 16,
@@ -104,7 +104,7 @@ def test_unit_range_is_a_matter_of_the_networks_only(model):
 
 
 def test_tokenizers_without_grains_take_no_shares():
-    from tesserax.tokenizers.vqgan import VQGAN
+    from vistok.tokenizers.vqgan import VQGAN
 
     with pytest.raises(ValueError, match='VQGAN has no grains'):
         TrainedTokenizer(VQGAN(), {}).encode(IMAGES, grain_ratios=(0.5, 0.5))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.dq_vae import DQVAE, GridPositions
+from vistok.tokenizers.dq_vae import DQVAE, GridPositions
+from vistok.weights.rules import variable_shapes
 
 SIZES = {
     'channels': 8, 'channel_multipliers': (1, 1, 2), 'res_blocks': 1, 'attention_levels': (), 'latent_channels': 8,

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.common.metrics.image_quality import psnr, ssim
-from tesserax.common.pretrained.judge import Judge
-from tesserax.tokenizers.evaluation import evaluate_tokenizer
-from tesserax.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.metrics.image_quality import psnr, ssim
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.evaluation import evaluate_tokenizer
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 SPEC = TokenSpec(codebook_sizes=(8, 4), downsample_factor=8, codebook_names=('vis', 'sem'))
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (10, 16, 16, 3)).astype(np.float32)
@@ -107,7 +107,7 @@ import json, sys
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from test_evaluation import IMAGES, SPEC, batches, darken
-from tesserax.tokenizers.evaluation import evaluate_tokenizer
+from vistok.tokenizers.evaluation import evaluate_tokenizer
 share = {0: batches(IMAGES[:3], 4, padding=1) + batches(IMAGES[3:7], 4), 1: batches(IMAGES[7:], 4, padding=5)}
 print(json.dumps(evaluate_tokenizer(darken, share[int(sys.argv[2])], SPEC).metrics))
 """

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.fqgan import FQGAN, PRESETS
-from tesserax.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.fqgan import FQGAN, PRESETS
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.weights.rules import variable_shapes
 
 TINY = FQGAN(
     factors=('vis', 'sem'),

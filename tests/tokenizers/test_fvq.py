@@ -9,13 +9,13 @@ import optax
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.fvq import FVQ, PRESETS, MultiScaleFVQ, ResidualFVQ
-from tesserax.tokenizers.materialize import materialize
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
-from tesserax.tokenizers.tokenizer import TokenSpec
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.fvq import FVQ, PRESETS, MultiScaleFVQ, ResidualFVQ
+from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.rules import variable_shapes
 
 SIZES = {
     'channels': 8,

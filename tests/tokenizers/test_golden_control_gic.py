@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.tokenizers.quantizers.granularity import RatioRouter, information_density, merge_grains
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.tokenizers.routing.granularity import RatioRouter, information_density, merge_grains
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 RUNS = {'r0': (0.1, 0.4, 1 - 0.1 - 0.4), 'r1': (0.4, 0.3, 1 - 0.4 - 0.3)}
 CASES = [
@@ -64,7 +64,7 @@ def case():
     pack = load_pack('control_gic')
     counters = {f'quantize.embedding_counter.{i}': np.float32([n]) for i, n in enumerate(pack['freq'])}
     state_dict = pack.state_dict(kept=counters)
-    model = tesserax.from_official('control_gic', state_dict, strict_thresholds=True)
+    model = vistok.from_official('control_gic', state_dict, strict_thresholds=True)
     arrays = {'input': 2 * pack.nhwc('input') - 1}  # recorded in [0, 1], as the official inference has it
     for run in RUNS:
         arrays[f'{run}_grain'] = recorded_grain(pack, f'{run}_mask_')
@@ -125,7 +125,7 @@ def test_both_runs_give_the_official_numbers(case, run):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official('control_gic', case.model.variables)
+    back = vistok.to_official('control_gic', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert all(name.startswith('quantize.embedding_counter.') for name in case.model.ignored)

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.common.pretrained.judge import Judge
-from tesserax.tokenizers.dq_vae import DQVAE, Routing
-from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
-from tesserax.tokenizers.quantizers.ema import EMACodebook
-from tesserax.tokenizers.quantizers.granularity import (
-    EntropyRouter,
-    budget_loss,
-    hard_gumbel_softmax,
-    information_density,
-)
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.dq_vae import DQVAE, Routing
+from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
+from vistok.tokenizers.routing.granularity import EntropyRouter, budget_loss, hard_gumbel_softmax, information_density
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 CODEBOOK = 'quantize.codebook.weight'
 
@@ -67,7 +62,7 @@ def case():
     rows = pack.state_dict(prefix=CODEBOOK)['']
     kept = {'quantize.codebook.cluster_size_ema': np.zeros(len(rows) - 1, np.float32)}
     state_dict = pack.state_dict(kept=kept | {'quantize.codebook.embed_ema': rows[:-1]})
-    model = tesserax.from_official('dq_vae', state_dict)
+    model = vistok.from_official('dq_vae', state_dict)
     with jax.default_matmul_precision('highest'):
         stages = jax.jit(functools.partial(run_stages, model.module))(
             model.variables, pack.nhwc('input'), pack['gumbel_noise']
@@ -150,7 +145,7 @@ def test_moving_averages_of_the_codebook_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official('dq_vae', case.model.variables)
+    back = vistok.to_official('dq_vae', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(name.startswith('loss.') for name in case.model.ignored)
     for name, value in back.items():
@@ -180,8 +175,8 @@ class InEvaluation(DQVAE):
 def test_the_whole_objective_is_the_official_one(case):
     pack, state_dict = case.pack, case.state_dict
     fields = {f.name: getattr(case.model.module, f.name) for f in dataclasses.fields(DQVAE) if f.init}
-    patchgan = tesserax.from_official('patchgan', pack.state_dict(prefix='loss.discriminator.'))
-    lpips = tesserax.from_official('lpips', pack.state_dict(prefix='loss.perceptual_loss.'))
+    patchgan = vistok.from_official('patchgan', pack.state_dict(prefix='loss.discriminator.'))
+    lpips = vistok.from_official('lpips', pack.state_dict(prefix='loss.perceptual_loss.'))
     assert any(name.startswith('loss.') for name in state_dict)
     objective = TokenizerObjective(
         InEvaluation(**{name: x for name, x in fields.items() if name not in ('parent', 'name')}),

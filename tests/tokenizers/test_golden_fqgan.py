@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.tokenizers.quantizers.factorized import disentangle_loss
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.tokenizers.quantizers.factorized import disentangle_loss
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 # Factor -> what the pack calls its feature predictor.
 PREDICTED = {
@@ -68,7 +68,7 @@ def run_stages(module, variables, arrays):
 def case(request):
     pack = load_pack(request.param)
     state_dict = pack.state_dict()
-    model = tesserax.from_official(request.param, state_dict)
+    model = vistok.from_official(request.param, state_dict)
     factors = model.spec.codebook_names
     grid = pack.nhwc('quant').shape[:3]
     arrays = {name: pack.nhwc(name) for name in ('input', 'quant')} | {
@@ -136,7 +136,7 @@ def test_predicted_features_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official(case.pack.name, case.model.variables)
+    back = vistok.to_official(case.pack.name, case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert case.model.ignored == ()

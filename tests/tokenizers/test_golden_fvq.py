@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.tokenizers.fvq import FVQ, PRESETS
-from tesserax.tokenizers.quantizers.bridge import sin_cos_positions
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.tokenizers.codebooks.bridge import sin_cos_positions
+from vistok.tokenizers.fvq import FVQ, PRESETS
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 DIT = {'bridge_positions': True, 'bridge_conditioned': True}
 PACKS = {'fvq': PRESETS['16384'], 'fvq_65536': PRESETS['65536'], 'fvq_dit': PRESETS['16384'] | DIT}
@@ -49,7 +49,7 @@ def case(request):
     pack = load_pack(request.param)
     positions = np.asarray(sin_cos_positions(32, 32, 256))
     state_dict = pack.state_dict(kept={'quantize.qbridge.pos_embed': positions})
-    model = tesserax.from_official('fvq', state_dict, entropy_weight=0.1)
+    model = vistok.from_official('fvq', state_dict, entropy_weight=0.1)
     # The gradients of the picture's error pass the quantizer by: the bridge learns from the codebook loss alone.
     gradient = jax.jit(jax.value_and_grad(quantizer_loss, has_aux=True), static_argnames='module')
     (_, quantized), gradients = gradient(
@@ -59,7 +59,7 @@ def case(request):
         pack, state_dict, model,
         np.asarray(jax.jit(functools.partial(model.module.apply, method=codewords))(model.variables)),
         {'ids': np.asarray(quantized.ids), 'z_q': np.asarray(quantized.z_q), 'losses': quantized.losses},
-        tesserax.to_official('fvq', {'params': jax.device_get(gradients)}),
+        vistok.to_official('fvq', {'params': jax.device_get(gradients)}),
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_gradients_of_bridge_and_table_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official('fvq', case.model.variables)
+    back = vistok.to_official('fvq', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert case.model.ignored == ()
@@ -129,7 +129,7 @@ def test_the_whole_model_computes_the_official_numbers(case):
     """Of one pack: the networks are the same in all."""
     if case.pack.name != 'fvq':
         pytest.skip('the same networks')
-    pack, model = case.pack, tesserax.from_official('fvq', baked(case))
+    pack, model = case.pack, vistok.from_official('fvq', baked(case))
     images, enc = (jnp.asarray(pack.nhwc(name)) for name in ('input', 'enc'))
     indices = pack['indices'].reshape(*pack.nhwc('z').shape[:3], 1)
 
@@ -153,13 +153,13 @@ def test_the_whole_model_computes_the_official_numbers(case):
 
 
 def test_released_weights_make_a_plain_vqgan_without_unit_norm(case):
-    model = tesserax.from_official('fvq', baked(case))
+    model = vistok.from_official('fvq', baked(case))
     assert type(model.module).__name__ == 'VQGAN'
     assert not model.module.normalize
     quantized = jax.jit(functools.partial(model.module.apply, method=quantize))(
         model.variables, jnp.asarray(case.pack.nhwc('z'))
     )
     np.testing.assert_array_equal(quantized.ids, case.quantized['ids'])
-    back = tesserax.to_official('fvq', model.variables)
+    back = vistok.to_official('fvq', model.variables)
     np.testing.assert_array_equal(back['quantize.embedding.weight'], case.codewords)
     assert set(back) == set(baked(case))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from golden_packs import load_pack
 
-import tesserax
-from tesserax.common.pretrained.judge import Judge
-from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
+import vistok
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
 
 
 class WithRunningStatistics(nn.Module):
@@ -24,9 +24,9 @@ class WithRunningStatistics(nn.Module):
 @pytest.fixture(scope='module')
 def golden():
     pack = load_pack('taming_vqgan_f16_1024')
-    tokenizer = tesserax.from_official('taming_vqgan_f16_1024', pack.state_dict())
-    patchgan = tesserax.from_official('patchgan', pack.state_dict(prefix='loss.discriminator.'))
-    lpips = tesserax.from_official('lpips', pack.state_dict(prefix='loss.perceptual_loss.'))
+    tokenizer = vistok.from_official('taming_vqgan_f16_1024', pack.state_dict())
+    patchgan = vistok.from_official('patchgan', pack.state_dict(prefix='loss.discriminator.'))
+    lpips = vistok.from_official('lpips', pack.state_dict(prefix='loss.perceptual_loss.'))
     objective = TokenizerObjective(
         tokenizer.module,
         AdversarialGame(

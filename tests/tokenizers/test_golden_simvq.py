@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from golden_packs import assert_close, load_pack
 
-import tesserax
-from tesserax.common.convert import to_official, to_ours, variable_shapes
-from tesserax.tokenizers.convert.simvq import codebook_rules
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
-from tesserax.tokenizers.simvq import SimVQ, gaussian_codebook
+import vistok
+from vistok.tokenizers.convert.simvq import codebook_rules
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.simvq import SimVQ, gaussian_codebook
+from vistok.weights.rules import to_official, to_ours, variable_shapes
 
 RULES = codebook_rules('', 'codebook')
 SIZES = {'': 1024, 'n65536': 65_536}
@@ -102,7 +102,7 @@ def networks():
     state_dict = pack.state_dict()
     pack.check_weights(state_dict)
     state_dict |= {f'quantize.{name}': x for name, x in quantizer('')[2].items()}
-    model = tesserax.from_official('simvq', state_dict)
+    model = vistok.from_official('simvq', state_dict)
     latents = np.random.Generator(np.random.PCG64(7)).standard_normal((2, 128, 4, 6), dtype=np.float32)
     np.testing.assert_array_equal(latents[:, ::16], pack['latents_c16'])
     latents = jnp.asarray(latents.transpose(0, 2, 3, 1))
@@ -127,6 +127,6 @@ def test_all_official_weights_come_back_bit_for_bit(networks):
     assert model.ignored == ()
     trained = sum(x.size for part in ('encoder', 'decoder') for x in jax.tree.leaves(model.variables['params'][part]))
     assert trained == pack.manifest['n_params']
-    back = tesserax.to_official('simvq', model.variables)
+    back = vistok.to_official('simvq', model.variables)
     assert back.keys() == state_dict.keys()
     assert all(np.array_equal(back[name], state_dict[name]) for name in back)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 PACKS = {
     'llamagen_vq16': {'entropy_weight': 0.1},
@@ -65,7 +65,7 @@ def total_loss(params, module, images, pixel_loss):
 def case(request):
     pack = load_pack(request.param)
     state_dict = pack.state_dict()
-    model = tesserax.from_official(request.param, state_dict, **PACKS[request.param])
+    model = vistok.from_official(request.param, state_dict, **PACKS[request.param])
     z = pack.nhwc('z')
     arrays = {name: pack.nhwc(name) for name in ('input', 'enc', 'quant')} | {
         'z': z,
@@ -80,7 +80,7 @@ def case(request):
         )
     return Case(
         pack, state_dict, model, jax.device_get(stages), float(loss),
-        tesserax.to_official(request.param, {'params': jax.device_get(gradients)}),
+        vistok.to_official(request.param, {'params': jax.device_get(gradients)}),
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_gradients_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official(case.pack.name, case.model.variables)
+    back = vistok.to_official(case.pack.name, case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-import tesserax
-from tesserax.common.pretrained.judge import Judge
-from tesserax.tokenizers.objective import AdversarialGame, TokenizerObjective
-from tesserax.tokenizers.quantizers.vector import Quantized
-from tesserax.tokenizers.tokenizer import Tokens
-from tesserax.tokenizers.trained import TrainedTokenizer
+import vistok
+from vistok.pretrained.frozen_network import Judge
+from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
+from vistok.tokenizers.quantizers.vector import Quantized
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Case:
 def made(name):
     pack = load_pack(name)
     state_dict = pack.state_dict()
-    model = tesserax.from_official('vqgan_lc', state_dict)
+    model = vistok.from_official('vqgan_lc', state_dict)
 
     def quantize(variables, z):
         return model.module.apply(
@@ -76,7 +76,7 @@ def test_the_table_is_frozen_and_the_projector_trained(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = tesserax.to_official('vqgan_lc', case.model.variables)
+    back = vistok.to_official('vqgan_lc', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
 
@@ -100,8 +100,8 @@ def whole():
     case = made('vqgan_lc_1000')
     model, pack = case.model, case.pack
     images = jnp.asarray(pack.nhwc('input'))
-    patchgan = tesserax.from_official('patchgan', pack.state_dict(prefix='discriminator.'))
-    lpips = tesserax.from_official('lpips', pack.state_dict(prefix='perceptual_loss.'))
+    patchgan = vistok.from_official('patchgan', pack.state_dict(prefix='discriminator.'))
+    lpips = vistok.from_official('lpips', pack.state_dict(prefix='perceptual_loss.'))
     objective = TokenizerObjective(
         model.module,
         AdversarialGame(

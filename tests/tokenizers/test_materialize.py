@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.fqgan import FQGAN
-from tesserax.tokenizers.fvq import FVQ
-from tesserax.tokenizers.magvit2 import Magvit2VQ
-from tesserax.tokenizers.materialize import materialize
-from tesserax.tokenizers.simvq import SimVQ, SimVQGAN
-from tesserax.tokenizers.trained import TrainedTokenizer
-from tesserax.tokenizers.vqgan import VQGAN
-from tesserax.tokenizers.vqgan_lc import VQGANLC
+from vistok.tokenizers.fqgan import FQGAN
+from vistok.tokenizers.fvq import FVQ
+from vistok.tokenizers.magvit2 import Magvit2VQ
+from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.simvq import SimVQ, SimVQGAN
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.vqgan_lc import VQGANLC
+from vistok.weights.rules import variable_shapes
 
 SIZES = {'channels': 8, 'channel_multipliers': (1, 2), 'res_blocks': 1, 'codebook_size': 64, 'codebook_dim': 8}
 VQGAN_SIZES = {**SIZES, 'latent_channels': 16}

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from tesserax.common.training.parallel import make_runner
-from tesserax.launch import assemble, cli
+from vistok import cli
+from vistok.experiments import registry
+from vistok.training.parallel import make_runner
 
 RUNNERS = {
     'data': {},
@@ -22,15 +23,15 @@ def experiment():
     config.objective.adaptive_weight = True
     config.objective.lecam_weight = 0.1
     config.optimizer.learning_rate = 1e-4
-    data = assemble.train_batches(config)
-    step = assemble.train_step(config, assemble.objective(config))
+    data = registry.train_batches(config)
+    step = registry.train_step(config, registry.objective(config))
     return config, step, [next(data) for _ in range(STEPS)]
 
 
 def run(experiment, **arguments):
     config, step, batches = experiment
     runner = make_runner(**arguments)
-    state = runner.init(step, 0, assemble.example_batch(config))
+    state = runner.init(step, 0, registry.example_batch(config))
     carried, frozen = runner.enter(state), runner.put_frozen(step.objective.frozen)
     function, reports = None, []
     for batch in batches:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.magvit2 import depth_to_space
-from tesserax.tokenizers.simvq import PRESETS, SimVQ, SimVQGAN
-from tesserax.tokenizers.tokenizer import TokenSpec
+from vistok.tokenizers.magvit2 import depth_to_space
+from vistok.tokenizers.simvq import PRESETS, SimVQ, SimVQGAN
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.rules import variable_shapes
 
 PICTURE = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
 TINY = {'channels': 8, 'channel_multipliers': (1, 2), 'res_blocks': 1, 'codebook_size': 32, 'codebook_dim': 8}

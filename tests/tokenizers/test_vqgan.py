@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.tokenizer import TokenSpec
-from tesserax.tokenizers.vqgan import PRESETS, VQGAN
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.tokenizers.vqgan import PRESETS, VQGAN
+from vistok.weights.rules import variable_shapes
 
 TINY = VQGAN(channels=8, channel_multipliers=(1, 2), res_blocks=1, latent_channels=16, codebook_size=32, codebook_dim=4)
 

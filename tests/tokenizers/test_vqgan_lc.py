@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.quantizers.codebook import ProjectedCodebook, Projector, Table
-from tesserax.tokenizers.vqgan_lc import PRESETS, VQGANLC
+from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.vqgan_lc import PRESETS, VQGANLC
+from vistok.weights.rules import variable_shapes
 
 SIZES = {
     'channels': 8,

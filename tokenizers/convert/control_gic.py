@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, POINTWISE, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.control_gic import ControlGIC
-from tesserax.tokenizers.convert.dq_vae import grain_encoder
-from tesserax.tokenizers.convert.llamagen import affine, network_sizes, norm, quantizer
+from vistok.tokenizers.control_gic import ControlGIC
+from vistok.tokenizers.convert.dq_vae import grain_encoder
+from vistok.tokenizers.convert.llamagen import affine, network_sizes, norm, quantizer
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, POINTWISE, Rule, StateDict
 
 # Judges and discriminator, moving averages that inference does not use, and how often each codeword occurred.
 IGNORED = ('loss.*', 'ema_*', 'quantize.embedding_counter.*')

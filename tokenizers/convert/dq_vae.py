@@ -5,17 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict, Transform
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.convert.llamagen import (
-    affine,
-    attention_block,
-    decoder_end,
-    network_sizes,
-    norm,
-    res_block,
-)
-from tesserax.tokenizers.dq_vae import DQVAE, PRESETS
+from vistok.tokenizers.convert.llamagen import affine, attention_block, decoder_end, network_sizes, norm, res_block
+from vistok.tokenizers.dq_vae import DQVAE, PRESETS
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict, Transform
 
 IGNORED = ('loss.*',)  # the judges and the discriminator of the training run
 

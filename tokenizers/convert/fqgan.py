@@ -3,10 +3,10 @@
 import math
 import re
 
-from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm
-from tesserax.tokenizers.fqgan import FQGAN, PRESETS
+from vistok.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm
+from vistok.tokenizers.fqgan import FQGAN, PRESETS
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _ADAPTERS = {
     'vis': 'visual_head',

@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, LINEAR, ConversionError, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.convert import llamagen
-from tesserax.tokenizers.convert.llamagen import affine
-from tesserax.tokenizers.fvq import FVQ
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.convert import llamagen
+from vistok.tokenizers.convert.llamagen import affine
+from vistok.tokenizers.fvq import FVQ
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = llamagen.IGNORED
 

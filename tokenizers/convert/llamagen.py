@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from tesserax.common.convert import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.vqgan import VQGAN
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
 
 _NARROWEST = 128  # channels; all published models have at least these
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, POINTWISE, ConversionError, Rule, StateDict
-from tesserax.tokenizers.convert.llamagen import affine, decoder_end, norm, numbers, shape_of
-from tesserax.tokenizers.convert.taming import levels_of
-from tesserax.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from vistok.tokenizers.convert.llamagen import affine, decoder_end, norm, numbers, shape_of
+from vistok.tokenizers.convert.taming import levels_of
+from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict
 
 PREFIX = 'vqgan.'
 """Of the tokenizer's entries in the files of MAGE and ADDP."""

@@ -8,26 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tesserax.common.convert import Rule, StateDict, variable_shapes
-from tesserax.common.nn.convert import PATCHGAN_IGNORED, STYLEGAN_IGNORED, patchgan_rules, stylegan_rules
-from tesserax.common.nn.patchgan import PatchGAN
-from tesserax.common.nn.stylegan_discriminator import StyleGANDiscriminator
-from tesserax.common.official import Official, called_with, numbers, shape_of
-from tesserax.common.pretrained.convert import INCEPTION_IGNORED, LPIPS_IGNORED, inception_rules, lpips_rules
-from tesserax.common.pretrained.inception import SIDE, FIDInception
-from tesserax.common.pretrained.lpips import LPIPS
-from tesserax.tokenizers.convert import (
-    control_gic,
-    dq_vae,
-    fqgan,
-    fvq,
-    llamagen,
-    maskgit_vqgan,
-    simvq,
-    taming,
-    vqgan_lc,
-)
-from tesserax.tokenizers.trained import TrainedTokenizer
+from vistok.pretrained.convert import INCEPTION_IGNORED, LPIPS_IGNORED, inception_rules, lpips_rules
+from vistok.pretrained.inception import SIDE, FIDInception
+from vistok.pretrained.lpips import LPIPS
+from vistok.tokenizers.convert import control_gic, dq_vae, fqgan, fvq, llamagen, maskgit_vqgan, simvq, taming, vqgan_lc
+from vistok.tokenizers.convert.discriminators import PATCHGAN_IGNORED, STYLEGAN_IGNORED, patchgan_rules, stylegan_rules
+from vistok.tokenizers.networks.patchgan import PatchGAN
+from vistok.tokenizers.networks.stylegan_discriminator import StyleGANDiscriminator
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.official import Official, called_with, numbers, shape_of
+from vistok.weights.rules import Rule, StateDict, variable_shapes
 
 
 def _picture(module: Any, side: int = 64) -> jax.ShapeDtypeStruct:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, LINEAR, POINTWISE, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm
-from tesserax.tokenizers.simvq import SimVQ
+from vistok.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm
+from vistok.tokenizers.simvq import SimVQ
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _AVERAGES = 'model_ema'
 _UNAVERAGED = 'unaveraged'

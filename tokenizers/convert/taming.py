@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import CONV, Rule, StateDict
-from tesserax.common.official import numbers, shape_of
-from tesserax.tokenizers.convert.llamagen import (
+from vistok.tokenizers.convert.llamagen import (
     affine,
     attention_block,
     decoder_end,
@@ -14,7 +12,9 @@ from tesserax.tokenizers.convert.llamagen import (
     quantizer,
     res_block,
 )
-from tesserax.tokenizers.vqgan import PRESETS, VQGAN
+from vistok.tokenizers.vqgan import PRESETS, VQGAN
+from vistok.weights.official import numbers, shape_of
+from vistok.weights.rules import CONV, Rule, StateDict
 
 IGNORED = ('loss.*',)  # the judges and the discriminator of the training run
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tesserax.common.convert import LINEAR, ConversionError, Rule, StateDict
-from tesserax.common.official import shape_of
-from tesserax.tokenizers.convert import taming
-from tesserax.tokenizers.convert.llamagen import affine, network_sizes
-from tesserax.tokenizers.vqgan_lc import VQGANLC
+from vistok.tokenizers.convert import taming
+from vistok.tokenizers.convert.llamagen import affine, network_sizes
+from vistok.tokenizers.vqgan_lc import VQGANLC
+from vistok.weights.official import shape_of
+from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = ('discriminator.*', 'perceptual_loss.*')  # the other networks of the training run
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tesserax.common.replicas import replica_mean
-from tesserax.tokenizers.quantizers.nearest import CodeTiles, code_tiles
+from vistok.clustering.nearest import CodeTiles, code_tiles
+from vistok.collectives import replica_mean
 
 _PROBABILITIES_AT_ONCE = 2**21
 

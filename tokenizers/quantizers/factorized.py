@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
 
 
 class FactorizedQuantizer(nn.Module):

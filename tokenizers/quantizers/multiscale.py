@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tesserax.tokenizers.quantizers.nearest import nearest_codeword
-from tesserax.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.clustering.nearest import nearest_codeword
+from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
 class MultiScaleQuantizer(nn.Module):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.tokenizers.quantizers.nearest import nearest_codeword
-from tesserax.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.clustering.nearest import nearest_codeword
+from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
 class ResidualQuantizer(nn.Module):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tesserax.common.replicas import replica_mean
-from tesserax.tokenizers.quantizers.codebook import unit_norm
-from tesserax.tokenizers.quantizers.entropy import entropy_loss
-from tesserax.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.collectives import replica_mean
+from vistok.tokenizers.codebooks.codebook import unit_norm
+from vistok.tokenizers.quantizers.entropy import entropy_loss
+from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 MOST_BITS = 30  # of one id, which is an int32
 MOST_BITS_TOGETHER = 20  # whose joint distribution an entropy loss can walk through

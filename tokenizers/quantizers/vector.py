@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tesserax.tokenizers.quantizers.codebook import unit_norm
-from tesserax.tokenizers.quantizers.ema import EMACodebook
-from tesserax.tokenizers.quantizers.entropy import entropy_loss
-from tesserax.tokenizers.quantizers.nearest import nearest_codeword
+from vistok.clustering.nearest import nearest_codeword
+from vistok.tokenizers.codebooks.codebook import unit_norm
+from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 
 @flax.struct.dataclass

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.common.replicas import replica_axis_named, replica_mean
-from tesserax.tokenizers.quantizers import entropy
-from tesserax.tokenizers.quantizers.codebook import unit_norm
-from tesserax.tokenizers.quantizers.entropy import entropy_loss
+from vistok.collectives import replica_axis_named, replica_mean
+from vistok.tokenizers.codebooks.codebook import unit_norm
+from vistok.tokenizers.quantizers import entropy
+from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 
 def naive(z, codebook, temperature=0.01):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from golden_packs import Pack, assert_close, load_pack
 
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
-from tesserax.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
+from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
 
 
 def codewords(pack: Pack, name: str = 'quantize') -> np.ndarray:

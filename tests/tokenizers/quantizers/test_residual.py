@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from tesserax.common.convert import variable_shapes
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook
-from tesserax.tokenizers.quantizers.multiscale import MultiScaleQuantizer, _area, _bicubic, _read_back, _repeated
-from tesserax.tokenizers.quantizers.residual import ResidualQuantizer
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.quantizers.multiscale import MultiScaleQuantizer, _area, _bicubic, _read_back, _repeated
+from vistok.tokenizers.quantizers.residual import ResidualQuantizer
+from vistok.weights.rules import variable_shapes
 
 Z = jax.random.normal(jax.random.key(1), (2, 8, 6, 4))
 QUANTIZERS = {

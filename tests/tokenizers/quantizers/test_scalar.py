@@ -7,12 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.tokenizers.quantizers.codebook import unit_norm
-from tesserax.tokenizers.quantizers.scalar import (
-    BinarySphericalQuantizer,
-    FiniteScalarQuantizer,
-    LookupFreeQuantizer,
-)
+from vistok.tokenizers.codebooks.codebook import unit_norm
+from vistok.tokenizers.quantizers.scalar import BinarySphericalQuantizer, FiniteScalarQuantizer, LookupFreeQuantizer
 
 Z = 2 * jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
 QUANTIZERS = {

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tesserax.tokenizers.quantizers.codebook import LearnedCodebook, unit_norm
-from tesserax.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
-from tesserax.tokenizers.quantizers.vector import VectorQuantizer
+from vistok.tokenizers.codebooks.codebook import LearnedCodebook, unit_norm
+from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
+from vistok.tokenizers.quantizers.vector import VectorQuantizer
 
 Z = jax.random.normal(jax.random.key(1), (2, 4, 3, 8))
 

@@ -1,0 +1,145 @@
+"""Symbols <-> bits by range coding with integer frequencies; the coder itself is the library constriction.
+
+Encoder, decoder and meter are the same function `(table, symbol) -> symbol`: a model of symbols is written once, as a
+walk that passes each symbol through such a function, and cannot differ between the two sides.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import constriction
+import numpy as np
+
+from vistok.compression.format.header import BitstreamError
+
+PRECISION = 24
+TOTAL = 1 << PRECISION
+"""What the frequencies of a table add up to."""
+
+_Categorical = constriction.stream.model.Categorical
+
+
+class FrequencyTable:
+    """How often each symbol occurs, as integers of at least 1 that add up to `TOTAL`.
+
+    The frequency of symbol i is `1 + floor(count_i (TOTAL - n) / sum)`; the first symbol with the largest count also
+    gets what remains.  Integer arithmetic only: every machine has the same table.
+
+    Args:
+      counts: integers of at least 0 and less than 2^32, one per symbol; only their ratios matter.  All 0 means that
+        all symbols are equally likely.
+
+    Raises:
+      ValueError: no symbols, more than half of `TOTAL`, or counts outside of their range.
+    """
+
+    __slots__ = ('_model', 'frequencies')
+
+    def __init__(self, counts: Sequence[int] | np.ndarray) -> None:
+        array = np.asarray(counts, np.int64)
+        n = array.size
+        if not 1 <= n <= TOTAL // 2 or array.min() < 0 or array.max() >= 1 << 32:
+            raise ValueError(f'a table needs 1 to {TOTAL // 2} counts in [0, 2^32), got {n} of them')
+        if not array.any():
+            array = np.ones_like(array)
+        self.frequencies = 1 + array * (TOTAL - n) // int(array.sum())
+        self.frequencies[np.argmax(array)] += TOTAL - int(self.frequencies.sum())
+        # The library turns weights into frequencies as 1 + floor(cumulated weights * scale), with scale = (2^24 - n)
+        # / sum.  These weights have the sum 2^24 - n, so that the scale is 1 and the frequencies are exactly ours.
+        self._model = _Categorical((self.frequencies - 1).astype(np.float64), perfect=False) if n > 1 else None
+
+    def bits(self, symbol: int) -> float:
+        """What the symbol costs."""
+        return PRECISION - math.log2(self.frequencies[symbol])
+
+
+SymbolCoder = Callable[[FrequencyTable, int], int]
+"""Encodes the symbol and returns it, or ignores it and returns the decoded one."""
+
+
+class Encoder:
+    """Collects symbols; `finish` gives the bytes, none for no symbols."""
+
+    def __init__(self) -> None:
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def __call__(self, table: FrequencyTable, symbol: int) -> int:
+        """Appends a symbol that the table has; IndexError for others."""
+        if not 0 <= symbol < table.frequencies.size:
+            raise IndexError(f'symbol {symbol} of a table of {table.frequencies.size}')
+        if table._model is not None:
+            self._coder.encode(symbol, table._model)
+        return symbol
+
+    def finish(self) -> bytes:
+        """All symbols, as little-endian words of 32 bits."""
+        return self._coder.get_compressed().astype('<u4').tobytes()
+
+
+class Decoder:
+    """Gives back, one after the other, the symbols of `Encoder.finish`.
+
+    Args:
+      data: the bytes.
+
+    Raises:
+      BitstreamError: they are no whole words, or, by the other methods, no encoder wrote them.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) % 4:
+            raise BitstreamError(f'the bitstream is damaged: {len(data)} bytes of coded symbols are no whole words')
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, '<u4').astype(np.uint32))
+
+    def __call__(self, table: FrequencyTable, symbol: int = 0) -> int:
+        """The next symbol; the one that is given does not matter."""
+        if table._model is None:
+            return 0
+        try:
+            return self._coder.decode(table._model)
+        except (AssertionError, ValueError):
+            raise BitstreamError('the bitstream is damaged: its coded symbols are impossible') from None
+
+    def finish(self) -> None:
+        """To be called after the last symbol: there must be nothing left."""
+        if not self._coder.maybe_exhausted():
+            raise BitstreamError('the bitstream is damaged: there are more coded symbols than tokens')
+
+
+class Meter:
+    """Adds up what symbols would cost, in bits."""
+
+    def __init__(self) -> None:
+        self.bits = 0.0
+
+    def __call__(self, table: FrequencyTable, symbol: int) -> int:
+        """Counts a symbol."""
+        self.bits += table.bits(symbol)
+        return symbol
+
+
+class AdaptiveBit:
+    """A table for yes and no that learns from what was coded with it."""
+
+    __slots__ = ('_no', '_yes')
+    _MOST = 510  # then both counts are halved, so that the table follows the picture and few tables exist
+
+    def __init__(self) -> None:
+        self._no = self._yes = 1  # in halves: the estimate of Krichevsky and Trofimov (1981)
+
+    def code(self, coder: SymbolCoder, bit: bool) -> bool:
+        """Passes a bit through the coder."""
+        coded = bool(coder(_bit_table(self._no, self._yes), int(bit)))
+        if coded:
+            self._yes += 2
+        else:
+            self._no += 2
+        if self._no + self._yes > self._MOST:
+            self._no, self._yes = self._no // 2 | 1, self._yes // 2 | 1
+        return coded
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _bit_table(no: int, yes: int) -> FrequencyTable:
+    return FrequencyTable((no, yes))

@@ -1,0 +1,229 @@
+"""Smaller codebooks inside of a large one: a chain of tables from ids to the ids of fewer and fewer codewords.
+
+Clustered codebooks as rate points: "Extreme Image Compression using Fine-tuned VQGANs" (DCC 2024).  That each smaller
+codebook is made of the one before, so that a finished file can be made smaller by looking ids up, is ours.
+
+The codeword of a cluster is one of its members, not their mean: what decodes is an id of the whole codebook, so that
+the tokenizer's decoder sees only codewords that it was trained with, every kind of tokenizer works, and the file holds
+nothing but integers.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header
+from vistok.errors import UserError
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.weights.files import load_variables, save_variables
+
+FEATURE = 2
+"""Number of the header's feature that names the level."""
+_NAME = 'nested_codebooks'
+_MOST_LEVELS = 255
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NestedTable:
+    """One sub-codebook at one level.
+
+    Attributes:
+      cluster_of: id at this level of each id of the level before.
+      members: id of the whole codebook that stands for each id of this level.
+    """
+
+    cluster_of: Int[np.ndarray, ' m']
+    members: Int[np.ndarray, ' n']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NestedCodebooks:
+    """Levels from 1; level 0 is the whole codebook.
+
+    Attributes:
+      weights: fingerprint of the weights that the codebook is part of, 8 bytes.
+      levels: of each level, a table for each sub-codebook.
+      about: how they were made.
+
+    Raises:
+      ValueError: the tables do not fit together.
+    """
+
+    weights: bytes
+    levels: tuple[tuple[NestedTable, ...], ...]
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.levels) <= _MOST_LEVELS or len(self.weights) != FINGERPRINT_BYTES:
+            raise ValueError(
+                f'there are 1 to {_MOST_LEVELS} levels, of weights named by {FINGERPRINT_BYTES} bytes; got '
+                f'{len(self.levels)} and {len(self.weights)}'
+            )
+        for level, tables in enumerate(self.levels, 1):
+            for j, table in enumerate(tables):
+                count = len(table.members)
+                sound = sorted(set(table.cluster_of.tolist())) == list(range(count))
+                sound &= level == 1 or len(table.cluster_of) == len(self.levels[level - 2][j].members)
+                whole = self._mapping(j, 0, level) if sound else np.zeros(0, np.int32)
+                sound &= len(tables) == len(self.levels[0]) and table.members.min(initial=0) >= 0
+                sound &= table.members.max(initial=0) < len(whole)
+                if not sound or (whole[table.members] != np.arange(count)).any():
+                    raise ValueError(f'the tables of level {level} do not fit those before')
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that tell these tables from others."""
+        digest = hashlib.blake2b(self.weights, digest_size=FINGERPRINT_BYTES)
+        for table in itertools.chain.from_iterable(self.levels):
+            for array in (table.cluster_of, table.members):
+                digest.update(repr(array.shape).encode() + array.astype('<i4').tobytes())
+        return digest.digest()
+
+    def sizes(self, level: int) -> tuple[int, ...]:
+        """Codewords of each sub-codebook at a level.
+
+        Raises:
+          ValueError: there is no such level.
+        """
+        if not 0 <= level <= len(self.levels):
+            raise ValueError(f'there is no level {level}; there are 0 to {len(self.levels)}')
+        if level == 0:
+            return tuple(len(table.cluster_of) for table in self.levels[0])
+        return tuple(len(table.members) for table in self.levels[level - 1])
+
+    def level_of(self, codewords: int) -> int:
+        """The level at which each sub-codebook has so many codewords.
+
+        Raises:
+          ValueError: there is none.
+        """
+        known = [self.sizes(level) for level in range(len(self.levels) + 1)]
+        for level, sizes in enumerate(known):
+            if set(sizes) == {codewords}:
+                return level
+        listed = '; '.join(' and '.join(map(str, dict.fromkeys(sizes))) for sizes in known)
+        raise ValueError(f'there is no level of {codewords} codewords; there are: {listed}')
+
+    def coarser(self, tokens: Tokens, start: int, stop: int) -> Tokens:
+        """Tokens of level `start` as those of the higher level `stop`."""
+        return self._looked_up(tokens, [self._mapping(j, start, stop) for j in range(len(self.levels[0]))])
+
+    def whole(self, tokens: Tokens, level: int) -> Tokens:
+        """Tokens of a level as those of the whole codebook that stand for them."""
+        return tokens if level == 0 else self._looked_up(tokens, [table.members for table in self.levels[level - 1]])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the tables, and what is said about them, as one file."""
+        tree: dict[str, Any] = {'weights': np.frombuffer(self.weights, np.uint8)}
+        for level, tables in enumerate(self.levels, 1):
+            for j, table in enumerate(tables):
+                tree[f'level_{level}_{j}'] = {'cluster_of': table.cluster_of, 'members': table.members}
+        save_variables(path, _NAME, tree, self.about)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> 'NestedCodebooks':
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: the file is missing, damaged or holds something else.
+        """
+        saved = load_variables(path)
+        if saved.name != _NAME:
+            raise UserError(f'{pathlib.Path(path)} holds no nested codebooks but a {saved.name}')
+        tree = dict(saved.variables)
+        weights = tree.pop('weights').tobytes()
+        places = sorted(tuple(map(int, name.split('_')[1:])) for name in tree)
+        levels = tuple(
+            tuple(NestedTable(**tree[f'level_{level}_{j}']) for _, j in group)
+            for level, group in itertools.groupby(places, key=lambda place: place[0])
+        )
+        return cls(weights, levels, saved.about)
+
+    def _mapping(self, j: int, start: int, stop: int) -> Int[np.ndarray, ' n']:
+        """For each id of level `start`, its id at level `stop`."""
+        found = np.arange(self.sizes(start)[j], dtype=np.int32)
+        for tables in self.levels[start:stop]:
+            found = tables[j].cluster_of[found].astype(np.int32)
+        return found
+
+    def _looked_up(self, tokens: Tokens, tables: list[Int[np.ndarray, ' _']]) -> Tokens:
+        ids: Integer[np.ndarray, 'b h w k'] = np.asarray(tokens.ids)
+        found = np.stack([table[ids[..., j]] for j, table in enumerate(tables)], axis=-1)
+        return Tokens(found.astype(np.int32), tokens.grain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """What a header says about the codebook.
+
+    Attributes:
+      number: of the level, from 1.
+      nested: fingerprint of the tables.
+    """
+
+    number: int
+    nested: bytes
+
+    def feature(self) -> Feature:
+        """As part of a header."""
+        return Feature(FEATURE, bytes([self.number]) + self.nested)
+
+
+def level_of(header: Header) -> Level | None:
+    """The level of a file; None: the whole codebook.
+
+    Raises:
+      BitstreamError: the header says something impossible about it.
+    """
+    data = header.feature(FEATURE)
+    if data is None:
+        return None
+    if len(data) != 1 + FINGERPRINT_BYTES or not data[0]:
+        raise BitstreamError(f'the header is damaged: it says {data.hex()} about the level of the codebook')
+    return Level(data[0], data[1:])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LevelTokenizer:
+    """A tokenizer with the codebook of a level.  Ids are those of the whole codebook, looked up.
+
+    Attributes:
+      tokenizer: with the whole codebook.
+      nested: the tables.
+      level: at least 1.
+
+    Raises:
+      ValueError: the tables belong to another codebook, or have no such level.
+    """
+
+    tokenizer: Any
+    nested: NestedCodebooks
+    level: int
+
+    def __post_init__(self) -> None:
+        if self.nested.sizes(0) != tuple(self.tokenizer.spec.codebook_sizes):
+            raise ValueError(
+                f'the nested codebooks are those of {self.nested.sizes(0)} codewords, the tokenizer has '
+                f'{self.tokenizer.spec.codebook_sizes}'
+            )
+        self.nested.sizes(self.level)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """With fewer codewords."""
+        return dataclasses.replace(self.tokenizer.spec, codebook_sizes=self.nested.sizes(self.level))
+
+    def encode(self, images: Any, **shares: Any) -> Tokens:
+        """As the tokenizer, in ids of the level."""
+        return self.nested.coarser(self.tokenizer.encode(images, **shares), 0, self.level)
+
+    def decode(self, tokens: Tokens) -> Any:
+        """As the tokenizer, from ids of the level."""
+        return self.tokenizer.decode(self.nested.whole(tokens, self.level))

@@ -1,0 +1,57 @@
+"""The tables of a smaller codebook, added up from those of the whole one: nothing is counted again."""
+
+import numpy as np
+from jaxtyping import Int
+
+from vistok.compression.nested.codebooks import NestedCodebooks
+from vistok.compression.priors.prior import CodebookTables, StaticPrior
+from vistok.tokenizers.tokenizer import Tokens
+
+_MOST = (1 << 31) - 1
+
+
+def coarsened(prior: StaticPrior, nested: NestedCodebooks, level: int) -> StaticPrior:
+    """The prior of a level.  Integers only: every machine has the same.
+
+    How often an id of the level occurs is how often those do that it stands for.  A cluster of contexts becomes that
+    of the ids in which most of it went; what was counted for both adds up.
+
+    Raises:
+      ValueError: the tables are those of another codebook.
+    """
+    if prior.codebook_sizes != nested.sizes(0):
+        raise ValueError(f'a prior of codebooks {prior.codebook_sizes} is none of {nested.sizes(0)}')
+    tables: list[CodebookTables] = []
+    before = np.zeros(1, np.int64)
+    for j, table in enumerate(prior.tables):
+        size = nested.sizes(level)[j]
+        every = np.arange(len(table.clusters), dtype=np.int32)[None, :, None, None]
+        ids = np.zeros((*every.shape[:3], len(prior.tables)), np.int32)
+        ids[..., [j]] = every
+        level_id = np.asarray(nested.coarser(Tokens(ids), 0, level).ids)[0, :, 0, j]
+        counts = np.zeros((len(table.counts), size), np.int64)
+        np.add.at(counts.T, level_id, table.counts.T)
+
+        mass = np.zeros((size, 1 + table.contexts.shape[-1]), np.int64)
+        np.add.at(mass, (level_id, table.clusters), 1 + table.counts.sum(0, dtype=np.int64))
+        home = mass.argmax(1)  # the cluster of most of each id
+        present = np.unique(home)
+        cluster = 1 + np.searchsorted(present, home[mass.argmax(0)])
+        cluster[present] = 1 + np.arange(len(present))
+        cluster[0] = 0  # outside stays outside
+
+        other = before if j else cluster
+        shape = (len(counts), len(present) + 1, int(other.max()) + 1, len(present))
+        contexts = np.zeros(shape, np.int64)
+        g, left, above, own = np.indices(table.contexts.shape)
+        np.add.at(contexts, (g, cluster[left], other[above], cluster[own + 1] - 1), table.contexts)
+        tables.append(CodebookTables(cluster[home].astype(np.int32), _bounded(contexts), _bounded(counts)))
+        before = cluster
+    return StaticPrior(tuple(tables), prior.grains)
+
+
+def _bounded(counts: Int[np.ndarray, '...']) -> Int[np.ndarray, '...']:
+    """Halved until they fit, as only ratios matter."""
+    while counts.max() > _MOST:
+        counts = counts >> 1
+    return counts.astype(np.int32)

@@ -1,0 +1,141 @@
+"""A `StaticPrior` from the tokens of some pictures.
+
+Floating point is allowed here: what comes out is integers, and only these decide about bits.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from vistok.compression.priors.prior import CodebookTables, StaticPrior
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+
+CLUSTERS = (1, 8, 16, 32)
+_LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
+_HELD_OUT = 4  # one picture in so many decides about the number of clusters
+_STRENGTH = 16.0  # what a less specific table counts for, in tokens
+_UNITS = 256  # counts are stored in parts of a token
+_MOST = float((1 << 31) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Tokens in their order, with what is known before each; ids from 1, 0 is outside."""
+
+    level: Int[np.ndarray, ' n']
+    ids: Int[np.ndarray, 'n k']
+    left: Int[np.ndarray, 'n k']
+    above: Int[np.ndarray, 'n k']
+
+
+def fit_prior(
+    tokens: Sequence[Tokens],
+    codewords: Sequence[Float[np.ndarray, '_ _']],
+    spec: TokenSpec,
+    clusters: Sequence[int] = CLUSTERS,
+) -> StaticPrior:
+    """Counts tokens; how many clusters a codebook has is decided by pictures that were not counted.
+
+    Args:
+      tokens: of each picture, a batch of one.
+      codewords: of each sub-codebook, `[K, d]`; those that are close together share a cluster.
+      spec: of the tokens.
+      clusters: numbers of clusters to try.
+
+    Raises:
+      ValueError: there are fewer than two pictures.
+    """
+    if len(tokens) < 2:
+        raise ValueError(f'a prior needs the tokens of at least two pictures, got {len(tokens)}')
+    pictures = [_seen(picture, spec) for picture in tokens]
+    last = len(pictures) - 1
+    counted = _joined([p for i, p in enumerate(pictures) if i % _HELD_OUT != last % _HELD_OUT])
+    held_out = _joined([p for i, p in enumerate(pictures) if i % _HELD_OUT == last % _HELD_OUT])
+    everything, tables = _joined(pictures), list[CodebookTables]()
+    for j, vectors in enumerate(codewords):
+        tried: dict[float, np.ndarray] = {}
+        usage = np.bincount(counted.ids[:, j] - 1, minlength=len(vectors))
+        for number in clusters:
+            labels = _clustered(vectors, usage, number)
+            table = _tables(counted, j, labels, tables[:j], len(spec.grains))
+            tried.setdefault(_bits(held_out, j, table, tables[:j]), labels)
+        best = tried[min(tried)]
+        tables.append(_tables(everything, j, best, tables[:j], len(spec.grains)))
+    return StaticPrior(tuple(tables), spec.grains)
+
+
+def _seen(tokens: Tokens, spec: TokenSpec) -> _Seen:
+    ids = np.asarray(tokens.ids[0]).astype(np.int64) + 1
+    sides = np.ones(ids.shape[:2], np.int64) if tokens.grain is None else np.asarray(tokens.grain[0]).astype(np.int64)
+    around = np.pad(ids, ((1, 0), (1, 0), (0, 0)))
+    y, x = np.indices(sides.shape)
+    first = (y % sides == 0) & (x % sides == 0)
+    return _Seen(np.searchsorted(spec.grains, sides[first]), ids[first], around[1:, :-1][first], around[:-1, 1:][first])
+
+
+def _joined(pictures: Sequence[_Seen]) -> _Seen:
+    return _Seen(*(np.concatenate([getattr(p, f.name) for p in pictures]) for f in dataclasses.fields(_Seen)))
+
+
+def _clustered(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], number: int) -> Int[np.ndarray, ' K']:
+    """Cluster of each codeword, from 1; fewer clusters where fewer codewords differ."""
+    number = min(number, len(np.unique(vectors, axis=0)))
+    if number < 2:
+        return np.ones(len(vectors), np.int32)
+    kind = KMeans if len(vectors) <= _LARGE else MiniBatchKMeans
+    found = kind(number, n_init=1, random_state=0).fit(vectors.astype(np.float64), sample_weight=usage + 0.1)
+    return np.unique(found.labels_, return_inverse=True)[1].astype(np.int32) + 1
+
+
+def _tables(
+    seen: _Seen, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables], levels: int
+) -> CodebookTables:
+    k, own = len(clusters), int(clusters.max())
+    left, other, here = _contexts(seen, j, clusters, before)
+    others = 1 + (int(before[-1].clusters.max()) if before else own)
+    joint = np.zeros((levels, own + 1, others, own))
+    np.add.at(joint, (seen.level, left, other, here - 1), 1)
+    plain = _shares(joint.sum((1, 2)), np.full(own, 1 / own))[:, None, None]
+    by_left, by_other = _shares(joint.sum(2)[:, :, None], plain), _shares(joint.sum(1)[:, None], plain)
+    both = by_left * by_other / plain  # as if they told independent things
+    both /= both.sum(-1, keepdims=True)
+
+    counts = np.zeros((levels, k))
+    np.add.at(counts, (seen.level, seen.ids[:, j] - 1), 1)
+    anywhere = counts.sum(0) + 0.5
+    return CodebookTables(
+        clusters.astype(np.int32),
+        _integers(joint + _STRENGTH * both),
+        _integers(counts + 0.25 * k * anywhere / anywhere.sum()),
+    )
+
+
+def _contexts(
+    seen: _Seen, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clusters on the left, of the other context, and of the id itself."""
+    table = np.concatenate([[0], clusters])
+    other = before[-1].clusters[seen.ids[:, j - 1] - 1] if before else table[seen.above[:, j]]
+    return table[seen.left[:, j]], other, table[seen.ids[:, j]]
+
+
+def _shares(counts: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, near `guess` where little was counted."""
+    return (counts + _STRENGTH * guess) / (counts.sum(-1, keepdims=True) + _STRENGTH)
+
+
+def _integers(counts: np.ndarray) -> Int[np.ndarray, '...']:
+    return np.minimum(np.rint(_UNITS * counts), _MOST).astype(np.int32)
+
+
+def _bits(seen: _Seen, j: int, table: CodebookTables, before: Sequence[CodebookTables]) -> float:
+    """What tokens cost with a table."""
+    left, other, here = _contexts(seen, j, table.clusters, before)
+    ids, g = seen.ids[:, j] - 1, seen.level
+    chosen = table.contexts[g, left, other] + 1e-3
+    cost = -np.log2(chosen[np.arange(len(here)), here - 1] / chosen.sum(-1))
+    of_cluster = np.stack([table.counts[:, m].sum(-1) for m in table.members], axis=-1)
+    return float(np.sum(cost - np.log2((table.counts[g, ids] + 1e-3) / (of_cluster[g, here] + 1e-3))))

@@ -1,0 +1,236 @@
+"""Probability models of ids: what a token is likely to be, given the tokens before it.
+
+A prior is a walk over the tokens of a tile that passes each symbol through a coder of `entropy_coder`, with an integer
+table for each.  The same walk encodes, decodes and measures, so that both sides have the same tables by construction.
+Here are tables that were counted; `network_prior.py` has those that a generator gives.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from vistok.compression.entropy.entropy_coder import FrequencyTable, SymbolCoder
+from vistok.compression.format.header import FINGERPRINT_BYTES, Feature, Header
+from vistok.errors import UserError
+from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.files import load_variables, save_variables
+
+_NAME = 'prior'
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A model of ids.
+
+    Attributes:
+      kind: number in the header of a bitstream.
+      portable: whether every machine has the same tables; else an encoder decodes what it wrote before it trusts it.
+      codebook_sizes: of the tokens that it is a model of.
+      grains: likewise.
+      feature: what a header says of it besides its kind and fingerprint.
+    """
+
+    @property
+    def kind(self) -> int: ...  # noqa: D102
+
+    @property
+    def portable(self) -> bool: ...  # noqa: D102
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def grains(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def feature(self) -> Feature | None: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that tell this prior from others."""
+        ...
+
+    def check(self, header: Header) -> None:
+        """BitstreamError where a file that names this prior cannot be read with it here."""
+        ...
+
+    def code(
+        self, coder: SymbolCoder, ids: Integer[np.ndarray, 'h w k'], grain: Integer[np.ndarray, 'h w'] | None
+    ) -> None:
+        """Passes the tokens of a tile through a coder, which fills `ids` in where it decodes.
+
+        Args:
+          coder: of `entropy_coder`.
+          ids: one id per position and sub-codebook, repeated over the block of a coarse token; for decoding zeros.
+          grain: side of the block of each position; None: 1 everywhere.
+        """
+        ...
+
+
+def tokens_of(shape: Sequence[int], grain: Integer[np.ndarray, 'h w'] | None) -> Iterator[tuple[int, int, int]]:
+    """Row, column and grain of each token: raster order of the upper left corners of the blocks."""
+    height, width = shape[:2]
+    if grain is None:
+        yield from ((y, x, 1) for y in range(height) for x in range(width))
+        return
+    for y, row in enumerate(grain.tolist()):
+        for x, side in enumerate(row):
+            if y % side == 0 and x % side == 0:
+                yield y, x, side
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodebookTables:
+    """Counts of the ids of one sub-codebook.
+
+    An id is written as the number of its cluster, given two clusters that are known, and then as its place among the
+    ids of the cluster.  What is known: the cluster of the token on the left; and that of the token above or, but for
+    the first sub-codebook, that of the sub-codebook before at the same position.  Outside of the tile lies cluster 0.
+
+    Attributes:
+      clusters: cluster of each id, from 1.
+      contexts: `[grain, left, other, cluster]` for clusters from 1 and, as contexts, from 0.
+      counts: `[grain, id]`.
+    """
+
+    clusters: Int[np.ndarray, ' K']
+    contexts: Int[np.ndarray, 'g m n c']
+    counts: Int[np.ndarray, 'g K']
+
+    @functools.cached_property
+    def members(self) -> list[np.ndarray]:
+        """Ids of each cluster, rising; none for cluster 0."""
+        return [np.flatnonzero(self.clusters == c) for c in range(self.contexts.shape[-1] + 1)]
+
+    @functools.cached_property
+    def places(self) -> list[int]:
+        """Place of each id among those of its cluster."""
+        places = np.zeros(len(self.clusters), np.int64)
+        for ids in self.members:
+            places[ids] = np.arange(len(ids))
+        return places.tolist()
+
+    @functools.cached_property
+    def _cache(self) -> dict[tuple[int, ...], FrequencyTable]:
+        return {}
+
+    def cluster_table(self, grain: int, left: int, other: int) -> FrequencyTable:
+        """Of clusters, from 0 for cluster 1."""
+        key = (grain, left, other)
+        if key not in self._cache:
+            self._cache[key] = FrequencyTable(self.contexts[key])
+        return self._cache[key]
+
+    def member_table(self, grain: int, cluster: int) -> FrequencyTable:
+        """Of the ids of a cluster."""
+        key = (grain, cluster)
+        if key not in self._cache:
+            self._cache[key] = FrequencyTable(self.counts[grain, self.members[cluster]])
+        return self._cache[key]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StaticPrior:
+    """Tables that were counted on a set of pictures, chosen by the grain and by the neighbours' clusters.
+
+    With one cluster per sub-codebook there are no contexts: one table per grain and sub-codebook.
+
+    Attributes:
+      tables: one entry per sub-codebook.
+      grains: rising.
+    """
+
+    tables: tuple[CodebookTables, ...]
+    grains: tuple[int, ...] = (1,)
+    kind: int = dataclasses.field(default=1, init=False)
+    portable: bool = dataclasses.field(default=True, init=False)
+    feature: Feature | None = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        for table in self.tables:
+            clusters = table.contexts.shape[-1]
+            sound = table.contexts.shape[0] == len(table.counts) == len(self.grains)
+            sound &= table.contexts.shape[1] == clusters + 1 and table.counts.shape[1] == len(table.clusters)
+            sound &= sorted(set(table.clusters.tolist())) == list(range(1, clusters + 1))
+            if not sound or min(table.counts.min(), table.contexts.min()) < 0:
+                raise ValueError(f'tables of {clusters} clusters and {len(self.grains)} grains do not fit together')
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """See `Prior`."""
+        return tuple(len(table.clusters) for table in self.tables)
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """See `Prior`."""
+        digest = hashlib.blake2b(repr((self.grains, self.codebook_sizes)).encode(), digest_size=FINGERPRINT_BYTES)
+        for table in self.tables:
+            for array in (table.clusters, table.contexts, table.counts):
+                digest.update(repr(array.shape).encode() + array.astype('<i8').tobytes())
+        return digest.digest()
+
+    def check(self, header: Header) -> None:
+        """See `Prior`: the fingerprint says it all."""
+
+    def code(
+        self, coder: SymbolCoder, ids: Integer[np.ndarray, 'h w k'], grain: Integer[np.ndarray, 'h w'] | None
+    ) -> None:
+        """See `Prior`."""
+        height, width, k = ids.shape
+        level = {side: i for i, side in enumerate(self.grains)}
+        clusters = [[0, *table.clusters.tolist()] for table in self.tables]
+        # With an edge above and to the left, and ids from 1, so that what lies outside has cluster 0.
+        seen = [[[0] * (width + 1) for _ in range(height + 1)] for _ in range(k)]
+        given = ids.tolist()
+        for y, x, side in tokens_of(ids.shape, grain):
+            before = 0
+            for j, table in enumerate(self.tables):
+                known = seen[j]
+                left = clusters[j][known[y + 1][x]]
+                other = before if j else clusters[j][known[y][x + 1]]
+                g, value = level[side], given[y][x][j]
+                cluster = 1 + coder(table.cluster_table(g, left, other), clusters[j][value + 1] - 1)
+                place = coder(table.member_table(g, cluster), table.places[value])
+                value = int(table.members[cluster][place])
+                for row in known[y + 1 : y + 1 + side]:
+                    row[x + 1 : x + 1 + side] = [value + 1] * side
+                before = cluster
+        for j, known in enumerate(seen):
+            ids[..., j] = np.asarray([row[1:] for row in known[1:]]) - 1
+
+    def save(self, path: str | os.PathLike[str], about: dict[str, str] | None = None) -> None:
+        """Writes the tables, and what is said about them, as one file."""
+        tree: dict[str, Any] = {'grains': np.asarray(self.grains, np.int32)}
+        for j, table in enumerate(self.tables):
+            tree[f'codebook_{j}'] = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+        save_variables(path, _NAME, tree, about)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> 'StaticPrior':
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: the file is missing, damaged or no prior.
+        """
+        saved = load_variables(path)
+        if saved.name != _NAME:
+            raise UserError(f'{pathlib.Path(path)} holds no prior but a {saved.name}')
+        tree = saved.variables
+        tables = tuple(CodebookTables(**tree[f'codebook_{j}']) for j in range(len(tree) - 1))
+        return cls(tables, tuple(tree['grains'].tolist()))
+
+
+def check_fits(prior: Prior, spec: TokenSpec) -> None:
+    """ValueError unless the prior is a model of such tokens."""
+    if (prior.codebook_sizes, prior.grains) != (spec.codebook_sizes, spec.grains):
+        raise ValueError(
+            f'the prior is one of codebooks {prior.codebook_sizes} and grains {prior.grains}, '
+            f'the tokenizer has {spec.codebook_sizes} and {spec.grains}'
+        )

@@ -1,0 +1,265 @@
+"""CTF: the clusters of all codewords first, one after the other; then, at once, which member of its cluster each is.
+
+Guo et al., "Improving Autoregressive Image Generation through Coarse-to-Fine Token Prediction", 2025.  What the paper
+leaves open is decided here: the second network attends in both directions, is told the class, and chooses among the
+members of the cluster only.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vistok.generators.autoregressive.llamagen import LlamaGen
+from vistok.generators.autoregressive.rotary import rotary_table
+from vistok.generators.autoregressive.transformer import NORMAL, Decoder, Linear, Places, Stream
+from vistok.generators.cross_entropy import cross_entropy
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
+from vistok.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+
+
+class FineNetwork(nn.Module):
+    """The second network of `CTF`: LlamaGen's blocks, without the causal mask.
+
+    Attributes:
+      codebook_size: of the ids that are told apart.
+      clusters: of the ids that are seen.
+      grid: rows and columns.
+      num_classes: label `num_classes` means no condition.
+      layers, heads, width, dropout, remat, dtype: of the blocks.
+    """
+
+    codebook_size: int
+    clusters: int
+    grid: tuple[int, int]
+    num_classes: int
+    layers: int
+    heads: int
+    width: int
+    dropout: float
+    remat: bool
+    dtype: Any
+
+    def setup(self) -> None:
+        """Embeddings of clusters and classes, blocks, last norm and head; the head starts at zero."""
+        self.coarse = nn.Embed(self.clusters, self.width, dtype=self.dtype, embedding_init=NORMAL)
+        self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
+        self.drop = nn.Dropout(self.dropout)
+        self.decoder = Decoder(self.layers, self.heads, None, 'llama', self.dropout, self.remat, self.dtype)
+        self.norm = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype)
+        self.output = Linear(
+            self.codebook_size, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros
+        )
+
+    def hidden(
+        self, coarse: Int[Array, 'b n'], labels: Int[Array, ' b'], *, train: bool = False
+    ) -> Float[Array, 'b n d']:
+        """What the head sees at each position, given the clusters of all."""
+        x = jnp.concatenate([self.label(labels)[:, None], self.coarse(coarse)], axis=1)
+        x = self.drop(x, deterministic=not train)
+        n = x.shape[1]
+        rotation = jnp.asarray(rotary_table(self.grid, self.width // self.heads, 1, 'identity'))
+        at = Places(0, jnp.ones((1, n, n), bool), rotation)
+        return self.norm(self.decoder(Stream(x), at, train=train).x)[:, 1:]
+
+    def logits(self, hidden: Float[Array, '*b d']) -> Float[Array, '*b K']:
+        """Of all codewords, whatever their cluster."""
+        return self.output(hidden)
+
+    def __call__(self, coarse: Int[Array, 'b n'], labels: Int[Array, ' b']) -> Float[Array, 'b n K']:
+        """Logits of all codewords; for small cases only."""
+        return self.logits(self.hidden(coarse, labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class CTF(Generator):
+    """LlamaGen over clusters, and a network that fills in the codewords in one pass.
+
+    The variable 'cluster_of' in the collection 'frozen' is the partition (`CodeClusters`).  Fresh variables hold equal
+    runs of ids there, which mean nothing: whoever trains puts the clusters of the codebook in their place.
+
+    For tokens of one codebook and one grain.
+
+    Attributes:
+      clusters: of the codewords.
+      layers, heads, width: of LlamaGen.
+      fine_layers, fine_heads, fine_width: of the second network.
+      dropout, condition_dropout, remat, dtype: of both.
+      cond_rope, cache_dtype: of LlamaGen.
+    """
+
+    clusters: int = 512
+    layers: int = 12
+    heads: int = 12
+    width: int = 768
+    fine_layers: int = 24
+    fine_heads: int = 16
+    fine_width: int = 1024
+    dropout: float = 0.1
+    condition_dropout: float = 0.1
+    cond_rope: str = 'zero'
+    remat: bool = False
+    dtype: Any = jnp.float32
+    cache_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        if len(self.spec.codebook_sizes) != 1 or self.spec.grains != (1,):
+            raise ValueError(
+                'CTF needs tokens of one codebook and one grain, the tokenizer has codebooks '
+                f'{self.spec.codebook_sizes} and grains {self.spec.grains}'
+            )
+        if not 1 <= self.clusters <= self.spec.codebook_sizes[0]:
+            raise ValueError(f'{self.spec.codebook_sizes[0]} codewords cannot make {self.clusters} clusters')
+
+    @property
+    def coarse(self) -> LlamaGen:
+        """The first stage: it knows clusters only."""
+        return LlamaGen(
+            TokenSpec((self.clusters,), self.spec.downsample_factor),
+            self.grid,
+            self.num_classes,
+            layers=self.layers,
+            heads=self.heads,
+            width=self.width,
+            dropout=self.dropout,
+            condition_dropout=self.condition_dropout,
+            cond_rope=self.cond_rope,
+            remat=self.remat,
+            dtype=self.dtype,
+            cache_dtype=self.cache_dtype,
+        )
+
+    @property
+    def fine(self) -> FineNetwork:
+        """The second stage."""
+        return FineNetwork(
+            self.spec.codebook_sizes[0],
+            self.clusters,
+            self.grid,
+            self.num_classes,
+            self.fine_layers,
+            self.fine_heads,
+            self.fine_width,
+            self.dropout,
+            self.remat,
+            self.dtype,
+        )
+
+    def init(self, rng: jax.Array) -> Variables:
+        """Fresh variables."""
+        for_coarse, for_fine = jax.random.split(rng)
+        ids = jnp.zeros((1, math.prod(self.grid)), jnp.int32)
+        size = self.spec.codebook_sizes[0]
+        return {
+            'params': {
+                'coarse': self.coarse.init(for_coarse)['params'],
+                'fine': self.fine.init(for_fine, ids, ids[:, 0])['params'],
+            },
+            'frozen': {'cluster_of': jnp.asarray(np.arange(size) * self.clusters // size, jnp.int32)},
+        }
+
+    def loss(
+        self,
+        variables: Variables,
+        tokens: Tokens,
+        cond: Condition,
+        rng: jax.Array,
+        *,
+        train: bool,
+        images: Float[Array, 'b H W 3'] | None = None,
+    ) -> GeneratorLoss:
+        """Cross-entropy of the clusters plus that of the codewords given all clusters, both in nats per position.
+
+        The sum is minus the log-likelihood of the ids.  The stages share no parameters, so each learns as if alone,
+        apart from the clipping of the gradient that both are in.
+        """
+        labels = class_labels(cond)
+        for_coarse, for_drop, for_fine = jax.random.split(rng, 3)
+        cluster_of, params = variables['frozen']['cluster_of'], variables['params']
+        ids = jnp.asarray(tokens.ids)
+        coarse = self.coarse.loss(
+            {'params': params['coarse']}, Tokens(cluster_of[ids]), labels, for_coarse, train=train
+        ).loss
+        if train and self.condition_dropout:
+            dropped = jax.random.bernoulli(for_drop, self.condition_dropout, labels.shape)
+            labels = jnp.where(dropped, self.num_classes, labels)
+        ids = ids.reshape(len(ids), -1)
+        hidden: Any = self.fine.apply(
+            {'params': params['fine']},
+            cluster_of[ids],
+            labels,
+            train=train,
+            rngs={'dropout': for_fine},
+            method='hidden',
+        )
+        fine = cross_entropy(hidden, params['fine']['output']['kernel'], ids, groups=cluster_of).nll.mean()
+        return GeneratorLoss(
+            coarse + fine, {'coarse': coarse, 'fine': fine, 'bits_per_token': (coarse + fine) / math.log(2)}
+        )
+
+    def for_sampling(self, variables: Variables) -> Variables:
+        """See `Generator.for_sampling`: the first stage, step by step, reads its weights again and again."""
+        params = variables['params']
+        coarse = self.coarse.for_sampling({'params': params['coarse']})
+        return variables | {'params': params | {'coarse': coarse['params']}}
+
+    def sample(
+        self,
+        variables: Variables,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+    ) -> Tokens:
+        """See `Generator.sample`; `config.second` is how codewords are drawn from their clusters.
+
+        None: at the temperature of the clusters, from all members, without guidance.
+        """
+        for_coarse, for_fine = jax.random.split(rng)
+        first = dataclasses.replace(config, second=None)
+        coarse = self.coarse.sample({'params': variables['params']['coarse']}, cond, for_coarse, sample_ids, first)
+        second = config.second or SampleConfig(temperature=config.temperature)
+        return self.refine(variables, coarse, cond, for_fine, sample_ids, second)
+
+    def refine(
+        self,
+        variables: Variables,
+        coarse: Tokens,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+    ) -> Tokens:
+        """Draws a member of each cluster; the arguments are those of `sample`.
+
+        Raises:
+          ValueError: guidance without a null condition.
+        """
+        labels, clusters = class_labels(cond), jnp.asarray(coarse.ids).reshape(len(sample_ids), -1)
+        guided, b = config.guidance_scale != 1, len(sample_ids)
+        if guided and not self.condition_dropout:
+            raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
+        seen = clusters
+        if guided:
+            labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])
+            seen = jnp.tile(clusters, (2, 1))
+        fine = {'params': variables['params']['fine']}
+        hidden: Any = self.fine.apply(fine, seen, labels, method='hidden')
+        scales = jnp.asarray(guidance_scales(config, clusters.shape[1]))
+        keys, cluster_of = row_keys(rng, sample_ids), variables['frozen']['cluster_of']
+
+        def one(position: jax.Array) -> jax.Array:  # the logits of all positions at once could be gigabytes
+            logits: Any = self.fine.apply(fine, hidden[:, position], method='logits')
+            if guided:
+                logits = guide(logits, scales[position])
+            member = cluster_of == clusters[:, position, None]
+            return draw(jnp.where(member, logits, -jnp.inf), at_position(keys, position), config)
+
+        ids = jax.lax.map(one, jnp.arange(clusters.shape[1]))
+        return Tokens(ids.T.reshape(b, *self.grid, 1))

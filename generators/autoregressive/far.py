@@ -1,0 +1,100 @@
+"""FAR: factorized autoregression over tokens with several sub-codebooks.
+
+Bai et al., "Factorized Visual Tokenization and Generation", 2024.  A Llama reads the positions; at each position a
+small one reads what it says and then the ids of the sub-codebooks one after the other.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.generators.autoregressive import kv_cache
+from vistok.generators.autoregressive.conditioned_decoder import Cache, PrefixGenerator
+from vistok.generators.autoregressive.decoding import Step
+from vistok.generators.autoregressive.llamagen import LlamaGenNetwork
+from vistok.generators.autoregressive.transformer import Decoder, Linear, Stream, places
+from vistok.generators.generator import Condition
+
+SIZES: dict[str, dict[str, int]] = {
+    'b': {'layers': 24, 'heads': 16, 'width': 1024, 'head_layers': 3},
+    'l': {'layers': 36, 'heads': 20, 'width': 1280, 'head_layers': 4},
+}
+"""The published sizes, as arguments of `FAR`."""
+
+
+class FARNetwork(LlamaGenNetwork):
+    """The network of `FAR`, which see."""
+
+    head_layers: int
+
+    def setup(self) -> None:
+        """What LlamaGen has, a vector from the codeword vectors of a position, and the second decoder."""
+        super().setup()
+        self.merge = Linear(self.width, bias=True, dtype=self.dtype)
+        self.head = Decoder(
+            self.head_layers, self.heads, self.mlp_width, self.style, self.dropout, self.remat, self.dtype
+        )
+
+    def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
+        """A linear map of the codeword vectors side by side."""
+        return self.merge(jnp.concatenate([words(ids[..., i]) for i, words in enumerate(self.codewords)], axis=-1))
+
+    def hidden(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n k d']:
+        """What the heads see: at slot j, with the true ids of the slots before."""
+        context = self.trunk(ids, cond, train=train)
+        known = [words(ids[..., i]) for i, words in enumerate(self.codewords[:-1])]
+        x = jnp.stack([context, *known], axis=2)
+        b, n, k, d = x.shape
+        at = places(0, k, k, self.rotation())
+        x = self.head(Stream(x.reshape(b * n, k, d)), at, train=train).x
+        return self.normed(x).reshape(b, n, k, d)
+
+    def begin(self, cond: Condition) -> Cache:
+        """Both caches, empty."""
+        cache = super().begin(cond)
+        slots, head_width = len(self.codebook_sizes), self.width // self.heads
+        rows = len(cache.start)
+        inner = kv_cache.empty(self.head_layers, rows, self.heads, slots, head_width, self.cache_dtype)
+        return dataclasses.replace(cache, inner=inner)
+
+    def step(self, cache: Cache, ids: Int[Array, 'b k'], slot: int) -> Step:
+        """See `Autoregressive.step`: at slot 0 the decoder goes one position on, at the others only the head does."""
+        if slot == 0:
+            stream = self.advance(cache, ids[:, None])
+            x, cache = stream.x, stream.cache
+        else:
+            x = self.codewords[slot - 1](ids[:, slot - 1 : slot])
+        # Entries of the position before lie at later slots, which are not visible.
+        at = places(slot, 1, len(self.codebook_sizes), self.rotation())
+        stream = self.head(Stream(x, cache.inner), at)
+        cache = dataclasses.replace(cache, inner=stream.cache)
+        return Step(cache, self.output[slot](self.normed(stream.x[:, 0])))
+
+
+@dataclasses.dataclass(frozen=True)
+class FAR(PrefixGenerator):
+    """Next-position prediction, where a position has several ids.
+
+    Attributes:
+      head_layers: blocks of the second decoder.
+      cond_rope: rotation of the class's position, and of the first position of the second decoder: 'zero', as the
+        published weights need it, or 'identity'.
+    """
+
+    head_layers: int = 3
+    cond_rope: str = 'zero'
+
+    @property
+    def network(self) -> FARNetwork:
+        """The network."""
+        return FARNetwork(
+            **self._sizes(),
+            style='llama',
+            prefix_length=1,
+            num_classes=self.num_classes,
+            text_width=0,
+            cond_rope=self.cond_rope,
+            output_vectors=0,
+            head_layers=self.head_layers,
+        )

@@ -1,0 +1,101 @@
+"""The GPT of VQGAN-LC: a minGPT whose vocabulary holds the codewords and, after them, the classes.
+
+Zhu et al., "Scaling the Codebook Size of VQGAN to 100,000 with a Utilization Rate of 99%", 2024.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.generators.autoregressive.conditioned_decoder import (
+    Cache,
+    Prefix,
+    PrefixDecoder,
+    PrefixGenerator,
+    labels_of,
+)
+from vistok.generators.autoregressive.decoding import Step
+from vistok.generators.autoregressive.transformer import NORMAL, Linear
+from vistok.generators.generator import Condition
+
+
+class VQGANLCGPTNetwork(PrefixDecoder):
+    """The network of `VQGANLCGPT`, which see."""
+
+    vocabulary: int
+
+    def setup(self) -> None:
+        """One table of vectors for codewords and classes, learned positions, decoder, last norm and head."""
+        super().setup()
+        self.words = nn.Embed(self.vocabulary, self.width, dtype=self.dtype, embedding_init=NORMAL)
+        slots = 1 + self.grid[0] * self.grid[1]
+        self.positions = self.param('positions', nn.initializers.zeros, (slots, self.width))
+        self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+
+    def make_output(self, codebook_size: int) -> Linear:
+        """The head gives class numbers logits as well, which are never drawn."""
+        return Linear(self.vocabulary, dtype=self.dtype, result=jnp.float32)
+
+    def prefix(self, cond: Condition) -> Prefix:
+        """The class is a word."""
+        return Prefix(self.words(labels_of(cond) + self.codebook_sizes[0])[:, None])
+
+    def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
+        """A codeword is a word."""
+        return self.words(ids[:, :, 0])
+
+    def positioned(self, x: Float[Array, 'b n d'], first: Int[Array, ''] | int) -> Float[Array, 'b n d']:
+        """Plus the learned vectors of the positions."""
+        return x + jax.lax.dynamic_slice_in_dim(self.positions, first, x.shape[1]).astype(x.dtype)
+
+    def normed(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+        """The last norm."""
+        return self.norm(x)
+
+    def next_logits(self, cache: Cache, ids: Int[Array, 'b n k']) -> Step:
+        """Of the codewords only."""
+        step = super().next_logits(cache, ids)
+        return Step(step.cache, step.logits[..., : self.codebook_sizes[0]])
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANLCGPT(PrefixGenerator):
+    """Next-token prediction with the class as the first word.
+
+    The likelihood is over the whole vocabulary, as the published model's is; only codewords are drawn.
+
+    Attributes:
+      condition_dropout: 0, as published, has no null class; above 0 the vocabulary has one word more.
+      replaced: share of the input ids that training replaces by any word of the vocabulary.
+    """
+
+    condition_dropout: float = 0.0
+    dropout: float = 0.0
+    replaced: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.spec.codebook_sizes) != 1:
+            raise ValueError(f'VQGANLCGPT predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
+
+    @property
+    def vocabulary(self) -> int:
+        """Codewords and classes."""
+        return self.spec.codebook_sizes[0] + self.num_classes + (self.condition_dropout > 0)
+
+    @property
+    def network(self) -> VQGANLCGPTNetwork:
+        """The network."""
+        return VQGANLCGPTNetwork(**self._sizes(), style='gpt', prefix_length=1, vocabulary=self.vocabulary)
+
+    def inputs(self, ids: Int[Array, 'b n k'], rng: Any, *, train: bool) -> Int[Array, 'b n k']:
+        """In training some ids are replaced."""
+        if not train or not self.replaced:
+            return ids
+        for_where, for_what = jax.random.split(rng)
+        where = jax.random.bernoulli(for_where, self.replaced, ids.shape)
+        return jnp.where(where, jax.random.randint(for_what, ids.shape, 0, self.vocabulary), ids)

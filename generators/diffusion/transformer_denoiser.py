@@ -1,0 +1,64 @@
+"""A denoiser that attends over all cells at once."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.generators.diffusion.denoiser import ConditionEmbedding, StateEmbedding
+from vistok.networks.transformer import TransformerBlock
+
+
+class TransformerDenoiser(nn.Module):
+    """A denoiser (see `denoiser.py`): bidirectional blocks over the cells of one grid and a token for the condition,
+    which is added to the cells as well.
+
+    Attributes:
+      states: states of each sub-codebook.
+      outputs: number of logits of each position.
+      channels: width.
+      layers: blocks.
+      heads: attention heads; they divide the width.
+      num_classes: 0 for a model without condition.
+      dropout: of the sum of embeddings.
+      dtype: computation type; the logits are float32.
+      remat: whether a backward pass computes the blocks again instead of keeping what is inside them.
+    """
+
+    states: tuple[int, ...]
+    outputs: int
+    channels: int = 512
+    layers: int = 12
+    heads: int = 8
+    num_classes: int = 0
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        states: Int[Array, 'b h w k'],
+        time: Float[Array, ' b'],
+        cond: Int[Array, ' b'],
+        *,
+        train: bool = False,
+    ) -> Float[Array, 'b h w o']:
+        """Logits."""
+        b, h, w, _ = states.shape
+        width = self.channels
+        small = nn.initializers.normal(0.02)
+        condition = ConditionEmbedding(width, self.num_classes, name='condition')(time, cond).astype(self.dtype)
+        x = StateEmbedding(self.states, width, dtype=self.dtype, name='embedding')(states).reshape(b, h * w, width)
+        x = jnp.concatenate([condition[:, None], x + condition[:, None]], axis=1)
+        # As large as the states' vectors: with 0.02, norms hide for hundreds of steps where a state is.
+        positions = self.param('positions', nn.initializers.normal(1.0), (1 + h * w, width))
+        x = x + positions.astype(self.dtype)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
+        for i in range(self.layers):
+            x = block(self.heads, dtype=self.dtype, name=f'block_{i}')(x)
+        x = nn.LayerNorm(dtype=self.dtype, name='norm')(x[:, 1:])
+        logits = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=small, name='logits')(x)
+        return logits.astype(jnp.float32).reshape(b, h, w, self.outputs)

@@ -1,0 +1,172 @@
+"""The U-Net of VQ-DDM: residual blocks and linear attention at every level.
+
+Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022).  The
+attention is that of Shen et al., "Efficient Attention" (2021), in the form without a softmax over the queries; its
+branch is scaled by a number that starts at 0 (Bachlechner et al., "ReZero is All You Need", 2020).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.generators.diffusion.denoiser import ConditionEmbedding, StateEmbedding
+
+_GROUPS = 8
+_ATTENTION_HEADS = 4
+_HEAD_WIDTH = 32
+
+
+def _groups(width: int) -> int:
+    """8, as in the paper, for widths that it divides."""
+    return next(groups for groups in range(min(_GROUPS, width), 0, -1) if width % groups == 0)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, group norm, Mish.
+
+    Attributes:
+      width: channels of the result.
+      dtype: computation type.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
+        """Applies the three."""
+        x = nn.Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name='conv')(x)
+        return jax.nn.mish(nn.GroupNorm(_groups(self.width), epsilon=1e-5, dtype=self.dtype, name='norm')(x))
+
+
+class TimedResBlock(nn.Module):
+    """Two convolution blocks, with a vector added between them, beside a shortcut.
+
+    Attributes:
+      width: channels of the result.
+      dtype: computation type.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], condition: Float[Array, 'b t']) -> Float[Array, 'b h w d']:
+        """Applies the block."""
+        y = ConvBlock(self.width, dtype=self.dtype, name='block1')(x)
+        y = y + nn.Dense(self.width, dtype=self.dtype, name='condition')(jax.nn.mish(condition))[:, None, None]
+        y = ConvBlock(self.width, dtype=self.dtype, name='block2')(y)
+        return y + (x if x.shape[-1] == self.width else nn.Dense(self.width, dtype=self.dtype, name='shortcut')(x))
+
+
+class LinearAttention(nn.Module):
+    """x + g * attention(x), in time linear in the positions: keys and values are summed up before queries read them.
+
+    It is quadratic in x: without a norm before it, one such layer after the other squares what is large.
+
+    Attributes:
+      norm: whether x is normalised first.
+      dtype: computation type of the products.
+    """
+
+    norm: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Attends over all positions."""
+        b, h, w, width = x.shape
+        inner = _ATTENTION_HEADS * _HEAD_WIDTH
+        y = nn.GroupNorm(_groups(width), epsilon=1e-5, dtype=self.dtype, name='norm')(x) if self.norm else x
+        qkv = nn.Dense(3 * inner, use_bias=False, dtype=self.dtype, name='qkv')(y)
+        q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, _ATTENTION_HEADS, _HEAD_WIDTH), 2, 0)
+        weights = nn.softmax(k.astype(jnp.float32), axis=1).astype(v.dtype)
+        summary = jnp.einsum('bnhd,bnhe->bhde', weights, v)
+        read = jnp.einsum('bhde,bnhd->bnhe', summary, q).reshape(b, h, w, inner)
+        gate = self.param('gate', nn.initializers.zeros, (1,))
+        return x + nn.Dense(width, dtype=self.dtype, name='out')(read) * gate.astype(x.dtype)
+
+
+class UNet(nn.Module):
+    """A denoiser (see `denoiser.py`) that is convolutional: any grid whose sides are multiples of 2^(levels - 1).
+
+    Attributes:
+      states: states of each sub-codebook.
+      outputs: number of logits of each position.
+      channels: width of the embeddings.
+      channel_multipliers: width of each level, from fine to coarse, over `channels`.
+      num_classes: 0 for a model without condition.
+      dropout: between the residual blocks on the way down.
+      official: the network of the official code.  It has no norm before the attention, and leaves the features that the
+        finest level hands over unused, so that all detail passes through half the resolution.
+      dtype: computation type; the logits are float32.
+      remat: whether a backward pass computes the blocks again instead of keeping what is inside them.
+    """
+
+    states: tuple[int, ...]
+    outputs: int
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    num_classes: int = 0
+    dropout: float = 0.0
+    official: bool = False
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        states: Int[Array, 'b h w k'],
+        time: Float[Array, ' b'],
+        cond: Int[Array, ' b'],
+        *,
+        train: bool = False,
+    ) -> Float[Array, 'b h w o']:
+        """Logits.
+
+        Raises:
+          ValueError: the sides do not fit.
+        """
+        levels = len(self.channel_multipliers)
+        cell = 2 ** (levels - 1)
+        if states.shape[1] % cell or states.shape[2] % cell:
+            raise ValueError(
+                f'sides of the token grid must be multiples of {cell} for {levels} levels, got {states.shape[1:3]}'
+            )
+        block = nn.remat(TimedResBlock) if self.remat else TimedResBlock
+        widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        condition = ConditionEmbedding(self.channels, self.num_classes, name='condition')(time, cond)
+
+        def res(x: jax.Array, width: int, name: str) -> jax.Array:
+            return block(width, dtype=self.dtype, name=name)(x, condition)
+
+        def attend(x: jax.Array, name: str) -> jax.Array:
+            return LinearAttention(not self.official, dtype=self.dtype, name=name)(x)
+
+        x = StateEmbedding(self.states, self.channels, dtype=self.dtype, name='embedding')(states)
+        skips = []
+        for level, width in enumerate(widths):
+            x = res(drop(res(x, width, f'down_{level}_res_0')), width, f'down_{level}_res_1')
+            x = attend(x, f'down_{level}_attention')
+            skips.append(x)
+            if level < levels - 1:
+                x = nn.Conv(width, (3, 3), 2, padding=1, dtype=self.dtype, name=f'down_{level}_downsample')(x)
+
+        x = res(x, widths[-1], 'mid_block1')
+        x = res(attend(x, 'mid_attention'), widths[-1], 'mid_block2')
+
+        for level, width in enumerate([*widths[-2::-1], self.channels]):  # counted from coarse to fine
+            if level == levels - 1 and self.official:
+                break
+            x = jnp.concatenate([x, skips.pop()], axis=-1)
+            x = res(res(x, width, f'up_{level}_res_0'), width, f'up_{level}_res_1')
+            x = attend(x, f'up_{level}_attention')
+            if level < levels - 1:
+                x = nn.ConvTranspose(width, (4, 4), (2, 2), dtype=self.dtype, name=f'up_{level}_upsample')(x)
+
+        x = ConvBlock(self.channels, dtype=self.dtype, name='head')(x)
+        return nn.Dense(self.outputs, dtype=self.dtype, name='logits')(x).astype(jnp.float32)

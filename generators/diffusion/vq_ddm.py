@@ -1,0 +1,388 @@
+"""VQ-DDM: all tokens at once, out of noise, by discrete diffusion.
+
+Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation", CVPR 2022, with
+the noise of the papers that `discrete_diffusion.py` names as alternatives.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vistok.collectives import replica_sum
+from vistok.generators.diffusion import discrete_diffusion as diffusion
+from vistok.generators.diffusion.discrete_diffusion import Steps, Transition
+from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
+from vistok.generators.diffusion.unet import UNet
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
+from vistok.generators.sampling import at_position, filtered, guidance_scales, guide, row_keys
+from vistok.tokenizers.tokenizer import Tokens
+
+DENOISERS = ('unet', 'transformer')
+PREDICTIONS = ('x0', 'mixture', 'direct')
+_STATISTICS = 'diffusion_stats'
+_VISITS = 10  # of every step, before steps are drawn by importance
+_DECAY = 0.9
+
+
+@flax.struct.dataclass
+class _Terms:
+    """Of each row, in nats, summed over its tokens: the term of the bound, and -log of the predicted p(x_0)."""
+
+    bound: Float[Array, ' b']
+    cross_entropy: Float[Array, ' b']
+
+
+@flax.struct.dataclass
+class _Times:
+    """Steps of the noise, and the probability that each was drawn with."""
+
+    t: Int[Array, ' b']
+    probability: Float[Array, ' b']
+
+
+@dataclasses.dataclass(frozen=True)
+class VQDDM(Generator):
+    """Discrete diffusion.  Sub-codebooks, where there are several, are noised independently and predicted together.
+
+    Attributes:
+      denoiser: 'unet', as in the paper, or 'transformer'.
+      channels: width of the embeddings, and of the transformer.
+      channel_multipliers: U-Net: width of each level over `channels`.
+      official: U-Net: see there; for official weights.
+      layers: transformer: blocks.
+      heads: transformer: attention heads.
+      dropout: inside the network.
+      condition_dropout: share of training samples whose class is hidden; guidance needs some.
+      timesteps: noise steps.
+      schedule: of the noise: 'cos' (the paper's code), 'cos2' (the paper's formula) or 'linear'.
+      mask_share: 0, as in the paper: noise redraws tokens; 1: it masks them; between: it does both.
+      prediction: what the network's distribution is.  'x0': of the clean tokens, put into the posterior in their place,
+        as in the paper; 'mixture': likewise, averaging the posterior over it; 'direct': of the tokens one step before.
+      importance: whether training draws a step t in proportion to the root mean square of its term of the bound, once
+        every step has been visited often enough, instead of uniformly.
+      auxiliary_weight: of the cross-entropy of the clean tokens, in the loss; the paper has none.
+      evaluation_terms: terms of the bound, spread over all steps, that an evaluation averages for each picture;
+        `timesteps` gives the whole bound.
+      dtype: computation type of the network.
+      remat: whether a backward pass computes the network's blocks again instead of keeping what is inside them.
+    """
+
+    denoiser: str = 'unet'
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    official: bool = False
+    layers: int = 12
+    heads: int = 8
+    dropout: float = 0.0
+    condition_dropout: float = 0.1
+    timesteps: int = 4000
+    schedule: str = 'cos'
+    mask_share: float = 0.0
+    prediction: str = 'x0'
+    importance: bool = True
+    auxiliary_weight: float = 0.0
+    evaluation_terms: int = 16
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spec.grains != (1,):
+            raise ValueError(f'VQ-DDM generates full grids, the tokenizer has grains {self.spec.grains}')
+        if self.denoiser not in DENOISERS:
+            raise ValueError(f'unknown denoiser {self.denoiser!r}; known: {", ".join(DENOISERS)}')
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f'unknown prediction {self.prediction!r}; known: {", ".join(PREDICTIONS)}')
+        if self.timesteps < 2:
+            raise ValueError(f'timesteps must be at least 2, got {self.timesteps}')
+        if not 1 <= self.evaluation_terms <= self.timesteps:
+            raise ValueError(f'evaluation_terms must be in [1, {self.timesteps}], got {self.evaluation_terms}')
+        if self.prediction == 'direct' and (self.masks or self.auxiliary_weight):
+            raise ValueError("prediction 'direct' knows neither masks nor clean tokens: set another one")
+        self.steps()  # refuses a schedule that does not exist
+
+    @property
+    def masks(self) -> bool:
+        """Whether there is a state for the mask."""
+        return self.mask_share > 0
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoiser."""
+        sizes = self.spec.codebook_sizes
+        given: dict[str, Any] = {
+            'states': tuple(size + self.masks for size in sizes),
+            'outputs': sum(sizes),
+            'channels': self.channels,
+            'num_classes': self.num_classes,
+            'dropout': self.dropout,
+            'dtype': self.dtype,
+            'remat': self.remat,
+        }
+        if self.denoiser == 'transformer':
+            return TransformerDenoiser(layers=self.layers, heads=self.heads, **given)
+        return UNet(channel_multipliers=self.channel_multipliers, official=self.official, **given)
+
+    def steps(self, count: int = 0) -> Steps:
+        """The noise, in `timesteps` steps or in `count` jumps."""
+        return diffusion.noise_steps(self.schedule, self.timesteps, self.mask_share, count)
+
+    def init(self, rng: jax.Array) -> Variables:
+        """See `Generator`."""
+        states = jnp.zeros((1, *self.grid, len(self.spec.codebook_sizes)), jnp.int32)
+        variables = dict(self.network.init(rng, states, jnp.zeros(1), jnp.zeros(1, jnp.int32)))
+        if self.importance:
+            nothing = jnp.zeros(self.timesteps)
+            variables[_STATISTICS] = {'mean_square': nothing, 'visits': nothing}
+        return variables
+
+    def loss(
+        self,
+        variables: Variables,
+        tokens: Tokens,
+        cond: Condition,
+        rng: jax.Array,
+        *,
+        train: bool,
+        images: Float[Array, 'b H W 3'] | None = None,
+    ) -> GeneratorLoss:
+        """The variational bound, in nats for each token, estimated without bias from some of its terms.
+
+        See `Generator`.  Training takes one term for each sample; the terms of a batch are spread over all steps.
+        """
+        del images
+        ids, labels = jnp.asarray(tokens.ids), class_labels(cond)
+        count, cells = len(ids), math.prod(tokens.ids.shape[1:])
+        sizes = self.spec.codebook_sizes
+        prior = sum(diffusion.prior_divergence(self.steps(), size) for size in sizes) / len(sizes)
+        time_rng, term_rng, label_rng = jax.random.split(rng, 3)
+        if not train:
+            u = jax.random.uniform(time_rng, (count,))
+
+            def evaluate(part: Int[Array, '']) -> Float[Array, ' b']:
+                t = jnp.minimum((part + u) * (self.timesteps / self.evaluation_terms), self.timesteps - 1)
+                key = jax.random.fold_in(term_rng, part)
+                return self._terms(variables, ids, labels, t.astype(jnp.int32), key, train=False).bound
+
+            terms = jax.lax.map(evaluate, jnp.arange(self.evaluation_terms))
+            loss = self.timesteps * terms.mean() / cells + prior
+            return GeneratorLoss(loss, {'bits_per_token': loss / math.log(2)})
+
+        if self.num_classes:
+            hidden = jax.random.bernoulli(label_rng, self.condition_dropout, (count,))
+            labels = jnp.where(hidden, self.num_classes, labels)
+        times = self._draw_times(time_rng, variables, count)
+        terms = self._terms(variables, ids, labels, times.t, term_rng, train=True)
+        bound = jnp.mean(terms.bound / times.probability) / cells + prior
+        clean = jnp.mean(terms.cross_entropy / times.probability) / (self.timesteps * cells)
+        loss = bound + self.auxiliary_weight * clean
+        metrics = {'bits_per_token': bound / math.log(2), 'clean_cross_entropy': clean}
+        return GeneratorLoss(loss, metrics, self._visited(variables, times.t, jax.lax.stop_gradient(terms.bound)))
+
+    def sample(
+        self,
+        variables: Variables,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+    ) -> Tokens:
+        """See `Generator`.  `config.steps` jumps, each the exact way back over several steps; 0 goes step by step.
+
+        Temperature, top-k and top-p shape the predicted distribution, not the noise.
+
+        Raises:
+          ValueError: jumps with `prediction='direct'`, or guidance without classes.
+        """
+        return self._walk(variables, cond, rng, sample_ids, config)
+
+    def complete(
+        self,
+        variables: Variables,
+        tokens: Tokens,
+        known: Bool[Array, 'b h w'],
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+        *,
+        repeats: int = 1,
+    ) -> Tokens:
+        """Fills the unknown cells; the known ones come back as they are.
+
+        At every step the known cells are drawn from the noise that they would have, the others by the model.
+
+        Args:
+          variables: as `init` gives them.
+          tokens: values of unknown cells do not matter.
+          known: which cells are known.
+          cond: of each sample.
+          rng: of the whole run of sampling.
+          sample_ids: number of each sample in that run.
+          config: how ids are drawn.
+          repeats: how often each step is taken; in between, its noise is added again, so that the unknown cells adapt
+            to the known ones (Lugmayr et al., "RePaint", 2022).
+
+        Raises:
+          ValueError: as `sample`, or fewer than one repeat.
+        """
+        if repeats < 1:
+            raise ValueError(f'repeats must be at least 1, got {repeats}')
+        return self._walk(variables, cond, rng, sample_ids, config, tokens.ids, known[..., None], repeats)
+
+    def _walk(
+        self,
+        variables: Variables,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+        given: Any = None,
+        known: Any = None,
+        repeats: int = 1,
+    ) -> Tokens:
+        """From noise to tokens; cells that are `known` keep the ids `given`."""
+        if self.prediction == 'direct' and config.steps not in (0, self.timesteps):
+            raise ValueError(f"prediction 'direct' samples in {self.timesteps} steps only, got {config.steps}")
+        if not self.num_classes and config.guidance_scale != 1:
+            raise ValueError(f'a model without classes cannot be guided, got guidance_scale {config.guidance_scale}')
+        steps, labels, keys = self.steps(config.steps), class_labels(cond), row_keys(rng, sample_ids)
+        count, sizes = len(steps.time), self.spec.codebook_sizes
+
+        def back(x: jax.Array, at: Steps, scale: jax.Array, number: jax.Array) -> jax.Array:
+            now = at_position(keys, number)
+            log_p = self._before(variables, x, labels, at, scale, config)
+            drawn = [jax.vmap(jax.random.categorical)(at_position(now, i), log_p[i]) for i in range(len(sizes))]
+            x = jnp.stack(drawn, axis=-1).astype(jnp.int32)
+            if known is not None:
+                x = jnp.where(known, self._noised(at_position(now, len(sizes)), given, at.before), x)
+            return x
+
+        def step(x: jax.Array, element: tuple[Steps, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            at, scale, number = element
+
+            def again(turn: jax.Array, x: jax.Array) -> jax.Array:
+                forth = at_position(at_position(keys, number + turn), len(sizes) + 1)
+                return back(self._noised(forth, x, at.step), at, scale, number + turn)
+
+            x = back(x, at, scale, number)
+            return (jax.lax.fori_loop(1, repeats, again, x) if repeats > 1 else x), None
+
+        def start(key: jax.Array) -> jax.Array:
+            parts = [
+                diffusion.first_state(jax.random.fold_in(key, i), self.grid, steps, size, masks=self.masks)
+                for i, size in enumerate(sizes)
+            ]
+            return jnp.stack(parts, axis=-1)
+
+        x = jax.vmap(start)(at_position(keys, count * repeats))
+        scales = jnp.asarray(guidance_scales(config, count)[::-1].copy())  # the walk begins at the last step
+        x, _ = jax.lax.scan(step, x, (steps, scales, jnp.arange(count) * repeats), reverse=True)
+        return Tokens(x if known is None else jnp.where(known, given, x))
+
+    def _noised(self, keys: jax.Array, ids: Any, what: Transition) -> Int[Array, 'b h w k']:
+        """Ids after a transition (of all rows, or of each row its own), with the random numbers of each row's key."""
+        count = len(keys)
+        what = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (count,)), what)
+
+        def row(key: jax.Array, ids: jax.Array, what: Transition) -> jax.Array:
+            parts = [
+                diffusion.add_noise(jax.random.fold_in(key, i), ids[..., i], what, size, masks=self.masks)
+                for i, size in enumerate(self.spec.codebook_sizes)
+            ]
+            return jnp.stack(parts, axis=-1)
+
+        return jax.vmap(row)(keys, jnp.asarray(ids), what)
+
+    def _logits(self, variables: Variables, x: jax.Array, time: Any, labels: jax.Array, **options: Any) -> jax.Array:
+        time = jnp.broadcast_to(jnp.asarray(time), (len(x),))
+        logits: Any = self.network.apply({'params': variables['params']}, x, time, labels, **options)
+        return logits
+
+    def _parts(self, logits: jax.Array) -> list[jax.Array]:
+        """The logits of each sub-codebook."""
+        edges = [sum(self.spec.codebook_sizes[: i + 1]) for i in range(len(self.spec.codebook_sizes) - 1)]
+        return jnp.split(logits, edges, axis=-1)
+
+    def _step_back(self, log_prediction: jax.Array, x: jax.Array, at: Steps) -> jax.Array:
+        """Distribution of the state before a step, as the predicted distribution says."""
+        if self.prediction == 'direct':
+            return log_prediction
+        rule = diffusion.mixture if self.prediction == 'mixture' else diffusion.posterior
+        return rule(log_prediction, x, at, masks=self.masks)
+
+    def _terms(
+        self, variables: Variables, ids: jax.Array, labels: jax.Array, t: jax.Array, rng: jax.Array, *, train: bool
+    ) -> _Terms:
+        """Term t of the bound for each row."""
+        noise_rng, dropout_rng = jax.random.split(rng)
+        at = self.steps().at(t)
+        x = self._noised(jax.random.split(noise_rng, len(ids)), ids, at.after)
+        logits = self._logits(variables, x, at.time, labels, train=train, rngs={'dropout': dropout_rng})
+        bound, cross_entropy = jnp.zeros(len(ids)), jnp.zeros(len(ids))
+        for i, part in enumerate(self._parts(logits)):
+            clean, noised = ids[..., i], x[..., i]
+            log_prediction = jax.nn.log_softmax(part)
+            log_p = self._step_back(log_prediction, noised, at)
+            log_q = diffusion.posterior(
+                diffusion.log_one_hot(clean, part.shape[-1]), noised, at, masks=self.masks
+            )  # fmt: skip
+            bound = bound + diffusion.variational_term(log_q, log_p, clean, t).sum((1, 2))
+            cross_entropy = cross_entropy - jnp.take_along_axis(log_prediction, clean[..., None], -1).sum((1, 2, 3))
+        return _Terms(bound, cross_entropy)
+
+    def _before(
+        self, variables: Variables, x: jax.Array, labels: jax.Array, at: Steps, scale: jax.Array, config: SampleConfig
+    ) -> list[jax.Array]:
+        """Distribution of the state before a step, for each sub-codebook."""
+        if config.guidance_scale == 1:
+            logits = self._logits(variables, x, at.time, labels)
+        else:
+            both = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])
+            logits = self._logits(variables, jnp.concatenate([x, x]), at.time, both)
+            logits = guide(logits.reshape(-1, logits.shape[-1]), scale).reshape(*x.shape[:-1], -1)
+        found = []
+        for i, part in enumerate(self._parts(logits)):
+            if config.temperature:
+                log_prediction = jax.nn.log_softmax(filtered(part.reshape(-1, part.shape[-1]), config))
+                log_prediction = log_prediction.reshape(part.shape)
+            else:
+                log_prediction = diffusion.log_one_hot(part.argmax(axis=-1), part.shape[-1])
+            found.append(self._step_back(log_prediction, x[..., i], at))
+        return found
+
+    def time_probabilities(self, variables: Variables) -> Float[Array, ' T']:
+        """How likely training draws each step."""
+        uniform = jnp.full(self.timesteps, 1 / self.timesteps)
+        if not self.importance:
+            return uniform
+        statistics = variables[_STATISTICS]
+        size = jnp.sqrt(statistics['mean_square'] + 1e-10) + 1e-4
+        size = size.at[0].set(size[1])  # the term of step 0 is no divergence, and of another size
+        return jnp.where((statistics['visits'] > _VISITS).all(), size / size.sum(), uniform)
+
+    def _draw_times(self, rng: jax.Array, variables: Variables, count: int) -> _Times:
+        """One step for each row: a draw from each of `count` equally likely parts of all steps, in random order."""
+        place_rng, order_rng = jax.random.split(rng)
+        probabilities = self.time_probabilities(variables)
+        places = (jnp.arange(count) + jax.random.uniform(place_rng, (count,))) / count
+        t = jnp.searchsorted(jnp.cumsum(probabilities), jax.random.permutation(order_rng, places), side='right')
+        t = jnp.minimum(t, self.timesteps - 1).astype(jnp.int32)
+        return _Times(t, probabilities[t])
+
+    def _visited(self, variables: Variables, t: jax.Array, bound: jax.Array) -> Variables:
+        """The statistics after a batch: running means of each step's squared term, over the replicas together."""
+        if not self.importance:
+            return {}
+        statistics = variables[_STATISTICS]
+        nothing = jnp.zeros(self.timesteps)
+        visits = replica_sum(nothing.at[t].add(1.0))
+        mean = replica_sum(nothing.at[t].add(bound**2)) / jnp.maximum(visits, 1)
+        moved = _DECAY * statistics['mean_square'] + (1 - _DECAY) * mean
+        mean_square = jnp.where(visits > 0, moved, statistics['mean_square'])
+        return {_STATISTICS: {'mean_square': mean_square, 'visits': statistics['visits'] + visits}}

@@ -1,0 +1,107 @@
+"""What ADDP's encoder is worth for recognition: a classifier on its features, with or without training it further.
+
+Tian et al., "ADDP", 2024, section 4: linear classification of frozen features, and fine-tuning.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.collectives import replica_axis
+from vistok.generators.masked.addp import PixelEncoder
+from vistok.training.state import Batch, StepReport
+
+
+class Recognizer(nn.Module):
+    """Mean feature of the patches, norm, one logit for each class.
+
+    Attributes:
+      encoder: of pixels, as ADDP has trained it.
+      num_classes: classes.
+      linear: whether the encoder is frozen; its variables are then in the collection 'frozen'.
+    """
+
+    encoder: PixelEncoder
+    num_classes: int
+    linear: bool = True
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b k']:
+        """Logits of `images` in [-1, 1]."""
+        features: Any
+        if self.linear:
+            encoder = self.encoder.clone(parent=None)
+            params = self.variable('frozen', 'trained_encoder', lambda: self._fresh(encoder, images)).value
+            features = jax.lax.stop_gradient(encoder.apply({'params': params}, images))
+        else:
+            features = self.encoder(images, train=train)
+        x = nn.LayerNorm(epsilon=1e-6, name='norm')(features[:, 1:].astype(jnp.float32).mean(axis=1))
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(2e-5), name='classes')(x)
+
+    def _fresh(self, encoder: PixelEncoder, images: Float[Array, 'b H W 3']) -> Any:
+        return encoder.init(self.make_rng('params'), images)['params']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecognitionObjective:
+    """An `Objective` with one player, 'recognizer', over batches of 'image' and 'label'.
+
+    Attributes:
+      recognizer: the model.
+      label_smoothing: share of the target that is spread over all classes.
+    """
+
+    recognizer: Recognizer
+    label_smoothing: float = 0.0
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return ('recognizer',)
+
+    @property
+    def frozen(self) -> None:
+        """See `Objective`: the frozen encoder belongs to the model, and is saved with it."""
+        return
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Objective`."""
+        variables = dict(self.recognizer.init(rng, batch['image']))
+        params = {'recognizer': variables.pop('params')}
+        return params, {'recognizer': variables}
+
+    def losses(
+        self,
+        params: dict[str, Any],
+        model_state: dict[str, Any],
+        frozen: None,
+        batch: Batch,
+        rng: jax.Array,
+        step: jax.Array,
+    ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
+        """See `Objective`: cross-entropy."""
+        del frozen, step
+        axis = replica_axis()
+        if axis is not None:  # each replica drops other values
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+        variables = {'params': params['recognizer'], **model_state['recognizer']}
+        logits: Any = self.recognizer.apply(variables, batch['image'], train=True, rngs={'dropout': rng})
+        nll, right = _scored(logits, batch['label'])
+        smooth = -jax.nn.log_softmax(logits).mean(axis=-1)
+        loss = jnp.mean((1 - self.label_smoothing) * nll + self.label_smoothing * smooth)
+        return {'recognizer': loss}, (model_state, StepReport({'accuracy': right.mean()}))
+
+    def scores(self, variables: Any, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        """Of each picture: 'loss', and 'accuracy', 1 where its class is the most likely."""
+        logits: Any = self.recognizer.apply(variables, batch['image'])
+        nll, right = _scored(logits, batch['label'])
+        return {'loss': nll, 'accuracy': right}
+
+
+def _scored(logits: Float[Array, 'b k'], labels: Int[Array, ' b']) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+    return nll, (logits.argmax(axis=-1) == labels).astype(jnp.float32)

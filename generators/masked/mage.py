@@ -1,0 +1,315 @@
+"""MAGE: a transformer encoder that sees the known tokens, and a decoder that predicts the hidden ones.
+
+Li et al., "MAGE: MAsked Generative Encoder to Unify Representation Learning and Image Synthesis", 2023.  It is also the
+frozen predictor of ADDP.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
+from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
+from vistok.generators.masked.masking import (
+    Guess,
+    all_hidden,
+    count_of,
+    counts_falling,
+    ranks,
+    reveal,
+    schedule_share,
+    truncated_normal_shares,
+)
+from vistok.generators.masked.parallel_decoding import (
+    Plan,
+    chances,
+    check_one_codebook,
+    class_labels,
+    drop_labels,
+    flat_ids,
+    guided,
+    mean_over,
+)
+from vistok.generators.sampling import at_position, row_keys
+from vistok.tokenizers.tokenizer import Tokens
+
+SIZES: dict[str, dict[str, int]] = {
+    'base': {'width': 768, 'encoder_layers': 12, 'encoder_heads': 12, 'decoder_layers': 8, 'decoder_heads': 16},
+    'large': {'width': 1024, 'encoder_layers': 24, 'encoder_heads': 16, 'decoder_layers': 8, 'decoder_heads': 16},
+}
+"""The published sizes of MAGE and of ADDP, as arguments of both."""
+
+
+class TokenPredictor(nn.Module):
+    """Logits of every token, from those that are known and a label.
+
+    The vocabulary is that of the codewords, then of the labels, then one row for what is hidden.
+
+    Attributes:
+      codebook_size: codewords, K.
+      label_rows: labels.
+      cells: tokens of a grid, n.
+      width: of both halves.
+      encoder_layers: blocks of the encoder.
+      encoder_heads: their attention heads.
+      decoder_layers: blocks of the decoder.
+      decoder_heads: their attention heads.
+      dropout: everywhere.
+      detached: whether the head leaves the table of tokens alone, see `CodewordHead`.
+      remat: whether a backward pass computes the blocks again.
+      dtype: computation type.
+    """
+
+    codebook_size: int
+    label_rows: int
+    cells: int
+    width: int
+    encoder_layers: int
+    encoder_heads: int
+    decoder_layers: int
+    decoder_heads: int
+    dropout: float = 0.1
+    detached: bool = True
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, 'b n'],
+        hidden: Bool[Array, 'b n'],
+        labels: Int[Array, ' b'],
+        seen: Int[Array, 'b m'] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, 'b n v']:
+        """Logits over the whole vocabulary.
+
+        Args:
+          ids: codeword numbers; where tokens are hidden, anything.
+          hidden: which tokens are to be predicted.
+          labels: in [0, label_rows).
+          seen: cells that the encoder sees, all known ones among them; None: all, hidden ones as such.
+          train: whether dropout is on.
+        """
+        rows_init = table_init(self.width)
+        table = self.param('tokens', rows_init, (self.codebook_size + self.label_rows + 1, self.width))
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        stack = functools.partial(Bidirectional, dropout=self.dropout, remat=self.remat, dtype=self.dtype)
+
+        rows = jnp.where(hidden, table.shape[0] - 1, ids)
+        rows = jnp.concatenate([self.codebook_size + labels[:, None], rows], axis=1)
+        x = table[rows] + self.param('positions', rows_init, (self.cells + 1, self.width))
+        x = drop(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='embedding_norm')(x))
+        if seen is not None:
+            places = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen + 1], axis=1)
+            x = jnp.take_along_axis(x, places[..., None], axis=1)
+        x = stack(self.encoder_layers, self.encoder_heads, name='encoder')(x, train=train)
+
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name='between')(x)
+        summary = x[:, :1]  # what the encoder says at the label stands for whatever is not known
+        if seen is not None:
+            everywhere = jnp.broadcast_to(summary, (*rows.shape, self.width))
+            x = jax.vmap(lambda full, at, given: full.at[at].set(given))(everywhere, places, x)
+        x = jnp.concatenate([summary, jnp.where(hidden[..., None], summary, x[:, 1:])], axis=1)
+        x = x + self.param('decoder_positions', rows_init, (self.cells + 1, self.width)).astype(self.dtype)
+        x = stack(self.decoder_layers, self.decoder_heads, name='decoder')(x, train=train)
+        return CodewordHead(self.detached, self.dtype, name='head')(x[:, 1:], table)
+
+
+@dataclasses.dataclass(frozen=True)
+class MAGE(Generator):
+    """Predicts hidden tokens; generates by revealing the most confident predictions, step by step.
+
+    Half of the tokens are hidden at least, in training, and that half the encoder does not see at all.
+
+    Attributes:
+      width: of the network.
+      encoder_layers: blocks of the encoder.
+      encoder_heads: their attention heads.
+      decoder_layers: blocks of the decoder.
+      decoder_heads: their attention heads.
+      dropout: in training.
+      label_dropout: share of labels that are dropped in training, for guidance.
+      label_smoothing: share of the target that is spread over all that can be predicted.
+      codes_only: whether that is codewords only; the published models also predict labels and 'hidden', which never
+        occur.
+      detached: whether the loss leaves the table of tokens alone where hidden vectors are compared with it, as in the
+        published models; else it is trained from both sides, and small models learn faster.
+      label_rows: rows of the vocabulary for labels; None: `num_classes` and one for no label.
+      null_row: which of them stands for no label; None: the last.
+      steps: of generation, where `SampleConfig` does not say.
+      schedule: of generation, 'cosine' or 'linear'.
+      choice_temperature: of the noise that confidences are ranked with, falling to 0 over the steps.
+      remat: whether a backward pass computes the blocks again.
+      dtype: computation type.
+    """
+
+    width: int = 768
+    encoder_layers: int = 12
+    encoder_heads: int = 12
+    decoder_layers: int = 8
+    decoder_heads: int = 16
+    dropout: float = 0.1
+    label_dropout: float = 0.1
+    label_smoothing: float = 0.1
+    codes_only: bool = True
+    detached: bool = True
+    label_rows: int | None = None
+    null_row: int | None = None
+    steps: int = 20
+    schedule: str = 'cosine'
+    choice_temperature: float = 6.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_one_codebook(type(self).__name__, self.spec)
+
+    @property
+    def cells(self) -> int:
+        """Tokens of a grid."""
+        return math.prod(self.grid)
+
+    @property
+    def network(self) -> TokenPredictor:
+        """The network."""
+        return TokenPredictor(
+            codebook_size=self.spec.codebook_sizes[0],
+            label_rows=self.num_classes + 1 if self.label_rows is None else self.label_rows,
+            cells=self.cells,
+            width=self.width,
+            encoder_layers=self.encoder_layers,
+            encoder_heads=self.encoder_heads,
+            decoder_layers=self.decoder_layers,
+            decoder_heads=self.decoder_heads,
+            dropout=self.dropout,
+            detached=self.detached,
+            remat=self.remat,
+            dtype=self.dtype,
+        )
+
+    def init(self, rng: jax.Array) -> Variables:
+        """Fresh variables."""
+        guess = all_hidden(1, self.cells)
+        return dict(self.network.init(rng, guess.ids, guess.hidden, self.rows_of(jnp.zeros((1,), jnp.int32))))
+
+    def rows_of(self, labels: Int[Array, ' b']) -> Int[Array, ' b']:
+        """Rows of the vocabulary, counted from the first label's, where `num_classes` means no label."""
+        null = self.num_classes if self.null_row is None else self.null_row
+        return jnp.where(labels == self.num_classes, null, labels)
+
+    def draw_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
+        """Shares of hidden tokens in training."""
+        return truncated_normal_shares(rng, rows, least=self.unseen)
+
+    @property
+    def unseen(self) -> float:
+        """Share of tokens that the encoder does not see in training."""
+        return 0.5
+
+    def loss(
+        self,
+        variables: Variables,
+        tokens: Tokens,
+        cond: Condition,
+        rng: jax.Array,
+        *,
+        train: bool,
+        images: Float[Array, 'b H W 3'] | None = None,
+    ) -> GeneratorLoss:
+        """Cross-entropy of the hidden tokens; 'hidden_bits' is without smoothing, in bits per hidden token."""
+        del images
+        ids = flat_ids(tokens)
+        share_rng, noise_rng, label_rng, dropout_rng = jax.random.split(rng, 4)
+        noise = jax.random.uniform(noise_rng, ids.shape)
+        order = ranks(noise)
+        hidden = order < count_of(self.draw_shares(share_rng, len(ids)), self.cells)[:, None]
+        seen = jnp.argsort(order, axis=-1)[:, math.ceil(self.cells * self.unseen) :]
+        labels = class_labels(cond)
+        if train:
+            labels = drop_labels(labels, label_rng, self.label_dropout, self.num_classes)
+        logits: Any = self.network.apply(
+            {'params': variables['params']},
+            ids,
+            hidden,
+            self.rows_of(labels),
+            seen if self.unseen else None,
+            train=train,
+            rngs={'dropout': dropout_rng},
+        )
+        if self.codes_only:
+            logits = logits[..., : self.spec.codebook_sizes[0]]
+        logs = jax.nn.log_softmax(logits)
+        nll = -jnp.take_along_axis(logs, ids[..., None], axis=-1)[..., 0]
+        smooth = (1 - self.label_smoothing) * nll - self.label_smoothing * logs.mean(axis=-1)
+        return GeneratorLoss(mean_over(smooth, hidden), {'hidden_bits': mean_over(nll, hidden) / math.log(2)})
+
+    def logits(
+        self, variables: Variables, guess: Guess, labels: Int[Array, ' b'], scale: Float[Array, ''] | None
+    ) -> Float[Array, 'b n K']:
+        """Logits of the codewords; with a scale, guided by those without a label."""
+
+        def predict(guess: Guess, labels: jax.Array) -> jax.Array:
+            params = {'params': variables['params']}
+            logits: Any = self.network.apply(params, guess.ids, guess.hidden, self.rows_of(labels))
+            return logits
+
+        return guided(predict, guess, labels, self.num_classes, scale)[..., : self.spec.codebook_sizes[0]]
+
+    def sample(
+        self,
+        variables: Variables,
+        cond: Condition,
+        rng: jax.Array,
+        sample_ids: Int[Array, ' b'],
+        config: SampleConfig,
+    ) -> Tokens:
+        """MaskGIT's parallel decoding; a 'position' of the guidance schedule is a step."""
+        labels, keys = class_labels(cond), row_keys(rng, sample_ids)
+        plan = Plan.of(counts_falling(self.cells, config.steps or self.steps, self.schedule), config)
+
+        def step(guess: Guess, at: Plan) -> tuple[Guess, None]:
+            scale = None if config.guidance_scale == 1 else at.guidance
+            logits = self.logits(variables, guess, labels, scale)
+            chance = chances(logits, at_position(keys, at.step), config)
+            noise = self.choice_temperature * at.heat * chance.noise
+            return reveal(guess, logits, chance.drawn, noise, at.count), None
+
+        guess, _ = jax.lax.scan(step, all_hidden(len(labels), self.cells), plan)
+        return Tokens(guess.ids.reshape(-1, *self.grid, 1))
+
+    def complete(
+        self, variables: Variables, tokens: Tokens, known: Bool[Array, 'b h w'], cond: Condition, *, steps: int = 0
+    ) -> Tokens:
+        """Fills the unknown cells with the likeliest ids, the surest first; the known ones come back as they are.
+
+        Nothing is drawn: the same tokens give the same result.
+
+        Args:
+          variables: as `init` gives them.
+          tokens: values of unknown cells do not matter.
+          known: which cells are known.
+          cond: class of each row; `num_classes` asks for nothing.
+          steps: of the walk; 0: as many as `sample` takes.
+        """
+        labels, hidden = class_labels(cond), ~known.reshape(len(known), -1)
+        steps = steps or self.steps
+        shares = [schedule_share(self.schedule, (step + 1) / steps) for step in range(steps - 1)]
+        unknown = hidden.sum(axis=1, keepdims=True)
+
+        def step(guess: Guess, share: jax.Array) -> tuple[Guess, None]:
+            logits = self.logits(variables, guess, labels, None)
+            likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            count = jnp.floor(unknown * share).astype(jnp.int32)
+            return reveal(guess, logits, likeliest, jnp.zeros(hidden.shape), count), None
+
+        start = Guess(flat_ids(tokens).astype(jnp.int32), hidden)
+        guess, _ = jax.lax.scan(step, start, jnp.asarray([*shares, 0.0]))
+        return Tokens(guess.ids.reshape(-1, *self.grid, 1))

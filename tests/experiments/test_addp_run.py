@@ -1,0 +1,114 @@
+"""ADDP's run: it begins with a trained tokenizer and a trained predictor in it, and never changes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_packs import random_variables
+from PIL import Image
+
+import vistok
+from vistok import cli
+from vistok.errors import UserError
+from vistok.experiments import registry, training
+from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.generators.generator import SampleConfig
+from vistok.tokenizers.trained import TrainedTokenizer
+
+pytestmark = pytest.mark.slow  # two runs before the first test
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Pictures of two classes, a tokenizer, and a run of MAGE over its tokens."""
+    folder = tmp_path_factory.mktemp('addp')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 8), ('validation', 2)):
+        for label in ('dark', 'light'):
+            (folder / 'pictures' / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 128, (8, 8, 3), np.uint8) + (128 if label == 'light' else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / 'pictures' / split / label / f'{i}.png')
+    module = registry.tokenizer(cli.load_config('configs/vqgan.py:tiny'))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    write_tokenizer(folder / 'tokenizer.safetensors', TrainedTokenizer(module, random_variables(shapes)))
+    training.run_training(config_of(folder, 'mage'), folder / 'mage', show_progress=False)
+    return folder
+
+
+def config_of(folder, name):
+    config = cli.load_config(f'configs/{name}.py:tiny')
+    config.tokenizer, config.data.source = str(folder / 'tokenizer.safetensors'), str(folder / 'pictures')
+    config.data.image_size = 8
+    config.train.devices = 1
+    config.evaluate.update(batch_size=4, per_class=0)
+    if name == 'addp':
+        config.predictor = str(folder / 'mage')
+    return config
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+    """What a run of ADDP ends with; its folder is `folder / 'addp'`."""
+    return training.run_training(config_of(folder, 'addp'), folder / 'addp', show_progress=False)
+
+
+def test_a_run_keeps_its_frozen_parts_and_can_be_loaded_and_sampled(folder, trained):
+    assert np.isfinite(trained.evaluation['hidden_bits'])
+    model = vistok.load(folder / 'addp')
+    predictor, tokenizer = vistok.load(folder / 'mage'), vistok.load(folder / 'tokenizer.safetensors')
+    assert_same(model.variables['predictor'], predictor.variables['params'])
+    assert_same(model.variables['tokenizer'], tokenizer.variables)
+    assert model.generator.predictor == predictor.generator
+    tokens = model.sample([0, 1], seed=0, config=SampleConfig(guidance_scale=1.5))
+    assert tokens.ids.shape == (2, *model.generator.grid, 1)
+    assert model.tokenizer.decode(tokens).shape == (2, 8, 8, 3)
+
+
+def test_a_predictor_that_is_none_or_of_other_tokens_is_refused_in_a_sentence(folder, tmp_path):
+    config = config_of(folder, 'addp')
+    config.predictor = str(folder / 'nothing')
+    with pytest.raises(UserError, match='which is no run folder; make one'):
+        training.run_training(config, tmp_path / 'a', show_progress=False)
+    config.predictor = str(folder / 'mage')
+    config.data.image_size = 16
+    with pytest.raises(UserError, match='predicts other tokens than these: its grid is'):
+        training.run_training(config, tmp_path / 'b', show_progress=False)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('variant', ['', 'finetune,'])
+def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_changes(folder, trained, variant):
+    config = cli.load_config(f'configs/addp_probe.py:{variant}tiny')
+    config.encoder, config.data.source = str(folder / 'addp'), str(folder / 'pictures')
+    config.data.image_size, config.train.devices = 8, 1
+    config.optimizer.learning_rate = 1e-3
+    result = training.run_training(config, folder / f'probe{variant}', show_progress=False)
+    assert 0 <= result.evaluation['accuracy'] <= 1
+    model = vistok.load(folder / f'probe{variant}')
+    assert model(jnp.zeros((3, 8, 8, 3))).shape == (3, 2)
+    encoder = vistok.load(folder / 'addp').variables['params']['encoder']
+    if variant:
+        moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), model.variables['params']['encoder'], encoder)
+        assert 0 < max(jax.tree.leaves(moved)) < 0.01  # in two steps
+    else:
+        assert set(model.variables['params']) == {'norm', 'classes'}
+        assert_same(model.variables['frozen']['trained_encoder'], encoder)
+
+
+def test_an_encoder_that_is_none_or_sees_other_pictures_is_refused_in_a_sentence(folder, trained, tmp_path):
+    config = cli.load_config('configs/addp_probe.py:tiny')
+    config.data.source, config.data.image_size = str(folder / 'pictures'), 16
+    for encoder, answer in (
+        ('nothing', 'which is no run folder'),
+        ('mage', 'holds a mage'),
+        ('addp', 'sees 8x8 pixels'),
+    ):
+        config.encoder = str(folder / encoder)
+        with pytest.raises(UserError, match=answer):
+            training.run_training(config, tmp_path / 'run', show_progress=False)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,39 @@
+"""What tables are counted on."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_picture_tokenizer import ToyTokenizer
+
+from vistok.compression.codec import Codec
+from vistok.experiments.calibration import middle, tokens_of
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures of other sizes; where each has 255 is its own affair."""
+    path = tmp_path / 'pictures.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        for i, (height, width) in enumerate([(32, 48), (64, 40), (20, 100)]):
+            file = io.BytesIO()
+            Image.fromarray(np.full((height, width, 3), 60 * i, np.uint8)).save(file, 'PNG')
+            archive.writestr(f'{i}.png', file.getvalue())
+    return str(path)
+
+
+def test_the_middle_is_cut_and_not_resized():
+    image = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
+    np.testing.assert_array_equal(middle(image, 3), image[2:5, 3:6])
+    np.testing.assert_array_equal(middle(image, 8), image[:, :8])
+
+
+def test_squares_have_one_size_and_pictures_their_own(pictures):
+    codec = Codec(ToyTokenizer(), b'weights!', window=128, halo=16)
+    factor = codec.tokenizer.spec.downsample_factor
+    squares = {tokens.ids.shape[1:3] for tokens in tokens_of(codec, pictures, 3, crop=16)}
+    assert squares == {(16 // factor, 16 // factor)}
+    wholes = [tokens.ids.shape[1:3] for tokens in tokens_of(codec, pictures, 3)]
+    assert len(set(wholes)) == len(wholes) > 1

@@ -1,0 +1,89 @@
+"""A codebook that follows the vectors by moving averages instead of gradients.
+
+Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019), appendix A.1; the restart of codewords
+that nothing is assigned to is that of Lee et al., "Autoregressive Image Generation using Residual Quantization" (2022).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vistok.collectives import replica_gather, replica_sum
+
+
+class EMACodebook(nn.Module):
+    """Codewords that are means of the vectors assigned to them, over about 1 / (1 - decay) steps.
+
+    Everything lies in the collection 'codebook_stats': 'codewords', and the averages they are made of, 'counts' and
+    'sums'.  The rows start uniform in (-1/K, 1/K).
+
+    Attributes:
+      size: number of codewords, K.
+      dim: their width, d.
+      decay: of the averages.
+      epsilon: added to each count, so that no codeword is divided by 0 (Laplace smoothing).
+      restart: whether a codeword whose average count falls below 1 becomes a random vector of the batch.
+    """
+
+    size: int
+    dim: int
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    restart: bool = False
+
+    def setup(self) -> None:
+        """Makes the variables."""
+
+        def uniform() -> jax.Array:
+            bound = 1 / self.size
+            return jax.random.uniform(self.make_rng('params'), (self.size, self.dim), minval=-bound, maxval=bound)
+
+        self.codewords = self.variable('codebook_stats', 'codewords', uniform)
+        self.sums = self.variable('codebook_stats', 'sums', lambda: self.codewords.value)
+        # With restarts a codeword has to earn its first vectors; without, it must not be divided by a count of 0.
+        first = jnp.zeros if self.restart else jnp.ones
+        self.counts = self.variable('codebook_stats', 'counts', first, (self.size,))
+
+    def __call__(self) -> Float[Array, 'K d']:
+        """The float32 rows."""
+        return self.codewords.value
+
+    def update(self, vectors: Float[Array, 'n d'], ids: Int[Array, ' n']) -> None:
+        """One step of the averages; nothing happens while initializing or where the collection is not mutable.
+
+        The statistics are of the global batch.  Restarts draw from the random stream 'sampling'.
+
+        Args:
+          vectors: what was quantized.
+          ids: the codeword of each.
+        """
+        if self.is_initializing() or not self.is_mutable_collection('codebook_stats'):
+            return
+        vectors = jax.lax.stop_gradient(vectors).astype(jnp.float32)
+        counts, sums = replica_sum(
+            (
+                jax.ops.segment_sum(jnp.ones(ids.shape, jnp.float32), ids, self.size),
+                jax.ops.segment_sum(vectors, ids, self.size),
+            )
+        )
+        counts = self.decay * self.counts.value + (1 - self.decay) * counts
+        sums = self.decay * self.sums.value + (1 - self.decay) * sums
+        if self.restart:
+            used = counts >= 1
+            sums = jnp.where(used[:, None], sums, self._candidates(vectors))
+            counts = jnp.where(used, counts, 1.0)
+        self.counts.value, self.sums.value = counts, sums
+        total = jnp.sum(counts)
+        smoothed = total * (counts + self.epsilon) / (total + self.size * self.epsilon)
+        self.codewords.value = sums / smoothed[:, None]
+
+    def _candidates(self, vectors: Float[Array, 'n d']) -> Float[Array, 'K d']:
+        """K different vectors of the batch, the same on all replicas; a small batch is repeated with a little noise."""
+        pick, shake = jax.random.split(self.make_rng('sampling'))
+        count = vectors.shape[0]
+        if count < self.size:
+            vectors = jnp.tile(vectors, (-(-self.size // count), 1))
+            vectors += jax.random.uniform(shake, vectors.shape, maxval=0.01 / self.dim**0.5)
+        chosen = jax.random.choice(pick, vectors.shape[0], (self.size,), replace=False)
+        return replica_gather(vectors[chosen])[: self.size]

@@ -1,0 +1,328 @@
+"""From a source to batches: endless shuffled ones for training, each picture exactly once for evaluation.
+
+Grain shuffles, draws the randomness of each sample, and reads ahead in threads.  Everything about a sample follows
+from the seed and its place in the stream, so batches do not depend on threads, on how often training stopped, or on the
+number of processes: the processes of a run share out the very samples that one process would see.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vistok.data.images.augment import Augmentation, TooSmall, augment, centre_crop
+from vistok.data.images.embedded import Digits, Photographs
+from vistok.data.images.folder import PictureFolder
+from vistok.data.images.source import BadImage, ImageRecord, ImageSource, Split
+from vistok.errors import UserError
+
+Batch = dict[str, np.ndarray]
+"""'image': float32 [b, size, size, 3] in [-1, 1]; 'label': int32 [b]; evaluation adds 'mask': bool [b]."""
+
+_EMBEDDED: dict[str, Callable[[Split], ImageSource]] = {'embedded:photographs': Photographs, 'embedded:digits': Digits}
+
+
+def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> ImageSource:
+    """Opens a set of pictures.
+
+    Args:
+      spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of pictures.
+      split: 'train' or 'validation'.
+      data_dir: where TFDS datasets are; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+
+    Raises:
+      UserError: there is no such set, or it has no pictures.
+    """
+    if split not in ('train', 'validation'):
+        raise UserError(f"split must be 'train' or 'validation', got {split!r}")
+    if spec.startswith('embedded:'):
+        if spec not in _EMBEDDED:
+            raise UserError(f'the embedded sets are {", ".join(_EMBEDDED)}; got {spec!r}')
+        return _EMBEDDED[spec](split)
+    if spec.startswith('tfds:'):
+        from vistok.data.images.tfds_source import TfdsSource  # TFDS takes a second to import
+
+        return TfdsSource(spec.removeprefix('tfds:'), split, data_dir=data_dir)
+    return PictureFolder(spec, split)
+
+
+class _Skipped:
+    """Names and reasons of the pictures that could not be used; each is reported once."""
+
+    def __init__(self, source_name: str) -> None:
+        self._source_name = source_name
+        self._reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, bad: BadImage) -> None:
+        with self._lock:
+            if bad.name in self._reasons:
+                return
+            self._reasons[bad.name] = bad.reason
+        logging.warning('%s: skipped %s: %s', self._source_name, bad.name, bad.reason)
+
+    def reasons(self) -> dict[str, str]:
+        with self._lock:
+            return dict(self._reasons)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainSample:
+    """Index and randomness -> augmented sample; a picture that cannot be used is replaced by the next one that can."""
+
+    source: ImageSource
+    size: int
+    how: Augmentation
+    flip: bool
+    skipped: _Skipped
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        reasons = []
+        for offset in range(len(self.source)):
+            try:
+                record = self.source[(index + offset) % len(self.source)]
+                view = self._view(record, rng)
+            except BadImage as bad:
+                self.skipped.add(bad)
+                reasons.append(bad)
+                continue
+            return {'image': view, 'label': np.asarray(record.label, np.int32)}
+        raise UserError(f'none of the {len(reasons)} pictures of {self.source.name} can be used; {reasons[0]}')
+
+    def _view(self, record: ImageRecord, rng: np.random.Generator) -> UInt8[np.ndarray, 's s 3']:
+        try:
+            return augment(record.image, rng, size=self.size, how=self.how, flip=self.flip)
+        except TooSmall as error:
+            raise BadImage(record.name, str(error)) from None
+
+
+def to_model_range(images: UInt8[np.ndarray, '*b h w c']) -> Float[np.ndarray, '*b h w c']:
+    """Bytes to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _finish(batch: Batch) -> Batch:
+    return {**batch, 'image': to_model_range(batch['image'])}
+
+
+class TrainIterator(Iterator[Batch]):
+    """Endless training batches of one process, reshuffled in every epoch; made by `train_batches`."""
+
+    def __init__(
+        self, batches: grain.IterDataset, identity: dict[str, int], skipped: Callable[[], dict[str, str]]
+    ) -> None:
+        self._iterator = iter(batches)
+        self._identity = identity
+        self._skipped = skipped
+        self._batches = 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self._batches += 1
+        return batch
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Names of the pictures that could not be used so far, and why."""
+        return self._skipped()
+
+    def state(self) -> dict[str, int]:
+        """The place in the stream after the batches taken so far, as JSON.
+
+        The same for every process; valid for any number of processes and threads.
+        """
+        return {'batches': self._batches, **self._identity}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place in the stream, forwards or backwards, without reading what lies between.
+
+        Args:
+          state: from `state()`, of this run or of a stopped one.
+
+        Raises:
+          UserError: the state belongs to another stream: other batch size, seed or number of pictures.
+        """
+        if set(state) != {'batches', *self._identity}:
+            raise UserError(
+                f'the stored place in the data has the entries {sorted(state)}, which this version cannot read'
+            )
+        for key, ours in self._identity.items():
+            if state[key] != ours:
+                raise UserError(
+                    f'the stored place in the data is for {key.replace("_", " ")} {state[key]}, '
+                    f'but this run has {ours}; use {state[key]} to continue exactly'
+                )
+        self._batches = int(state['batches'])
+        self._iterator.set_state({'next_index': self._batches})
+
+
+def train_batches(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation = 'resize_crop',
+    flip: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> TrainIterator:
+    """Endless shuffled batches.
+
+    Args:
+      source: the pictures.
+      image_size: side of the square crops in pixels.
+      batch_size: of all processes together.
+      seed: of order and augmentation.
+      augmentation: how a crop is cut; see `vistok.data.images.augment.augment`.
+      flip: mirror every other picture, at random; wrong for digits and text.
+      process_index: of this process.
+      process_count: among which each batch is divided.
+      threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
+
+    Returns:
+      An iterator over the batches of this process: `batch_size / process_count` samples each.
+
+    Raises:
+      ValueError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
+      UserError: while iterating: no picture of the source can be used.
+    """
+    skipped = _Skipped(source.name)
+    return shuffled_batches(
+        len(source),
+        _TrainSample(source, image_size, augmentation, flip, skipped),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        threads=threads,
+        finish=_finish,
+        skipped=skipped.reasons,
+    )
+
+
+def shuffled_batches(
+    count: int,
+    sample: Callable[[int, np.random.Generator], Batch],
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+    finish: Callable[[Batch], Batch] = dict,
+    skipped: Callable[[], dict[str, str]] = dict,
+) -> TrainIterator:
+    """Endless shuffled batches of anything; `train_batches` has the arguments that are not explained here.
+
+    Args:
+      count: of the pictures.
+      sample: gives one, with the randomness that it may use.
+      finish: what happens to a whole batch in the end.
+      skipped: names of the pictures that could not be used so far, and why.
+
+    Raises:
+      ValueError: as `train_batches`.
+    """
+    local = local_batch_size(batch_size, process_index, process_count)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
+    # Randomness is drawn before the stream is divided, so that it does not depend on the division.
+    stream = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None).random_map(sample)
+    batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(finish)
+    identity = {'batch_size': batch_size, 'seed': seed, 'pictures': count}
+    return TrainIterator(batches.to_iter_dataset(read_options(threads)), identity, skipped)
+
+
+class EvaluationBatches:
+    """Every picture exactly once, in order, in batches of one shape; can be iterated again."""
+
+    def __init__(
+        self, source: ImageSource, *, image_size: int, local: int, process_index: int, process_count: int, threads: int
+    ) -> None:
+        self._source, self._size, self._local = source, image_size, local
+        self._index, self._processes, self._threads = process_index, process_count, threads
+        self._skipped = _Skipped(source.name)
+
+    def __len__(self) -> int:
+        """Number of batches, the same for every process."""
+        return -(-len(self._source) // (self._local * self._processes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        positions = grain.MapDataset.range(len(self) * self._local)
+        batches = positions.map(self._sample).batch(self._local).map(_finish)
+        return iter(batches.to_iter_dataset(read_options(self._threads)))
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Names of the pictures that could not be decoded so far, and why."""
+        return self._skipped.reasons()
+
+    def _sample(self, position: int) -> Batch:
+        # A process has consecutive rows of the global batch, so that joined batches keep the order of the source.
+        batch, row = divmod(position, self._local)
+        index = (batch * self._processes + self._index) * self._local + row
+        image, label, real = np.zeros((self._size, self._size, 3), np.uint8), 0, False
+        if index < len(self._source):
+            try:
+                record = self._source[index]
+                image, label, real = centre_crop(record.image, self._size), record.label, True
+            except BadImage as bad:
+                self._skipped.add(bad)
+        return {'image': image, 'label': np.asarray(label, np.int32), 'mask': np.asarray(real)}
+
+
+def evaluation_batches(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> EvaluationBatches:
+    """The whole source once, ADM's centre crop of each picture, in the order of the source.
+
+    Where 'mask' is False (padding of the last batch, or a picture that cannot be decoded) the image is black and must
+    not count.
+
+    Args:
+      source: the pictures.
+      image_size: side of the square crops in pixels.
+      batch_size: of all processes together.
+      process_index: of this process.
+      process_count: among which each batch is divided.
+      threads: that decode ahead; 0: decode when asked.
+
+    Raises:
+      ValueError: the batch size cannot be divided among the processes.
+    """
+    local = local_batch_size(batch_size, process_index, process_count)
+    return EvaluationBatches(
+        source,
+        image_size=image_size,
+        local=local,
+        process_index=process_index,
+        process_count=process_count,
+        threads=threads,
+    )
+
+
+def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+    """One process's share of a batch; ValueError if there is none."""
+    if batch_size <= 0 or batch_size % process_count:
+        raise ValueError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
+    if not 0 <= process_index < process_count:
+        raise ValueError(f'process index must be in 0..{process_count - 1}, got {process_index}')
+    return batch_size // process_count
+
+
+def read_options(threads: int) -> grain.ReadOptions:
+    """How far and in how many threads grain reads ahead."""
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -1,0 +1,146 @@
+"""Files, folders and standard input through a codec, with progress; one file that fails does not stop the others."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vistok.compression.codec import Codec, Progress
+from vistok.compression.loss_concealment import Restorer
+from vistok.compression.rate_control import Target, compress_to, most_codewords
+from vistok.errors import UserError
+from vistok.experiments import image_files
+
+Work = list[tuple[Path | None, Path | None]]
+"""What is read and what is written; None is standard input or output."""
+
+
+def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str, *, force: bool) -> Work:
+    """What there is to do.
+
+    Raises:
+      UserError: there is nothing, a folder is to go to standard output, or something to be written exists already and
+        `force` is not given.
+    """
+    to_standard = out == image_files.STANDARD
+    if source == image_files.STANDARD:
+        work: Work = [(None, Path(out) if out and not to_standard else None)]
+    elif to_standard:
+        if Path(source).is_dir():
+            raise UserError(f'{source} is a folder, which standard output cannot hold')
+        work = [(path, None) for path, _ in image_files.planned(source, None, extensions, suffix)]
+    else:
+        work = list(image_files.planned(source, out, extensions, suffix))
+    for _, target in work:
+        if target is not None:
+            image_files.check_new(target, force=force)
+    return work
+
+
+def compress_files(
+    codec: Codec,
+    work: Work,
+    *,
+    force: bool = False,
+    bpp: float | None = None,
+    max_bytes: int | None = None,
+    grain_ratios: Sequence[float] | None = None,
+) -> int:
+    """Writes a bitstream for every picture; gives the number of those that could not be compressed.
+
+    Args:
+      codec: which compresses.
+      work: as `planned` gives it.
+      force: whether existing files are replaced.
+      bpp: bits per pixel to come near to; with nested codebooks and one grain, not to exceed.
+      max_bytes: bytes that no bitstream may exceed.
+      grain_ratios: shares of the grains; of the three at most one is given.
+
+    Raises:
+      UserError, ValueError: the only picture cannot be compressed, or more than one size is asked for.
+    """
+    if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
+        raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
+    grains, nested = len(codec.tokenizer.spec.grains), codec.nested
+
+    def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
+        picture = image_files.read_picture(data, name)
+        height, width, channels = picture.shape
+        wanted = None if max_bytes is None else Target(max_bytes, never_above=True)
+        wanted = wanted if bpp is None else Target.of_bpp(bpp, width, height)
+
+        def compress(shares: Sequence[float] | None) -> bytes:
+            return codec.compress(picture, grain_ratios=shares, progress=progress)
+
+        if wanted is None:
+            packed = compress(grain_ratios)
+        elif grains == 1 and nested is not None and codec.level == 0:
+            tokens = codec.encode(picture, progress=progress)
+
+            def pack(level: int) -> bytes:
+                return codec.at(level).pack(picture, nested.coarser(tokens, 0, level))
+
+            packed = most_codewords(wanted, pack, len(nested.levels), width * height)
+        else:
+            packed = compress_to(wanted, compress, grains, width * height)
+        rate = 8 * len(packed) / (height * width)
+        part = f'1:{picture.nbytes / len(packed):.0f}'
+        return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
+
+    return _each(work, convert, force=force)
+
+
+def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = None, force: bool = False) -> int:
+    """Writes a picture for every bitstream; gives the number of those that could not be decompressed.
+
+    Args:
+      codec: which decompresses.
+      work: as `planned` gives it.
+      restore: fills in what is lost, with a warning on standard error; None: nothing may be.
+      force: whether existing files are replaced.
+
+    Raises:
+      UserError: the only bitstream cannot be decompressed.
+    """
+
+    def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
+        if restore is None:
+            picture = codec.decompress(data, progress=progress)
+        else:
+            salvaged = codec.salvage(data, restore, progress=progress)
+            picture = salvaged.picture
+            if salvaged.lost:
+                share = f'{salvaged.lost} of {salvaged.known.size} tokens ({salvaged.lost / salvaged.known.size:.1%})'
+                print(f'warning: {name}: {share} were lost and have been made up', file=sys.stderr)
+        height, width, channels = picture.shape
+        kind = '.png' if target is None else target.suffix
+        return image_files.picture_bytes(picture, kind), f'{width}x{height}x{channels}'
+
+    return _each(work, convert, force=force)
+
+
+def _each(work: Work, convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]], *, force: bool) -> int:
+    failed = 0
+    for path, target in work:
+        name = 'standard input' if path is None else str(path)
+        try:
+            data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+            with tqdm(desc=name, unit='window', leave=False, disable=None) as bar:
+
+                def show(done: int, total: int, bar: tqdm = bar) -> None:
+                    bar.total, bar.n = total, done
+                    bar.refresh()
+
+                converted, about = convert(data, name, target, show)
+            if target is None:
+                sys.stdout.buffer.write(converted)
+                continue
+            image_files.write_new(target, converted, force=force)
+            print(f'{name} -> {target}: {about}')
+        except (UserError, ValueError) as error:
+            if len(work) == 1:
+                raise
+            failed += 1
+            print(f'error: {name}: {error}', file=sys.stderr)
+    return failed

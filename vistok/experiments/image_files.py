@@ -1,0 +1,145 @@
+"""Picture files and bitstreams on disk: pictures with all their channels, and files that are written whole or not.
+
+Pictures are read like those of data sets (`vistok/data/images/decode.py`), but grey stays grey, transparency stays,
+and 16-bit grey keeps its bits.  16-bit colour is read at 8 bits, because Pillow gives no more of it.
+"""
+
+import io
+import itertools
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vistok.compression.format.header import Limits
+from vistok.compression.pixel_formats import Picture
+from vistok.data.images.folder import EXTENSIONS
+from vistok.errors import UserError
+
+MAX_PIXELS = Limits().pixels
+PICTURES = EXTENSIONS
+STANDARD = '-'
+"""The name of standard input and standard output."""
+_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
+
+
+def read_picture(data: bytes, name: str) -> Picture:
+    """The upright picture of a file, uint8 or uint16 `[h, w, channels]`.
+
+    Raises:
+      UserError: the bytes are no picture, damaged, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow warns of large pictures and odd metadata
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    size = f'{image.width}x{image.height}'
+                    raise UserError(f'{name}: {size} is above the limit of {MAX_PIXELS} pixels')
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return _array(upright, name)
+    except UserError:
+        raise
+    except Exception as error:  # decoders fail in many ways on damaged bytes
+        raise UserError(f'{name} is no picture that can be read ({error})') from None
+
+
+def _array(image: Image.Image, name: str) -> Picture:
+    if image.mode.startswith('I'):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError(f'{name}: grey values go from {values.min()} to {values.max()}, outside of 16 bits')
+        return values.astype(np.uint16)[..., None]
+    if image.mode == 'F':
+        raise UserError(f'{name}: pictures of floating-point values have no fixed range')
+    grey = image.mode in ('1', 'L', 'LA', 'La')
+    mode = ('LA' if grey else 'RGBA') if image.has_transparency_data else ('L' if grey else 'RGB')
+    array = np.asarray(image.convert(mode))
+    return array[..., None] if array.ndim == 2 else array
+
+
+def picture_bytes(picture: Picture, kind: str) -> bytes:
+    """A picture as a file.
+
+    16 bits survive where the format and Pillow have them, for grey; else values are divided by 257 and rounded.
+
+    Args:
+      picture: uint8 or uint16 `[h, w, channels]`.
+      kind: extension of the file, with its dot.
+
+    Raises:
+      UserError: no such format, or one that cannot hold the picture.
+    """
+    channels = picture.shape[-1]
+    deep = picture.dtype == np.uint16 and channels == 1 and kind.lower() in ('.png', '.tif', '.tiff')
+    if picture.dtype == np.uint16 and not deep:
+        picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    array = picture[..., 0] if channels == 1 else picture
+    image = Image.fromarray(array) if deep else Image.fromarray(array, _MODES[channels])
+    file = io.BytesIO()
+    try:
+        image.save(file, Image.registered_extensions()[kind.lower()])
+    except (KeyError, OSError, ValueError) as error:
+        raise UserError(f'a picture of {channels} channels cannot be written as {kind!r}: {error}') from None
+    return file.getvalue()
+
+
+def write_new(path: Path, data: bytes, *, force: bool) -> None:
+    """Writes a file: all of it or, when the disk is full or the process ends, nothing.
+
+    Raises:
+      UserError: it exists already and `force` is not given.
+    """
+    check_new(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(descriptor, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_new(path: Path, *, force: bool) -> None:
+    """UserError if there is such a file already, unless `force`; or if there is such a folder."""
+    if path.is_dir():
+        raise UserError(f'{path} is a folder')
+    if path.exists() and not force:
+        raise UserError(f'{path} exists already: name another file, or replace it by --force')
+
+
+def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str) -> list[tuple[Path, Path]]:
+    """What is read and what is written: one file, or every file of a folder that has one of the extensions.
+
+    Args:
+      source: a file or a folder.
+      out: a file or, for a folder, a folder; default: beside what is read.
+      extensions: of the files to take from a folder.
+      suffix: extension of what is written, unless `out` names a file.
+
+    Raises:
+      UserError: there is no such file, nothing to read in the folder, or two files would become one.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [(path, Path(out) if out else path.with_suffix(suffix))]
+    if not path.is_dir():
+        raise UserError(f'there is no file or folder {source}')
+    names = sorted(p for p in path.rglob('*') if p.suffix.lower() in extensions and not p.name.startswith('.'))
+    if not names:
+        raise UserError(f'{source} holds nothing to read; known are {", ".join(extensions)}')
+    root = Path(out) if out else path
+    pairs = [(name, (root / name.relative_to(path)).with_suffix(suffix)) for name in names]
+    for (a, target), (b, following) in itertools.pairwise(pairs):
+        if target == following:
+            raise UserError(f'{a} and {b} would both become {target}')
+    return pairs

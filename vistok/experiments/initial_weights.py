@@ -1,0 +1,130 @@
+"""Weights that a run starts from: an earlier run, a converted file, or an official one."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from vistok.errors import UserError
+from vistok.experiments import registry, run_folder
+from vistok.experiments.official_models import from_official
+from vistok.training.initialise import overlay, place_like
+from vistok.training.state import TrainState
+from vistok.weights.files import is_ours, load_variables, read_state_dict
+from vistok.weights.rules import ConversionError
+
+LAYOUTS = {
+    'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),
+    'fqgan': ('fqgan_dual', 'fqgan_triple'),
+    'vqgan_lc': ('vqgan_lc',),
+    'simvq': ('simvq',),
+    'fvq': ('fvq',),
+    'maskgit_vqgan': ('maskgit_vqgan',),
+    'dq_vae': ('dq_vae',),
+    'control_gic': ('control_gic',),
+    'llamagen': ('llamagen_gpt',),
+    'far': ('fqgan_far',),
+    'vqgan_lc_gpt': ('vqgan_lc_gpt',),
+}
+"""Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
+
+
+def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainState, str]:
+    """A fresh state with the weights that `read` gave in it, and an account of what became of which.
+
+    Optimizer states stay fresh; moving averages start at the given weights.
+
+    Raises:
+      UserError: they do not fit the model at all.
+    """
+    params, model_state, lines = dict(state.params), dict(state.model_state), []
+    for player, collections in given.items():
+        if player not in params:
+            continue
+        collections = dict(collections)
+        fitted = overlay(params[player], collections.pop('params'))
+        params[player] = place_like(fitted.params, params[player])
+        lines.append(f'{player}: {fitted.describe()}')
+        if collections and _alike(collections, model_state[player]):
+            model_state[player] = place_like(collections, model_state[player])
+        elif collections or model_state[player]:
+            lines.append(f'{player}: statistics and frozen tables are of other shapes or not given, left fresh')
+    lines += [f'{player}: not given, left fresh' for player in params if player not in given]
+    ema = state.ema
+    if ema is not None:
+        ema = jax.tree.map(lambda x: x.copy(), params[_model(params)])
+    return dataclasses.replace(state, params=params, model_state=model_state, ema=ema), '\n'.join(lines)
+
+
+def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
+    """Collections of variables ('params', 'batch_stats', ...) by player, as host arrays.
+
+    Raises:
+      UserError: there is nothing at `source`, or it is neither a run nor weights of such a model.
+    """
+    if source.is_dir():
+        _, tree = run_folder.read_checkpoint(source)
+        players = {
+            player: {'params': params, **(tree['model_state'].get(player) or {})}
+            for player, params in tree['params'].items()
+        }
+        if tree.get('ema') is not None:
+            players[_model(players)]['params'] = tree['ema']
+        return players
+    if not source.is_file():
+        raise UserError(f'init_from: there is no run folder or file {source}')
+    if is_ours(source):
+        return {'generator' if model in registry.GENERATORS else 'tokenizer': load_variables(source).variables}
+    weights = read_state_dict(source)
+    if model in registry.GENERATORS:
+        return {'generator': _host(_official(weights, model, source))}
+    players = {'tokenizer': _host(_official(weights, model, source))}
+    discriminator = {
+        found[1]: x
+        for name, x in (weights | _discriminator_entry(source)).items()
+        if (found := re.fullmatch(r'(?:loss\.)?discriminator\.(.*)', name))
+    }
+    if discriminator:
+        name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
+        players['discriminator'] = _host(from_official(name, discriminator).variables)
+    return players
+
+
+def _model(players: Mapping[str, Any]) -> str:
+    """The player of which moving averages are kept."""
+    return 'generator' if 'generator' in players else 'tokenizer'
+
+
+def _alike(given: Any, needed: Any) -> bool:
+    """Whether the trees have the same names and shapes."""
+    shapes: list[Any] = [jax.tree.map(np.shape, tree) for tree in (given, needed)]
+    return shapes[0] == shapes[1]
+
+
+def _official(weights: dict[str, np.ndarray], model: str, source: pathlib.Path) -> dict[str, Any]:
+    reasons = []
+    for name in LAYOUTS.get(model, ()):
+        try:
+            return from_official(name, weights).variables
+        except ConversionError as error:
+            reasons.append(f'not {name}: {str(error).splitlines()[0]}')
+    raise UserError(f'{source} fits no official layout of {model}: {"; ".join(reasons)}')
+
+
+def _discriminator_entry(source: pathlib.Path) -> dict[str, np.ndarray]:
+    """LlamaGen's training checkpoints keep the discriminator beside the model; taming's keep it inside."""
+    if source.suffix == '.safetensors':
+        return {}
+    entry = read_state_dict(source, wrappers=('discriminator',))
+    named = any(key.startswith(('main.', 'blocks.')) for key in entry)
+    return {f'loss.discriminator.{key}': x for key, x in entry.items()} if named else {}
+
+
+def _host(variables: dict[str, Any]) -> dict[str, Any]:
+    flat = flax.traverse_util.flatten_dict(variables)
+    return flax.traverse_util.unflatten_dict({key: np.asarray(x) for key, x in flat.items()})

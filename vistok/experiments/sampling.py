@@ -1,0 +1,254 @@
+"""From classes to pictures: a generator, then its tokenizer, in one program; and many of them, into files."""
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+from tqdm import tqdm
+
+from vistok.data.text.features import PaddedText
+from vistok.errors import UserError
+from vistok.files import keep_settings, write_arrays
+from vistok.generators.generator import Generator, SampleConfig
+from vistok.generators.objective import condition
+from vistok.generators.trained import TrainedGenerator
+from vistok.tokenizers.tokenizer import Tokenizer
+from vistok.tokenizers.trained import fingerprint
+from vistok.training.parallel import make_runner, place
+from vistok.visualization import class_sheet, save_png
+
+_SHEET_ROWS, _SHEET_COLUMNS = 20, 16
+_LONGEST_NAME = 80  # of a prompt in the name of a file
+
+Variables = Mapping[str, Any]
+"""'generator' and 'tokenizer': the variables of each."""
+
+
+def draw_pictures(
+    generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
+) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
+    """A function from variables and a batch, see `asked`, to pictures; to be compiled.
+
+    What a picture looks like follows from the seed, its class or text, and its number.
+    """
+
+    def draw(variables: Variables, batch: Mapping[str, Array]) -> UInt8[Array, 'b H W 3']:
+        tokens = generator.sample(
+            variables['generator'], condition(batch), jax.random.key(seed), batch['sample_id'], config
+        )
+        images: Any = tokenizer.apply(variables['tokenizer'], tokens, method='decode')
+        images = jnp.clip(jnp.nan_to_num(images.astype(jnp.float32)), -1.0, 1.0)
+        return (127.5 * images + 128.0).astype(jnp.uint8)
+
+    return draw
+
+
+def asked(
+    labels: Int[np.ndarray, ' b'], sample_ids: Int[np.ndarray, ' b'], text: PaddedText | None = None
+) -> dict[str, np.ndarray]:
+    """A batch of samples to draw: of classes, or of the texts with these numbers."""
+    batch = {'label': labels, 'sample_id': sample_ids}
+    return batch if text is None else batch | {'text': text.features[labels], 'text_mask': text.mask[labels]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which samples are drawn, and how.
+
+    Attributes:
+      classes: numbers of the classes, or of the prompts.
+      per_class: samples of each.
+      count: if given, so many samples instead, each of a class drawn at random (the protocol of ADM's evaluations).
+      seed: of all randomness.
+      config: how ids are drawn.
+    """
+
+    classes: tuple[int, ...]
+    per_class: int
+    count: int | None
+    seed: int
+    config: SampleConfig
+
+    def __post_init__(self) -> None:
+        if (self.per_class if self.count is None else self.count) < 1:
+            raise UserError(f'at least one sample is drawn, got {self.per_class if self.count is None else self.count}')
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each sample.  Classes take turns, so that a share of the samples has all of them."""
+        classes = np.asarray(self.classes, np.int32)
+        if self.count is None:
+            return np.tile(classes, self.per_class)
+        return np.random.default_rng(self.seed).choice(classes, self.count)
+
+
+def chosen_classes(asked: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of the classes that are asked for by number or name; 'all' means all of them.
+
+    A word that is a class's name means that class, even if it is a number as well.
+
+    Raises:
+      UserError: there is no such class.
+    """
+    if list(asked) == ['all']:
+        return tuple(range(len(names)))
+    found = []
+    for word in asked:
+        if word in names:
+            found.append(list(names).index(word))
+        elif word.isdecimal() and int(word) < len(names):
+            found.append(int(word))
+        else:
+            close = difflib.get_close_matches(word, names, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise UserError(f'there is no class {word!r}: classes are 0 .. {len(names) - 1} or their names{hint}')
+    return tuple(found)
+
+
+def sample(
+    model: TrainedGenerator,
+    plan: Plan,
+    names: Sequence[str],
+    work: pathlib.Path,
+    *,
+    sheet: pathlib.Path | None = None,
+    folder: pathlib.Path | None = None,
+    npz: pathlib.Path | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+    text: PaddedText | None = None,
+) -> list[pathlib.Path]:
+    """Draws the samples of a plan and writes them.
+
+    Batches that are drawn are kept in the folder `work` until all files are written; what an interrupted call left
+    there is not drawn again.
+
+    Args:
+      model: generator and tokenizer.
+      plan: which samples.
+      names: of all classes, or all prompts.
+      work: folder for work in progress, removed in the end.
+      sheet: PNG file with a row for each of the first classes.
+      folder: for single PNG files, `000012-cat.png`.
+      npz: file with 'arr_0', uint8 `[n, H, W, 3]`, 'labels', and 'settings', how they were drawn, as JSON.
+      batch_size: samples at a time; has no influence on them.
+      progress: shows a progress bar.
+      text: prompts, for generators on text.
+
+    Returns:
+      What was written.
+
+    Raises:
+      UserError: `work` holds samples of another model or plan.
+    """
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    settings = {
+        'generator': fingerprint(model.generator, model.variables),
+        'tokenizer': tokenizer.fingerprint,
+        'classes': list(plan.classes),
+        'per_class': plan.per_class,
+        'count': plan.count,
+        'seed': plan.seed,
+        **dataclasses.asdict(plan.config),
+    }
+    if text is not None:
+        settings['text'] = hashlib.sha256(text.features.tobytes() + text.mask.tobytes()).hexdigest()
+    keep_settings(work / 'sampling.json', settings, f'the unfinished work in {work}')
+    runner = make_runner('jit')
+    batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
+    draw = runner.compile_evaluation(draw_pictures(model.generator, tokenizer.module, plan.config, plan.seed))
+    variables = {'generator': model.prepared, 'tokenizer': tokenizer.variables}
+    variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
+    labels = plan.labels
+    with tqdm(total=len(labels), desc='sampling', unit='picture', disable=not progress) as bar:
+        start = 0
+        for done in [*_ranges(work), range(len(labels), len(labels))]:
+            while start < done.start:
+                rows = np.arange(start, start + batch_size, dtype=np.int32)  # whole batches: one program
+                wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
+                stop = min(start + batch_size, done.start)
+                pictures = np.asarray(draw(variables, wanted))[: stop - start]
+                write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=pictures)
+                bar.update(stop - start)
+                start = stop
+            start = done.stop
+            bar.update(len(done))
+    written = []
+    if sheet is not None:
+        save_png(sheet, _sheet(plan, names, _pictures(work)))
+        written.append(sheet)
+    if folder is not None:
+        for i, picture in enumerate(_pictures(work)):
+            label = re.sub(r'[^\w.-]+', '_', names[labels[i]])[:_LONGEST_NAME]
+            save_png(folder / f'{i:06d}-{label}.png', picture)
+        written.append(folder)
+    if npz is not None:
+        _write_npz(npz, _pictures(work), labels, _record(settings, len(names)))
+        written.append(npz)
+    shutil.rmtree(work, ignore_errors=True)
+    return written
+
+
+def _ranges(work: pathlib.Path) -> list[range]:
+    """The samples that are done, in order."""
+    return [range(*map(int, path.stem.split('-'))) for path in sorted(work.glob('*-*.npz'))]
+
+
+def _pictures(work: pathlib.Path) -> Iterator[np.ndarray]:
+    for path in sorted(work.glob('*-*.npz')):
+        with np.load(path) as stored:
+            yield from stored['pictures']
+
+
+def _sheet(plan: Plan, names: Sequence[str], pictures: Iterator[np.ndarray]) -> np.ndarray:
+    """The first samples of the first classes."""
+    rows: dict[int, list[np.ndarray]] = {label: [] for label in sorted({*plan.classes})[:_SHEET_ROWS]}
+    columns = min(_SHEET_COLUMNS, plan.per_class)
+    for label, picture in zip(plan.labels.tolist(), pictures, strict=True):
+        if label in rows and len(rows[label]) < columns:
+            rows[label].append(picture)
+        if all(len(row) == columns for row in rows.values()):
+            break
+    blank = np.full_like(picture, 255)
+    filled = [row + [blank] * (columns - len(row)) for row in rows.values()]
+    return class_sheet(np.asarray(filled), [names[label] for label in rows])
+
+
+def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a file of samples says about them: beginnings of fingerprints, and what was set."""
+    short = {name: settings[name][:16] for name in ('generator', 'tokenizer', 'text') if name in settings}
+    classes = {'classes': 'all'} if settings['classes'] == list(range(count)) else {}
+    return {name: value for name, value in {**settings, **short, **classes}.items() if value is not None}
+
+
+def _write_npz(
+    path: pathlib.Path, pictures: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]
+) -> None:
+    """Writes one picture after the other: all of them may be more than memory holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = next(pictures)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive:
+        with archive.open('arr_0.npy', 'w', force_zip64=True) as file:
+            shape = (len(labels), *first.shape)
+            header = {'descr': np.lib.format.dtype_to_descr(first.dtype), 'fortran_order': False, 'shape': shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for picture in itertools.chain([first], pictures):
+                file.write(np.ascontiguousarray(picture).tobytes())
+        for name, array in (('labels', labels), ('settings', np.asarray(json.dumps(record)))):
+            with archive.open(f'{name}.npy', 'w') as file:
+                np.lib.format.write_array(file, array)
+    temporary.replace(path)

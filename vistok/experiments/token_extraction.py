@@ -1,0 +1,196 @@
+"""Pictures to tokens on disk, in parts that survive a kill and can be shared out among processes."""
+
+import concurrent.futures
+import dataclasses
+import fcntl
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vistok.data.images.pipeline import open_source, to_model_range
+from vistok.data.images.source import BadImage, ImageSource, Split
+from vistok.data.tokens.dataset import TokenRecord, TokenSource, has_tokens, write_tokens
+from vistok.data.tokens.parts import Part, TokenParts
+from vistok.data.tokens.views import Views, cut_views, view_count
+from vistok.errors import UserError
+from vistok.experiments.tokenizer_file import TOKENIZER, write_tokenizer
+from vistok.files import check_settings
+from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.training.parallel import make_runner, place
+
+
+class Extraction:
+    """The tokens of a source, on their way into a folder.
+
+    Args:
+      tokenizer: that makes them.
+      source: pictures, as `open_source` takes them.
+      out: folder for the tokens; the tokenizer is put beside them.
+      image_size: side of the views in pixels.
+      views: of the training pictures; of validation pictures it is the centre crop.
+      zooms: see `cut_views`.
+      data_dir: where TFDS datasets lie.
+      batch_size: views that are encoded at a time.
+      part_size: pictures of a part.
+      threads: that decode.
+
+    Raises:
+      UserError: there are no such pictures, their size does not fit, or `out` holds other tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TrainedTokenizer,
+        source: str,
+        out: pathlib.Path,
+        *,
+        image_size: int,
+        views: Views,
+        zooms: Sequence[float] = (1.1,),
+        data_dir: str | None = None,
+        batch_size: int = 128,
+        part_size: int = 512,
+        threads: int = 4,
+    ) -> None:
+        spec = tokenizer.spec
+        if image_size % spec.cell:
+            raise UserError(
+                f'the side of the views is {image_size}, but this tokenizer needs a multiple of {spec.cell}'
+            )
+        if batch_size < 1 or part_size < 1:
+            raise UserError(f'batch and part have at least one picture, got {batch_size} and {part_size}')
+        self._tokenizer, self._out, self._size, self._threads = tokenizer, out, image_size, threads
+        self._views: dict[Split, tuple[Views, tuple[float, ...]]] = {
+            'train': (views, tuple(zooms)),
+            'validation': ('centre', (1.0,)),
+        }
+        self._sources: dict[Split, ImageSource] = {
+            split: open_source(source, split, data_dir=data_dir) for split in get_args(Split)
+        }
+        self._side = image_size // spec.downsample_factor
+        self._settings: dict[str, Any] = {
+            'fingerprint': tokenizer.fingerprint,
+            'spec': dataclasses.asdict(spec),
+            'source': source,
+            'image_size': image_size,
+            'grid': [self._side] * 2,
+            'views': views,
+            'views_per_picture': view_count(views, zooms),
+            'zooms': [] if views == 'centre' else list(zooms),
+        }
+        if has_tokens(out):
+            about = TokenSource(out, 'train').about
+            check_settings({key: about.get(key) for key in self._settings}, self._settings, f'the dataset in {out}')
+        counts: dict[Split, int] = {split: len(pictures) for split, pictures in self._sources.items()}
+        self._parts = TokenParts(out / 'parts', self._settings, counts, part_size)
+        runner = make_runner('jit')
+        self._batch = -(-batch_size // runner.batch_shards) * runner.batch_shards
+        self._variables = jax.tree.map(lambda x: place(x, runner.replicated), tokenizer.variables)
+        module: Any = tokenizer.module
+        self._encode = runner.compile_evaluation(
+            lambda variables, batch: module.apply(variables, batch['image'], method='encode')
+        )
+
+    def describe(self) -> str:
+        """What the dataset holds, in a few words."""
+        counts = ', '.join(f'{len(TokenSource(self._out, split))} {split}' for split in get_args(Split))
+        return (
+            f'{counts} pictures, {self._settings["views_per_picture"]} views of each training picture, '
+            f'{self._side}x{self._side} tokens, tokenizer {self._tokenizer.fingerprint[:16]}'
+        )
+
+    def run(self, process_id: int = 0, process_count: int = 1, *, progress: bool = False) -> dict[str, str] | None:
+        """Does the missing parts of this process, and writes the dataset if none is missing any more.
+
+        Returns:
+          Names of the pictures that could not be used, and why; None if others have to finish.
+        """
+        if has_tokens(self._out):
+            self._parts.remove()  # left by a kill between the last two acts
+            return {}
+        missing = self._parts.missing(process_id, process_count)
+        total = sum(part.stop - part.start for part in missing)
+        with (
+            tqdm(total=total, desc='extracting', unit='picture', disable=not progress) as bar,
+            concurrent.futures.ThreadPoolExecutor(max(1, self._threads)) as pool,
+        ):
+            for part in missing:
+                self._extract(part, pool, bar)
+        return None if self._parts.missing() else self._finish(progress)
+
+    def _extract(self, part: Part, pool: concurrent.futures.Executor, bar: tqdm) -> None:
+        views, zooms = self._views[part.split]
+        source = self._sources[part.split]
+
+        def read(index: int) -> tuple[np.ndarray, int, str] | BadImage:
+            try:
+                record = source[index]
+            except BadImage as bad:
+                return bad
+            return cut_views(record.image, self._size, views, zooms), record.label, record.name
+
+        records: list[TokenRecord] = []
+        skipped: dict[str, str] = {}
+        step = max(1, self._batch // view_count(views, zooms))
+        for start in range(part.start, part.stop, step):
+            indices = range(start, min(start + step, part.stop))
+            usable = []
+            for found in pool.map(read, indices):
+                if isinstance(found, BadImage):
+                    skipped[found.name] = found.reason
+                else:
+                    usable.append(found)
+            if usable:
+                records += self._encoded(usable)
+            bar.update(len(indices))
+        self._parts.write(part, records, skipped)
+
+    def _encoded(self, pictures: list[tuple[np.ndarray, int, str]]) -> list[TokenRecord]:
+        images = np.concatenate([views for views, _, _ in pictures])
+        batches = []
+        for start in range(0, len(images), self._batch):
+            rows = images[start : start + self._batch]
+            padded = np.concatenate([rows, np.zeros((self._batch - len(rows), *rows.shape[1:]), np.uint8)])
+            tokens: Tokens = self._encode(self._variables, {'image': to_model_range(padded)})
+            batches.append((tokens.ids[: len(rows)], None if tokens.grain is None else tokens.grain[: len(rows)]))
+        ids = np.concatenate([ids for ids, _ in batches])
+        grains = None if batches[0][1] is None else np.concatenate([np.asarray(grain) for _, grain in batches])
+        records, start = [], 0
+        for views, label, name in pictures:
+            stop = start + len(views)
+            grain = None if grains is None else grains[start:stop]
+            records.append(TokenRecord(np.asarray(ids[start:stop]), grain, label, name))
+            start = stop
+        return records
+
+    def _finish(self, progress: bool) -> dict[str, str] | None:
+        with open(self._out / '.lock', 'w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it, even after a kill
+            except OSError:
+                return None
+            if not self._parts.folder.is_dir():  # another process came first
+                return {}
+            skipped = self._parts.skipped()
+            for split, source in self._sources.items():
+                if next(self._parts.records(split), None) is None:
+                    reason = next(iter(skipped.items()), ('there', 'is none'))
+                    raise UserError(f'none of the pictures of {source.name} can be used; {": ".join(reason)}')
+            write_tokenizer(self._out / TOKENIZER, self._tokenizer)
+            with tqdm(desc='writing', unit='picture', disable=not progress) as bar:
+                write_tokens(
+                    self._out,
+                    {split: functools.partial(self._parts.records, split) for split in self._sources},
+                    about=self._settings | {'skipped': len(skipped)},
+                    class_names=self._sources['train'].class_names,
+                    largest_id=max(self._tokenizer.spec.codebook_sizes) - 1,
+                    progress=bar,
+                )
+            self._parts.remove()
+        return skipped

@@ -1,0 +1,200 @@
+"""What the metrics know of a set of pictures: moments, features, logits, and a digest that identifies the pictures."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from vistok.errors import UserError
+from vistok.metrics.feature_extractor import FeatureExtractor
+from vistok.metrics.frechet import Gaussian, Moments
+
+_FORMAT = 'vistok picture statistics'
+KEPT = 10_000
+"""Features that a reference keeps for precision and recall: as many pictures as ADM's references hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """A set of pictures as one protocol sees it.
+
+    Attributes:
+      protocol: name of the protocol.
+      network_sha256: digest of the weights; '' where it is not known (statistics of other evaluators).
+      pictures: where they come from.
+      pictures_sha256: digest of the pixels, or of the file of statistics where these are all there is.
+      pool: of the last features.
+      spatial: of the spatial features, where the protocol has them.
+      features: last features, of all pictures or of some spread evenly over the set; None: not known.
+      logits: of all pictures in their order; None: not known.
+      labels: of all pictures in their order; None: not known.
+    """
+
+    protocol: str
+    network_sha256: str
+    pictures: str
+    pictures_sha256: str
+    pool: Gaussian
+    spatial: Gaussian | None = None
+    features: Float[np.ndarray, 'n d'] | None = None
+    logits: Float[np.ndarray, 'm classes'] | None = None
+    labels: Integer[np.ndarray, ' m'] | None = None
+
+
+class FeatureCollector:
+    """Adds pictures batch by batch.
+
+    Args:
+      extractor: gives the features.
+      pictures: where the pictures come from.
+      batch_size: of a full batch.
+      keep: how many of the last features are kept for precision and recall, spread evenly; None: all of them.
+      total: number of pictures that will come; needed to spread what is kept.
+
+    Attributes:
+      count: pictures so far.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, pictures: str, batch_size: int, *, keep: int | None = None, total: int = 0
+    ) -> None:
+        self._extractor, self._pictures, self._batch_size = extractor, pictures, batch_size
+        # Where fewer are kept than there are: evenly, because many sources are sorted by class.
+        self._every = max(1.0, total / keep) if keep is not None else 1.0
+        self._pool, self._spatial, self._digest, self.count = Moments(), Moments(), hashlib.sha256(), 0
+        self._features: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def add(self, images: UInt8[np.ndarray, 'n h w 3'], labels: Integer[np.ndarray, ' n'] | None = None) -> None:
+        """Adds pictures, RGB, of one size, and their classes where they are known."""
+        if self.count == 0:
+            self._digest.update(repr(images.shape[1:]).encode())
+        self._digest.update(np.ascontiguousarray(images).data)
+        found = self._extractor(images, self._batch_size)
+        self._pool.add(found.pool)
+        number = np.arange(self.count, self.count + len(images))
+        self._features.append(found.pool[np.floor((number + 1) / self._every) > np.floor(number / self._every)])
+        if found.spatial is not None:
+            self._spatial.add(found.spatial)
+        if found.logits is not None:
+            self._logits.append(found.logits)
+        if labels is not None:
+            self._labels.append(labels)
+        self.count += len(images)
+
+    def collected(self) -> FeatureSet:
+        """Everything added so far; ValueError below two pictures."""
+        labels = np.concatenate(self._labels) if self._labels else None
+        return FeatureSet(
+            self._extractor.protocol.name,
+            self._extractor.network_sha256,
+            self._pictures,
+            self._digest.hexdigest(),
+            self._pool.gaussian(),
+            self._spatial.gaussian() if self._extractor.protocol.spatial else None,
+            np.concatenate(self._features),
+            np.concatenate(self._logits) if self._logits else None,
+            labels if labels is not None and len(labels) == self.count else None,
+        )
+
+
+def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
+    """Writes a reference as an `.npz` file: moments under ADM's names, features, and what they are of."""
+    path = pathlib.Path(path)
+    if path.suffix != '.npz':
+        raise UserError(f'cannot write {path}: the name must end in .npz')
+    about = {
+        'format': _FORMAT,
+        'protocol': found.protocol,
+        'network_sha256': found.network_sha256,
+        'pictures': found.pictures,
+        'pictures_sha256': found.pictures_sha256,
+        'count': found.pool.count,
+    }
+    arrays: dict[str, Any] = {'about': np.array(json.dumps(about)), 'mu': found.pool.mean}
+    arrays['sigma'] = found.pool.covariance
+    if found.spatial is not None:
+        arrays |= {'mu_s': found.spatial.mean, 'sigma_s': found.spatial.covariance}
+    if found.features is not None:
+        arrays['features'] = found.features
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            np.savez(file, **arrays)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def has_statistics(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a file of statistics, ours or of another evaluator, rather than of pictures alone."""
+    return {'mu', 'sigma'} <= _arrays_in(path)
+
+
+def has_pictures(path: str | os.PathLike[str]) -> bool:
+    """Whether this is an `.npz` file that holds pictures."""
+    return 'arr_0' in _arrays_in(path)
+
+
+def _arrays_in(path: str | os.PathLike[str]) -> set[str]:
+    path = pathlib.Path(path)
+    if path.suffix != '.npz' or not path.is_file():
+        return set()
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {name.removesuffix('.npy') for name in file.namelist()}
+    except zipfile.BadZipFile:
+        raise UserError(f'{path} is damaged or no .npz file') from None
+
+
+def load_statistics(path: str | os.PathLike[str]) -> FeatureSet:
+    """Reads what `save_statistics` wrote, or the statistics of ADM (with spatial ones) or pytorch-fid (without).
+
+    Other evaluators do not say what network made their files; it is taken to be the published one.
+
+    Raises:
+      UserError: the file is damaged or holds no statistics.
+    """
+    try:
+        with open(path, 'rb') as file, np.load(file) as arrays:
+            wanted = ('about', 'mu', 'sigma', 'mu_s', 'sigma_s', 'features')
+            found = {name: arrays[name] for name in wanted if name in arrays}
+            if not {'mu', 'sigma'} <= set(found):
+                raise UserError(f'{path} holds no statistics; it has {", ".join(arrays.files)}')
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f'{path} is damaged or no .npz file: {error}') from None
+    about = json.loads(found['about'].item()) if 'about' in found else {}
+    if not about:
+        with open(path, 'rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        about = {
+            'protocol': 'adm' if 'mu_s' in found else 'pytorch_fid',
+            'network_sha256': '',
+            'pictures': str(path),
+            'pictures_sha256': digest,
+            'count': 0,
+        }
+    return FeatureSet(
+        about['protocol'],
+        about['network_sha256'],
+        about['pictures'],
+        about['pictures_sha256'],
+        _gaussian(found['mu'], found['sigma'], about['count']),
+        _gaussian(found['mu_s'], found['sigma_s'], about['count']) if 'mu_s' in found else None,
+        found.get('features'),
+    )
+
+
+def _gaussian(mean: np.ndarray, covariance: np.ndarray, count: int) -> Gaussian:
+    return Gaussian(mean.astype(np.float64), covariance.astype(np.float64), count)

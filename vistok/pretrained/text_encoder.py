@@ -1,0 +1,115 @@
+"""Text encoders: Flan-T5, as LlamaGen's text-conditional models were trained with, and a stand-in without weights."""
+
+import hashlib
+import html
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from vistok.data.text.features import TextEncoder
+from vistok.errors import UserError
+
+FLAN_T5_XL = 'google/flan-t5-xl'
+STAND_IN = 'stand_in'
+TOKENS = 120
+"""Vectors of a caption in LlamaGen."""
+
+
+def cleaned(text: str) -> str:
+    """Lower case, without links and HTML, one blank between words.
+
+    LlamaGen's code does more (it removes file names, long numbers, advertising phrases, Chinese characters and unusual
+    punctuation); on plain sentences both are the same.
+    """
+    text = re.sub(r'<[^<>]*>', ' ', html.unescape(text).lower())
+    return ' '.join(re.sub(r'(https?://|www\.)\S+', ' ', text).split())
+
+
+class T5Encoder:
+    """The encoder half of a T5, from `transformers`, on PyTorch.
+
+    Args:
+      name: of a model on the Hugging Face hub, or a folder that holds one.
+      tokens: of a text at most; what is longer is cut off.
+      dtype: of the computation, 'bfloat16' as in LlamaGen, or 'float32'.
+      device: 'cuda' or 'cpu'; default: the first that is there.
+
+    Attributes:
+      width: of a vector; 2048 for Flan-T5-XL.
+
+    Raises:
+      UserError: the libraries or the weights are missing.
+    """
+
+    def __init__(
+        self, name: str = FLAN_T5_XL, *, tokens: int = TOKENS, dtype: str = 'bfloat16', device: str | None = None
+    ) -> None:
+        try:
+            import torch
+            from transformers import AutoTokenizer, T5EncoderModel
+        except ImportError as error:
+            raise UserError(
+                f"texts are encoded by transformers and PyTorch, which are not installed: pip install '.[text]' "
+                f'({error})'
+            ) from None
+        self.name, self.tokens, self._torch = name, tokens, torch
+        self._device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            model = T5EncoderModel.from_pretrained(name, dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f'the text encoder {name} cannot be loaded: {reason}') from error
+        self._model = model.eval().to(self._device)
+        self.width = int(model.config.d_model)
+
+    def encode(self, texts: Sequence[str]) -> list[Float[np.ndarray, 'n c']]:
+        """See `TextEncoder`; texts are `cleaned` first."""
+        torch = self._torch
+        words = self._tokenizer(
+            [cleaned(text) for text in texts],
+            max_length=self.tokens,
+            padding='longest',
+            truncation=True,
+            return_tensors='pt',
+        ).to(self._device)
+        with torch.inference_mode():
+            found = self._model(input_ids=words['input_ids'], attention_mask=words['attention_mask'])
+        features = found.last_hidden_state.float().cpu().numpy()
+        counts = words['attention_mask'].sum(1).tolist()
+        return [rows[:count] for rows, count in zip(features, counts, strict=True)]
+
+
+class StandInText:
+    """A fixed random vector for each word: a generator can learn what words go with, but nothing about language.
+
+    It takes the place of the real encoder where no weights are at hand; what it is used for is not comparable with
+    anything published.
+    """
+
+    name = STAND_IN
+
+    def __init__(self, tokens: int = TOKENS, width: int = 64) -> None:
+        self.tokens, self.width = tokens, width
+
+    def encode(self, texts: Sequence[str]) -> list[Float[np.ndarray, 'n c']]:
+        """See `TextEncoder`; the last vector says that the text ends, so that an empty one has it only."""
+        return [np.stack([self._vector(word) for word in self._words(text)]) for text in texts]
+
+    def _words(self, text: str) -> list[str]:
+        return [*re.findall(r'\w+', cleaned(text))[: self.tokens - 1], '']
+
+    def _vector(self, word: str) -> Float[np.ndarray, ' c']:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
+        return np.random.default_rng(seed).standard_normal(self.width).astype(np.float32)
+
+
+def load_text_encoder(name: str = FLAN_T5_XL) -> TextEncoder:
+    """A text encoder by its name: 'stand_in', or a T5 as `T5Encoder` takes it.
+
+    Raises:
+      UserError: its libraries or weights are missing.
+    """
+    return StandInText() if name == STAND_IN else T5Encoder(name)

@@ -1,0 +1,79 @@
+"""Codebook usage and perplexity from exact counts over a whole evaluation set."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Integer
+
+from vistok.collectives import replica_sum
+
+
+def codeword_counts(
+    ids: Int[Array, '*grid'], size: int, mask: Bool[Array, '*grid'] | None = None
+) -> Int[Array, '{size}']:
+    """How often each codeword occurs in the global batch.
+
+    Args:
+      ids: codeword numbers in [0, size).
+      size: codebook size K.
+      mask: positions that count; None: all (False on the images that fill up a last batch).
+
+    Returns:
+      int32 counts, summed over replicas.
+    """
+    weights = jnp.ones(ids.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
+    counts = jnp.zeros(size, jnp.int32).at[ids.reshape(-1)].add(weights.reshape(-1))
+    return replica_sum(counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class UsageReport:
+    """How a codebook was used.
+
+    Attributes:
+      usage: share of the codewords that occur at least once, in [0, 1].
+      perplexity: exp of the entropy of the empirical distribution, in [1, K].
+      entropy_bits: that entropy in bits.
+      num_tokens: tokens counted.
+    """
+
+    usage: float
+    perplexity: float
+    entropy_bits: float
+    num_tokens: int
+
+
+class CodebookUsage:
+    """Adds up the counts of many batches in 64-bit integers, on the host."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f'a codebook has at least one codeword, got size {size}')
+        self._counts = np.zeros(size, np.int64)
+
+    def add(self, counts: Integer[Array, 'K'] | Integer[np.ndarray, 'K']) -> None:
+        """Adds the counts of one global batch."""
+        if counts.shape != self._counts.shape:
+            raise ValueError(f'expected {self._counts.size} counts, got shape {counts.shape}')
+        self._counts += np.asarray(counts, np.int64)
+
+    @property
+    def counts(self) -> Integer[np.ndarray, 'K']:
+        """Occurrences of each codeword so far."""
+        return self._counts.copy()
+
+    def report(self) -> UsageReport:
+        """Usage and perplexity of everything added so far; raises ValueError if that is nothing."""
+        total = int(self._counts.sum())
+        if total == 0:
+            raise ValueError('no tokens were counted, so usage and perplexity are undefined')
+        used = self._counts[self._counts > 0]
+        p = used / np.float64(total)
+        entropy = float(np.sum(p * -np.log(p)))  # the sign inside: a single codeword gives 0, not -0
+        return UsageReport(
+            usage=used.size / self._counts.size,
+            perplexity=float(np.exp(entropy)),
+            entropy_bits=entropy / float(np.log(2)),
+            num_tokens=total,
+        )

@@ -1,0 +1,122 @@
+"""One training step, written once and global in view; `parallel.py` decides where it runs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vistok.collectives import replica_mean
+from vistok.training.state import Batch, Objective, StepReport, TrainState
+
+
+def player_gradients(
+    objective: Objective,
+    params: dict[str, Any],
+    model_state: Any,
+    frozen: Any,
+    batch: Batch,
+    rng: jax.Array,
+    step: jax.Array,
+) -> tuple[dict[str, Any], Any, StepReport]:
+    """Gradient of each player's loss over that player's own parameters.
+
+    One forward pass and one `vjp` serve all players: pulling back a one-hot cotangent gives the gradient of one loss,
+    and what belongs to other players' parameters is dead code that the compiler drops.
+    """
+
+    def losses_of(params: dict[str, Any]) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
+        return objective.losses(params, model_state, frozen, batch, rng, step)
+
+    losses, pull_back, (new_model_state, report) = jax.vjp(losses_of, params, has_aux=True)
+    grads = {}
+    for player in objective.players:
+        one_hot = {name: jnp.full_like(loss, float(name == player)) for name, loss in losses.items()}
+        (grads_of_all,) = pull_back(one_hot)
+        grads[player] = grads_of_all[player]
+    metrics = report.metrics | {f'loss/{player}': loss for player, loss in losses.items()}
+    return grads, new_model_state, dataclasses.replace(report, metrics=metrics)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity: jit takes it as a function
+class TrainStep:
+    """State and batch to next state and report.
+
+    Attributes:
+      objective: what is minimised.
+      optimizers: one for each player.
+      seed: of the random numbers inside the step; they depend on the seed and the step number only.
+      ema_decay: of the moving average of the first player's parameters; None keeps none.
+      accumulate: number of parts that a batch is cut into; gradients are averaged, statistics are per part.
+    """
+
+    objective: Objective
+    optimizers: Mapping[str, optax.GradientTransformation]
+    seed: int = 0
+    ema_decay: float | None = None
+    accumulate: int = 1
+
+    def init(self, rng: jax.Array, batch: Batch) -> TrainState:
+        """A fresh state; `batch` is read for its shapes only."""
+        params, model_state = self.objective.init(rng, batch)
+        opt_state = {player: self.optimizers[player].init(params[player]) for player in self.objective.players}
+        # A copy: donating one buffer under two names is an error.
+        ema = jax.tree.map(jnp.copy, params[self.objective.players[0]]) if self.ema_decay is not None else None
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, ema)
+
+    def __call__(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepReport]:
+        """One update of every player from the same forward pass."""
+        rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        grads, model_state, report = self._gradients(state, frozen, batch, rng)
+        grads = replica_mean(grads)
+        metrics = replica_mean(report.metrics)
+        params, opt_state = {}, {}
+        for player in self.objective.players:
+            updates, opt_state[player] = self.optimizers[player].update(
+                grads[player], state.opt_state[player], state.params[player]
+            )
+            params[player] = optax.apply_updates(state.params[player], updates)
+            metrics[f'gradient_norm/{player}'] = optax.tree.norm(grads[player])
+        ema = state.ema
+        if self.ema_decay is not None:
+            ema = optax.incremental_update(params[self.objective.players[0]], state.ema, 1.0 - self.ema_decay)
+        finite = [jnp.isfinite(v) for name, v in metrics.items() if name.startswith(('loss/', 'gradient_norm/'))]
+        metrics['finite'] = jnp.stack(finite).all().astype(jnp.float32)
+        report = dataclasses.replace(report, metrics=metrics)
+        return TrainState(state.step + 1, params, opt_state, model_state, ema), report
+
+    def _gradients(
+        self, state: TrainState, frozen: Any, batch: Batch, rng: jax.Array
+    ) -> tuple[dict[str, Any], Any, StepReport]:
+        if self.accumulate == 1:
+            return player_gradients(self.objective, state.params, state.model_state, frozen, batch, rng, state.step)
+
+        def part(carry: tuple[Any, Any, StepReport], scanned: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            grads, model_state, total = carry
+            piece, index = scanned
+            new_grads, model_state, report = player_gradients(
+                self.objective,
+                state.params,
+                model_state,
+                frozen,
+                piece,
+                jax.random.fold_in(rng, index),
+                state.step,
+            )
+            return (jax.tree.map(jnp.add, grads, new_grads), model_state, jax.tree.map(jnp.add, total, report)), None
+
+        n = self.accumulate
+        # Every n-th sample makes one part, so that the parts keep the sharding of the batch axis.
+        pieces = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+        first = jax.tree.map(lambda x: x[0], pieces)
+        shapes = jax.eval_shape(
+            lambda: player_gradients(self.objective, state.params, state.model_state, frozen, first, rng, state.step)
+        )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+        (grads, model_state, report), _ = jax.lax.scan(
+            part, (zeros[0], state.model_state, zeros[1]), (pieces, jnp.arange(n))
+        )
+        mean = lambda tree: jax.tree.map(lambda x: x / n, tree)  # noqa: E731
+        return mean(grads), model_state, dataclasses.replace(report, metrics=mean(report.metrics))

@@ -1,0 +1,109 @@
+"""Official weights become models: what one entry of a table of official names says, and how it is applied."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vistok.weights.rules import ConversionError, Network, Rule, StateDict, to_ours, variable_shapes
+from vistok.weights.rules import to_official as apply_backwards
+
+
+@dataclasses.dataclass(frozen=True)
+class Official:
+    """How one kind of official weights becomes a model.
+
+    Attributes:
+      model: the model with the sizes of the given weights.
+      reading: rules for the given weights.
+      writing: rules for our variables.
+      ignored: patterns of entries that have no place in the model.
+      shapes: shapes of the model's variables.
+      changed: the model with other arguments.
+      finished: what the user gets, from the model, its variables and the names of ignored entries.
+      defaults: entries that official weights may lack, by official name.
+      prepared: the entries under the names that everything else here expects.
+    """
+
+    model: Callable[[StateDict], Any]
+    reading: Callable[[StateDict], Sequence[Rule]]
+    writing: Callable[[Mapping[str, Any]], Sequence[Rule]]
+    ignored: Callable[[Any], Sequence[str]]
+    shapes: Callable[[Any], Mapping[str, Any]]
+    changed: Callable[..., Any] = nn.Module.clone
+    finished: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
+    defaults: Callable[[Any], StateDict] = lambda model: {}
+    prepared: Callable[[StateDict], StateDict] = dict
+
+    def read(self, state_dict: StateDict, **arguments: Any) -> Any:
+        """A model with official weights.
+
+        Args:
+          state_dict: arrays by official name, in PyTorch's layouts.
+          **arguments: of the model, over those read from the weights.
+
+        Raises:
+          ConversionError: the weights do not fit.
+        """
+        state_dict = self.prepared(state_dict)
+        model = self.changed(self.model(state_dict), **arguments)
+        state_dict = {**self.defaults(model), **state_dict}
+        converted = to_ours(self.reading(state_dict), state_dict, self.shapes(model), self.ignored(model))
+        return self.finished(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
+
+    def write(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The official state dict of our variables.
+
+        Raises:
+          ConversionError: these are variables of another model.
+        """
+        return apply_backwards(self.writing(variables), variables)
+
+
+def called_with(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """Shapes of the variables of a module that is called with arrays of the shapes `inputs(module)`."""
+    return lambda module: variable_shapes(module, *inputs(module), **options)
+
+
+_Entry = TypeVar('_Entry')
+
+
+def named(table: Mapping[str, _Entry], name: str) -> _Entry:
+    """The entry of a table.
+
+    Raises:
+      ConversionError: an unknown name.
+    """
+    if name not in table:
+        raise ConversionError(f'unknown name {name!r}; known: {", ".join(table)}')
+    return table[name]
+
+
+def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
+    """Shape of an entry that the model's sizes are read from.
+
+    Raises:
+      ConversionError: there is no such entry, or not with so many axes.
+    """
+    if name not in state_dict:
+        raise ConversionError(
+            f'these are weights of another model: there is no {name!r} among {len(state_dict)} entries '
+            f'such as {next(iter(state_dict), None)!r}'
+        )
+    shape = np.shape(state_dict[name])
+    if len(shape) != (axes or len(shape)):
+        raise ConversionError(f'these are weights of another model: {name} has shape {shape}, not {axes} axes')
+    return shape
+
+
+def numbers(state_dict: StateDict, pattern: str) -> list[int]:
+    """All different numbers that the group of `pattern` catches at the start of names, in order."""
+    found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
+    if found and max(found) > 64:
+        raise ConversionError(f'these are weights of another model: there is a part number {max(found)}')
+    return sorted(found)
