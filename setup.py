@@ -18,7 +18,7 @@ setup(
         'absl-py>=2.1',
         'array-record>=0.8.1',
         'clu>=0.0.12',
-        'constriction>=0.5,<0.6',  # the format of compressed pictures rests on it
+        'constriction>=0.5,<0.6',  # the format of compressed images rests on it
         'flax>=0.12.4',
         'grain>=0.2.15',
         'importlib_resources>=6',  # an undeclared requirement of tensorflow-datasets

@@ -6,7 +6,7 @@
 
 Every cell is a run of `launch/train.py` in a folder of its own, with the squared error and the codebook's own losses
 only, those with the same weights where a kind has them (for VQGAN-LC: higher than its paper's); a cell that has ended
-is not run again.  Usage and perplexity count all validation pictures, or more tokens on request; the part of the
+is not run again.  Usage and perplexity count all validation images, or more tokens on request; the part of the
 codewords that N tokens would meet if all were equally likely, 1 - (1 - 1/K)^N, is given beside the usage.  Time is the
 median over the lines of the log; memory is the largest that the whole process held.  `--out` receives
 `codebook_study.csv`, `.md` and `.png` (matplotlib).
@@ -142,10 +142,10 @@ def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) 
     (folder / 'cell.json').write_text(json.dumps({'peak_gib': usage.ru_maxrss / 2**20}))  # kibibytes on Linux
 
 
-def count_training_pictures(folder: pathlib.Path, source: str) -> None:
-    """Counts the codewords of all training pictures of a cell that has ended, and notes it, unless that is done.
+def count_training_images(folder: pathlib.Path, source: str) -> None:
+    """Counts the codewords of all training images of a cell that has ended, and notes it, unless that is done.
 
-    The validation pictures alone may be too few to meet every codeword of a large codebook.
+    The validation images alone may be too few to meet every codeword of a large codebook.
     """
     if (folder / 'usage.json').exists():
         return
@@ -157,7 +157,7 @@ def count_training_pictures(folder: pathlib.Path, source: str) -> None:
         batch_size=config['evaluate']['batch_size'],
     )
     usage = CodebookUsage(model.spec.codebook_sizes[0])
-    for batch in tqdm(batches, desc='training pictures', unit='batch'):
+    for batch in tqdm(batches, desc='training images', unit='batch'):
         ids = np.asarray(model.encode(batch['image']).ids)[batch['mask']]
         usage.add(np.bincount(ids.ravel(), minlength=model.spec.codebook_sizes[0]))
     report = usage.report()
@@ -187,7 +187,7 @@ def read(name: str, size: int, folder: pathlib.Path) -> Row:
 
 
 def write(rows: list[Row], out: pathlib.Path) -> None:
-    """The table in two forms, and the picture."""
+    """The table in two forms, and the image."""
     out.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in dataclasses.fields(Row)]
     with (out / 'codebook_study.csv').open('w', newline='') as file:
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument('--table', default='', help="VQGAN-LC's table, {size} standing for the rows; default: Gaussian")
     parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--batch_size', type=int, default=8, help="0: the config's")
-    parser.add_argument('--count_training_pictures', action='store_true', help='for usage, instead of validation')
+    parser.add_argument('--count_training_images', action='store_true', help='for usage, instead of validation')
     parser.add_argument('--full', action='store_true', help='VQ-16 size at 256x256 instead of 32x32')
     parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/codebook_study'))
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
@@ -262,8 +262,8 @@ def main() -> None:
             folder = args.runs / f'{name.replace(" ", "_")}_{size}'
             print(f'{name}, {size} codewords: {folder}', flush=True)
             train(name, size, folder, args)
-            if args.count_training_pictures:
-                count_training_pictures(folder, args.data)
+            if args.count_training_images:
+                count_training_images(folder, args.data)
             rows.append(read(name, size, folder))
             print(rows[-1], flush=True)
             write(sorted(rows, key=lambda row: list(KINDS).index(row.codebook)), args.out)

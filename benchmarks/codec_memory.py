@@ -1,11 +1,11 @@
-"""Peak memory and time of the codec on one large picture, with a real tokenizer.
+"""Peak memory and time of the codec on one large image, with a real tokenizer.
 
     python benchmarks/codec_memory.py --width 4000 --height 3000
     python benchmarks/codec_memory.py --weights runs/control_gic --window 256
 
 Compresses a mosaic of a photograph that comes with scikit-image, and decompresses the file, each in a process of its
 own.  Reported are its largest resident memory, how much of that it had before the first window (program, libraries,
-weights, the picture), and seconds, in which programs are compiled.
+weights, the image), and seconds, in which programs are compiled.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def mosaic(height: int, width: int) -> np.ndarray:
 def measure(step: str, file: Path, args: argparse.Namespace) -> Measured:
     """Does one step in this process."""
     codec = open_codec(args.weights, window=args.window)
-    picture = mosaic(args.height, args.width) if step == 'compress' else None
+    image = mosaic(args.height, args.width) if step == 'compress' else None
     before, start = peak_mib(), time.perf_counter()
-    if picture is not None:
-        file.write_bytes(codec.compress(picture))
+    if image is not None:
+        file.write_bytes(codec.compress(image))
     elif codec.decompress(file.read_bytes()).shape != (args.height, args.width, 3):
         raise ValueError(f'{file} is no file of {args.width}x{args.height} pixels')
     return Measured(step, file.stat().st_size, before, peak_mib(), time.perf_counter() - start)

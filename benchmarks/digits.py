@@ -25,14 +25,14 @@ from vistok.generators.generator import SampleConfig
 BATCH = 100
 
 
-def features(pictures: np.ndarray) -> np.ndarray:
-    """Grey 8x8 versions of uint8 RGB pictures, flat, in [0, 1]."""
-    small = [Image.fromarray(picture).convert('L').resize((8, 8), Image.Resampling.BOX) for picture in pictures]
-    return np.stack([np.asarray(picture, np.float32).ravel() / 255 for picture in small])
+def features(images: np.ndarray) -> np.ndarray:
+    """Grey 8x8 versions of uint8 RGB images, flat, in [0, 1]."""
+    small = [Image.fromarray(image).convert('L').resize((8, 8), Image.Resampling.BOX) for image in images]
+    return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in small])
 
 
 def real(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures, uint8 `[n, 32, 32, 3]`, and labels."""
+    """Images, uint8 `[n, 32, 32, 3]`, and labels."""
     source = open_source('embedded:digits', split)
     records = [source[i] for i in range(len(source))]
     return np.stack([record.image for record in records]), np.asarray([record.label for record in records])
@@ -53,8 +53,8 @@ def in_batches(function: object, count: int) -> np.ndarray:
 def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) -> dict[str, float]:
     """The shares that are reported."""
     model = vistok.load(run)
-    pictures, labels = real('train')
-    machine = SVC(C=10, gamma=0.1).fit(features(pictures), labels)
+    images, labels = real('train')
+    machine = SVC(C=10, gamma=0.1).fit(features(images), labels)
     unseen, unseen_labels = real('validation')
     rebuilt = in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))
     asked = np.tile(np.arange(10), per_class)

@@ -1,9 +1,9 @@
-"""What generator_study.py measures of a trained generator, and of real pictures.
+"""What generator_study.py measures of a trained generator, and of real images.
 
-Bits per token are means over the validation pictures: of the likelihood (=) or of an upper bound (<=).  MaskGIT and
+Bits per token are means over the validation images: of the likelihood (=) or of an upper bound (<=).  MaskGIT and
 MAGE get the bound of models that reveal tokens in any order (Hoogeboom et al. 2022, "Autoregressive Diffusion Models").
 Samples are drawn as the config of each method says, as many of every class.  How many of them a classifier takes for
-what was asked is told for digits (digits.py).  Their distance from the training pictures is FID where the weights of
+what was asked is told for digits (digits.py).  Their distance from the training images is FID where the weights of
 Inception are given; else it is that of a stand-in network, and is not FID.
 """
 
@@ -49,19 +49,19 @@ class Row:
 
     Attributes:
       method: its name.
-      tokens: what a picture consists of.
+      tokens: what an image consists of.
       parameters: trained ones.
       training_seconds: steps times the median of their time.
-      bits: per token, on unseen pictures.
+      bits: per token, on unseen images.
       bits_are: '=' of a likelihood, '<=' of a bound.
       accuracy: share of samples that are recognised as the class asked for.
-      distance: of Fréchet, from the training pictures.
+      distance: of Fréchet, from the training images.
       distance_error: its standard error.
-      precision: share of samples near a training picture.
-      recall: share of training pictures near a sample.
-      copied: share of samples whose tokens are those of a training picture.
-      calls: of the network, for each picture; with guidance each is one of two rows.
-      speed: pictures per second, decoded, 100 at a time.
+      precision: share of samples near a training image.
+      recall: share of training images near a sample.
+      copied: share of samples whose tokens are those of a training image.
+      calls: of the network, for each image; with guidance each is one of two rows.
+      speed: images per second, decoded, 100 at a time.
       samples: how many were drawn.
     """
 
@@ -88,7 +88,7 @@ def log(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def network_calls(generator: Generator, config: SampleConfig, grain: np.ndarray | None) -> float:
-    """Calls of the network for one picture; of samples with grains, the mean."""
+    """Calls of the network for one image; of samples with grains, the mean."""
     cells = math.prod(generator.grid)
     match generator:
         case DQTransformer():
@@ -108,7 +108,7 @@ def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) 
     """Upper bound of -log2 p, per token, of a predictor of hidden tokens, over the first views of `source`.
 
     For n tokens in any order it is the mean, over the number of hidden tokens from 1 to n, of their mean cross-entropy;
-    one random order is taken for each picture.
+    one random order is taken for each image.
     """
     generator: Any = model.generator
     records = [source[i] for i in range(len(source))]
@@ -129,7 +129,7 @@ def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) 
 
 
 def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, per_class: int) -> dict[str, np.ndarray]:
-    """Samples of a run, classes in turn: 'pictures' (uint8), 'labels', 'ids', 'grain' and the 'seconds' it took."""
+    """Samples of a run, classes in turn: 'images' (uint8), 'labels', 'ids', 'grain' and the 'seconds' it took."""
     file = folder / 'samples.npz'
     if file.exists():
         with np.load(file) as stored:
@@ -142,11 +142,11 @@ def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, pe
         rows = np.clip(np.arange(start, start + BATCH), 0, len(labels) - 1)
         begin = time.perf_counter()
         tokens = model.sample(labels[rows], 0, config, rows)
-        pictures = to_uint8(np.asarray(model.tokenizer.decode(tokens)))
+        images = to_uint8(np.asarray(model.tokenizer.decode(tokens)))
         if start < 0:
             continue
         clock += time.perf_counter() - begin
-        batch = {'pictures': pictures, 'ids': tokens.ids}
+        batch = {'pictures': images, 'ids': tokens.ids}
         if tokens.grain is not None:
             batch['grain'] = tokens.grain
         for key, values in batch.items():
@@ -158,18 +158,18 @@ def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, pe
 
 
 def copied(ids: np.ndarray, source: TokenSource) -> float:
-    """Share of token grids that are those of a view of a training picture."""
+    """Share of token grids that are those of a view of a training image."""
     known = {view.astype(np.int32).tobytes() for i in range(len(source)) for view in source[i].ids}
     return float(np.mean([grid.astype(np.int32).tobytes() in known for grid in ids]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """What pictures are measured with; the classifier is None where there is none.
+    """What images are measured with; the classifier is None where there is none.
 
     Attributes:
       extractor: of features.
-      reference: features of the real training pictures.
+      reference: features of the real training images.
       classifier: of digits.
     """
 
@@ -177,11 +177,11 @@ class Judges:
     reference: FeatureSet
     classifier: SVC | None
 
-    def measures(self, name: str, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    def measures(self, name: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """Fields of a row."""
         collector = FeatureCollector(self.extractor, name, BATCH)
-        for start in range(0, len(pictures), BATCH):
-            collector.add(pictures[start : start + BATCH])
+        for start in range(0, len(images), BATCH):
+            collector.add(images[start : start + BATCH])
         metrics = report_on(collector.collected(), self.reference).metrics
         distance, prefix = ('gfid', '') if self.extractor.protocol.is_fid else ('stand_in_frechet', 'stand_in_')
         found: dict[str, Any] = {
@@ -189,10 +189,10 @@ class Judges:
             'distance_error': metrics.get(f'{distance}_error'),
             'precision': metrics[f'{prefix}precision'],
             'recall': metrics[f'{prefix}recall'],
-            'samples': len(pictures),
+            'samples': len(images),
         }
         if self.classifier is not None:
-            found['accuracy'] = float(np.mean(self.classifier.predict(digits.features(pictures)) == labels))
+            found['accuracy'] = float(np.mean(self.classifier.predict(digits.features(images)) == labels))
         return found
 
 
@@ -202,8 +202,8 @@ def judges(args: argparse.Namespace, image_size: int) -> Judges:
     reference = open_reference(args.reference, extractor, split='train', image_size=image_size)
     classifier = None
     if args.reference == DIGITS:
-        pictures, labels = digits.real('train')
-        classifier = SVC(C=10, gamma=0.1).fit(digits.features(pictures), labels)
+        images, labels = digits.real('train')
+        classifier = SVC(C=10, gamma=0.1).fit(digits.features(images), labels)
     return Judges(extractor, reference, classifier)
 
 
@@ -237,13 +237,13 @@ def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> R
 
 
 def real_rows(folder: pathlib.Path, given: Judges) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """Unseen digits, and their reconstructions: as good as it gets.  With them a picture of each class."""
+    """Unseen digits, and their reconstructions: as good as it gets.  With them an image of each class."""
     model: Any = vistok.load(folder)
     unseen, labels = digits.real('validation')
     rebuilt = digits.in_batches(
         lambda i: model.tokenizer(unseen[i].astype(np.float32) / 127.5 - 1).reconstruction, len(unseen)
     )
-    pictures = {'unseen digits': unseen, 'rebuilt': to_uint8(rebuilt)}
-    rows = [Row(name, **given.measures(name, each, labels)) for name, each in pictures.items()]
+    images = {'unseen digits': unseen, 'rebuilt': to_uint8(rebuilt)}
+    rows = [Row(name, **given.measures(name, each, labels)) for name, each in images.items()]
     first = np.asarray([np.flatnonzero(labels == label)[0] for label in range(10)])
-    return rows, {name: each[first] for name, each in pictures.items()}
+    return rows, {name: each[first] for name, each in images.items()}

@@ -1,4 +1,4 @@
-"""Trains all generators on as many pictures, with networks of about one size, and compares what they draw.
+"""Trains all generators on as many images, with networks of about one size, and compares what they draw.
 
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens --grains runs/dq_vae-digits/tokens \\
@@ -156,14 +156,14 @@ def _cells(row: Row) -> list[str]:
 
 
 def plot(rows: list[Row], path: pathlib.Path, distance: str) -> None:
-    """Quality against what a picture costs, and bits."""
+    """Quality against what an image costs, and bits."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     from matplotlib import ticker
 
-    panels = [('calls', 'network calls per picture'), ('speed', 'pictures per second'), ('bits', 'bits per token')]
+    panels = [('calls', 'network calls per image'), ('speed', 'images per second'), ('bits', 'bits per token')]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), constrained_layout=True)
     for axis, (field, title) in zip(axes, panels, strict=True):
         for i, row in enumerate(rows):
@@ -192,9 +192,7 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--batch_size', type=int, default=64)
     parser.add_argument('--per_class', type=int, default=50, help='samples of each class')
-    parser.add_argument(
-        '--reference', default=DIGITS, help='real pictures, whose training part samples are held against'
-    )
+    parser.add_argument('--reference', default=DIGITS, help='real images, whose training part samples are held against')
     parser.add_argument('--inception', help='weights of pytorch-fid: FID instead of the stand-in')
     size = parser.add_mutually_exclusive_group()
     size.add_argument('--as_configured', action='store_true', help='sizes, steps and batches of the configs')

@@ -1,8 +1,8 @@
-"""Bits and PSNR of a tokenizer with grains, for several shares, on a folder of pictures of any size.
+"""Bits and PSNR of a tokenizer with grains, for several shares, on a folder of images of any size.
 
-    python benchmarks/grain_shares.py --run runs/control_gic --pictures kodak --tile 256
+    python benchmarks/grain_shares.py --run runs/control_gic --images kodak --tile 256
 
-With --tile, pictures are cut into squares, each with the shares asked for: the attention of the networks grows with the
+With --tile, images are cut into squares, each with the shares asked for: the attention of the networks grows with the
 square of the area, and they were trained on small squares.
 Bits are those of plain storage: log2(K) for each code, and for each cell that is not decided yet one bit that says
 whether a grain takes it.  Entropy coding would need fewer.
@@ -33,7 +33,7 @@ SHARES = (
 
 
 def bits(tokens: Tokens, spec: TokenSpec) -> float:
-    """Bits of one picture's codes and grains in plain storage."""
+    """Bits of one image's codes and grains in plain storage."""
     grain = np.asarray(tokens.grain)[0]
     codes = sum((grain == side).sum() / side**2 for side in spec.grains)
     masks = 0.0
@@ -44,7 +44,7 @@ def bits(tokens: Tokens, spec: TokenSpec) -> float:
 
 
 def squares(image: np.ndarray, side: int) -> Iterator[tuple[slice, slice]]:
-    """The places that a picture is cut at; without a side, one for all of it."""
+    """The places that an image is cut at; without a side, one for all of it."""
     height, width, _ = image.shape
     for top in range(0, height, side or height):
         for left in range(0, width, side or width):
@@ -54,11 +54,11 @@ def squares(image: np.ndarray, side: int) -> Iterator[tuple[slice, slice]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--run', required=True, help='run folder of configs/control_gic.py')
-    parser.add_argument('--pictures', type=pathlib.Path, required=True, help='folder of pictures')
-    parser.add_argument('--tile', type=int, default=0, help='side of the squares in pixels; 0: whole pictures')
+    parser.add_argument('--images', type=pathlib.Path, required=True, help='folder of images')
+    parser.add_argument('--tile', type=int, default=0, help='side of the squares in pixels; 0: whole images')
     args = parser.parse_args()
     model = vistok.load(args.run)
-    files = sorted(path for path in args.pictures.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
+    files = sorted(path for path in args.images.iterdir() if path.suffix.lower() in ('.png', '.jpg', '.jpeg'))
     print(f'| shares, coarse to fine | realised | largest miss, cells | bits per pixel | PSNR, dB |\n|{"---|" * 5}')
     for shares in SHARES:
         quality, rates, realised, misses = [], [], [], []

@@ -17,8 +17,8 @@ PANELS = {
 }
 
 
-def main(run: pathlib.Path, picture: pathlib.Path) -> None:
-    """Writes one picture with a panel per quantity, over steps."""
+def main(run: pathlib.Path, image: pathlib.Path) -> None:
+    """Writes one image with a panel per quantity, over steps."""
     lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3), constrained_layout=True)
     for axis, (title, wanted) in zip(axes, PANELS.items(), strict=True):
@@ -32,7 +32,7 @@ def main(run: pathlib.Path, picture: pathlib.Path) -> None:
             axis.set_ylim(0, 1.05)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    figure.savefig(picture, dpi=80)
+    figure.savefig(image, dpi=80)
 
 
 if __name__ == '__main__':

@@ -2,9 +2,9 @@
 
     python benchmarks/packet_loss.py --weights runs/vqgan-digits --restore runs/maskgit
 
-Every picture is compressed into packets, and each packet is lost with the same chance; of one picture at least one
+Every image is compressed into packets, and each packet is lost with the same chance; of one image at least one
 arrives.  What is lost at a small share is lost at a larger one as well, and both ways to restore see the same losses.
-Reported, as CSV and as a figure with pictures: PSNR and perceptual distance of whole pictures, and how many of the lost
+Reported, as CSV and as a figure with images: PSNR and perceptual distance of whole images, and how many of the lost
 ids were restored exactly.
 """
 
@@ -27,12 +27,12 @@ from vistok.pretrained.frozen_network import Judge, load_judge
 from vistok.tokenizers.tokenizer import Tokens
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-SHOWN = 12  # pictures in the figure
+SHOWN = 12  # images in the figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one way to restore makes of one share of lost packets; means over pictures."""
+    """What one way to restore makes of one share of lost packets; means over images."""
 
     restored_by: str
     packets_lost: float
@@ -58,30 +58,30 @@ def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
 
 
 def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The picture, what of the grid had arrived, and the share of lost ids that were restored exactly."""
+    """The image, what of the grid had arrived, and the share of lost ids that were restored exactly."""
     reader = codec.reader(data)
     received = read_what_arrived(reader, codec.prior)
     ids = restore(np.asarray(received.tokens.ids)[0], received.known)
     right = (ids == truth).all(-1)[~received.known]
-    picture = codec.decode(Tokens(ids[None]), reader.header)
-    return picture, received.known, float(right.mean()) if right.size else 1.0
+    image = codec.decode(Tokens(ids[None]), reader.header)
+    return image, received.known, float(right.mean()) if right.size else 1.0
 
 
 def measure(
-    codec: Codec, pictures: np.ndarray, restorers: dict[str, Restorer], judge: Judge, seed: int
+    codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], judge: Judge, seed: int
 ) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """All rows, and for the largest share pictures of each kind."""
+    """All rows, and for the largest share images of each kind."""
     rng = np.random.default_rng(seed)
-    files = [codec.compress(picture) for picture in pictures]
+    files = [codec.compress(image) for image in originals]
     truth = [np.asarray(codec.unpack(codec.reader(data)).ids)[0] for data in files]
     chances = rng.random((len(files), 1 << 12))
-    images = pictures.astype(np.float32) / 127.5 - 1
-    rows, shown = list[Row](), {'original': pictures[:SHOWN]}
+    images = originals.astype(np.float32) / 127.5 - 1
+    rows, shown = list[Row](), {'original': originals[:SHOWN]}
     for share in SHARES:
         partial = [with_losses(data, chances[i], share) for i, data in enumerate(files)]
         for name, restore in restorers.items():
             found = [decoded(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
-            made, known = np.stack([picture for picture, _, _ in found]), np.stack([there for _, there, _ in found])
+            made, known = np.stack([image for image, _, _ in found]), np.stack([there for _, there, _ in found])
             lossy = made.astype(np.float32) / 127.5 - 1
             distance = float(np.asarray(judge.module.apply(judge.variables, images, lossy)).mean())
             hit = ~known.all((1, 2))
@@ -92,7 +92,7 @@ def measure(
             if share == 0:
                 shown.setdefault('nothing lost', made[:SHOWN])
             if share == SHARES[-1]:
-                scale = pictures.shape[1] // known.shape[1], pictures.shape[2] // known.shape[2]
+                scale = originals.shape[1] // known.shape[1], originals.shape[2] // known.shape[2]
                 there = known[:SHOWN].repeat(scale[0], 1).repeat(scale[1], 2)[..., None]
                 shown.setdefault(f'{share:.0%} lost', np.where(there, shown['nothing lost'], 128).astype(np.uint8))
                 shown[name] = made[:SHOWN]
@@ -100,7 +100,7 @@ def measure(
 
 
 def draw(rows: list[Row], shown: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Three panels above, pictures below."""
+    """Three panels above, images below."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -123,8 +123,8 @@ def draw(rows: list[Row], shown: dict[str, np.ndarray], path: pathlib.Path) -> N
         axis.grid(alpha=0.3)
         axis.legend()
     axis = figure.add_subplot(grid[1, :])
-    framed = [np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for pictures in shown.values()]
-    axis.imshow(np.concatenate([np.concatenate(list(pictures), axis=1) for pictures in framed]))
+    framed = [np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for images in shown.values()]
+    axis.imshow(np.concatenate([np.concatenate(list(images), axis=1) for images in framed]))
     side = framed[0].shape[1]
     axis.set_yticks([side * (i + 0.5) for i in range(len(shown))], list(shown))
     axis.set_xticks([])
@@ -135,10 +135,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--weights', required=True, help='run folder of the tokenizer')
     parser.add_argument('--restore', required=True, help='run folder of a maskgit on its tokens')
-    parser.add_argument('--source', default='embedded:digits', help='pictures, of which the validation part is taken')
+    parser.add_argument('--source', default='embedded:digits', help='images, of which the validation part is taken')
     parser.add_argument('--image_size', type=int, default=32)
-    parser.add_argument('--count', type=int, default=100, help='pictures')
-    parser.add_argument('--packets', type=int, default=16, help='of each picture')
+    parser.add_argument('--count', type=int, default=100, help='originals')
+    parser.add_argument('--packets', type=int, default=16, help='of each image')
     parser.add_argument('--seed', type=int, default=0, help='of the losses')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()
@@ -146,8 +146,8 @@ def main() -> None:
     restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
-    pictures = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)
-    rows, shown = measure(codec, pictures, restorers, load_judge('stand_in_perceptual'), args.seed)
+    images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)
+    rows, shown = measure(codec, images, restorers, load_judge('stand_in_perceptual'), args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / 'packet_loss.csv').open('w', newline='') as file:
         writer = csv.writer(file)

@@ -1,12 +1,12 @@
-"""Bytes and quality of compressed pictures, ours beside JPEG, WebP, AVIF and JPEG XL.
+"""Bytes and quality of compressed images, ours beside JPEG, WebP, AVIF and JPEG XL.
 
     python benchmarks/rate_distortion.py kodak --out results
     python benchmarks/rate_distortion.py kodak --weights runs/control_gic runs/fqgan --out results
 
 Rates are those of whole files, over the pixels of the original.  PSNR, MS-SSIM (Wang et al. 2003) and the perceptual
-distance are means over the pictures; the distance is that of the stand-in network unless --lpips names official
-weights.  Speed is without reading and writing files, after a first picture that compiles; memory is the process's
-largest so far.  Writes rates.csv, rates.md, rates.png (needs matplotlib) and sheet.png, the first picture at
+distance are means over the images; the distance is that of the stand-in network unless --lpips names official
+weights.  Speed is without reading and writing files, after a first image that compiles; memory is the process's
+largest so far.  Writes rates.csv, rates.md, rates.png (needs matplotlib) and sheet.png, the first image at
 similar rates.  JPEG XL is there if a plugin of Pillow is (pip install pillow-jxl-plugin).
 """
 
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from vistok.compression.codec import Codec
 from vistok.compression.rate_control import shares_at
 from vistok.experiments.codecs import open_codec
-from vistok.experiments.image_files import PICTURES, read_picture
+from vistok.experiments.image_files import IMAGES, read_image
 from vistok.pretrained.frozen_network import Judge, load_judge
 from vistok.visualization import save_png
 
@@ -40,7 +40,7 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to compress at one setting: picture -> bytes -> picture."""
+    """One way to compress at one setting: image -> bytes -> image."""
 
     name: str
     setting: str
@@ -50,7 +50,7 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Means over all pictures."""
+    """Means over all images."""
 
     method: str
     setting: str
@@ -77,10 +77,10 @@ def classic_methods() -> Iterator[Method]:
 
 
 def _classic(kind: str, quality: int, parts: int) -> Method:
-    """A file format of Pillow; with `parts` of 2 at half the size, and the enlarged picture has even sides."""
+    """A file format of Pillow; with `parts` of 2 at half the size, and the enlarged image has even sides."""
 
-    def compress(picture: np.ndarray) -> bytes:
-        image, file = Image.fromarray(picture), io.BytesIO()
+    def compress(original: np.ndarray) -> bytes:
+        image, file = Image.fromarray(original), io.BytesIO()
         small = image.resize((image.width // parts, image.height // parts), Image.Resampling.LANCZOS)
         small.save(file, kind, quality=quality)
         return file.getvalue()
@@ -98,8 +98,8 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
     for place in PLACES if grains > 1 else (None,):
         shares = None if place is None else shares_at(place, grains)
 
-        def compress(picture: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
-            return codec.compress(picture, grain_ratios=shares)
+        def compress(image: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
+            return codec.compress(image, grain_ratios=shares)
 
         yield Method(
             Path(weights).name if weights else 'vistok',
@@ -109,20 +109,20 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
         )
 
 
-def measure(method: Method, pictures: list[np.ndarray], judge: Judge) -> tuple[Point, np.ndarray, int]:
-    """Means, the first picture decoded, and its bytes."""
-    method.decompress(method.compress(pictures[0]))  # compiles
+def measure(method: Method, images: list[np.ndarray], judge: Judge) -> tuple[Point, np.ndarray, int]:
+    """Means, the first image decoded, and its bytes."""
+    method.decompress(method.compress(images[0]))  # compiles
     rows, first, size, seconds, pixels = [], None, 0, [0.0, 0.0], 0
-    for picture in pictures:
+    for image in images:
         start = time.perf_counter()
-        data = method.compress(picture)
+        data = method.compress(image)
         middle = time.perf_counter()
         decoded = method.decompress(data)
         seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
-        pixels += picture.shape[0] * picture.shape[1]
+        pixels += image.shape[0] * image.shape[1]
         if first is None:
             first, size = decoded, len(data)
-        rows.append([8 * len(data) / (picture.shape[0] * picture.shape[1]), *_quality(picture, decoded, judge)])
+        rows.append([8 * len(data) / (image.shape[0] * image.shape[1]), *_quality(image, decoded, judge)])
     assert first is not None
     bpp, psnr, ms_ssim, perceptual = np.mean(rows, axis=0).tolist()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -131,7 +131,7 @@ def measure(method: Method, pictures: list[np.ndarray], judge: Judge) -> tuple[P
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Multi-scale structural similarity of 8-bit pictures `[h, w, c]` of 176 pixels a side at least."""
+    """Multi-scale structural similarity of 8-bit images `[h, w, c]` of 176 pixels a side at least."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     value = np.ones(a.shape[-1])
     for number, weight in enumerate(_SCALES):
@@ -149,16 +149,16 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(value.mean())
 
 
-def _quality(picture: np.ndarray, decoded: np.ndarray, judge: Judge) -> tuple[float, float, float]:
-    picture = picture[: decoded.shape[0], : decoded.shape[1]]  # of half the size: an odd row and column less
-    error = np.mean((picture.astype(np.float64) - decoded) ** 2)
-    images = [x[None].astype(np.float32) / 127.5 - 1 for x in (picture, decoded)]
+def _quality(image: np.ndarray, decoded: np.ndarray, judge: Judge) -> tuple[float, float, float]:
+    image = image[: decoded.shape[0], : decoded.shape[1]]  # of half the size: an odd row and column less
+    error = np.mean((image.astype(np.float64) - decoded) ** 2)
+    images = [x[None].astype(np.float32) / 127.5 - 1 for x in (image, decoded)]
     distance = np.asarray(judge.module.apply(judge.variables, *images)).mean()
-    return 10 * np.log10(255**2 / max(error, 1e-9)), ms_ssim(picture, decoded), float(distance)
+    return 10 * np.log10(255**2 / max(error, 1e-9)), ms_ssim(image, decoded), float(distance)
 
 
 def _sheet(original: np.ndarray, found: list[tuple[Point, np.ndarray, int]], rate: float) -> np.ndarray:
-    """The original and, of every method, the decoded picture whose rate is nearest to `rate`."""
+    """The original and, of every method, the decoded image whose rate is nearest to `rate`."""
     nearest: dict[str, tuple[Point, np.ndarray, int]] = {}
     for entry in found:
         best = nearest.setdefault(entry[0].method, entry)
@@ -200,24 +200,24 @@ def _plot(points: list[Point], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('pictures', type=Path, help='folder of pictures')
+    parser.add_argument('images', type=Path, help='folder of images')
     parser.add_argument('--weights', nargs='*', help="run folders or converted weights; default: the package's")
     parser.add_argument('--out', type=Path, default=Path('results'), help='folder for what is written')
-    parser.add_argument('--count', type=int, default=0, help='use only so many pictures')
+    parser.add_argument('--count', type=int, default=0, help='use only so many images')
     parser.add_argument('--window', type=int, help='side of the squares that the networks see, in pixels')
     parser.add_argument('--rate', type=float, default=0.2, help='bits per pixel on the sheet')
     parser.add_argument('--lpips', help='official LPIPS weights')
     args = parser.parse_args()
-    names = sorted(p for p in args.pictures.iterdir() if p.suffix.lower() in PICTURES)[: args.count or None]
-    pictures = [read_picture(p.read_bytes(), p.name)[..., :3] for p in names]
-    pictures = [np.repeat(p[..., :1], 3, -1) if p.shape[-1] < 3 else p for p in pictures]
+    names = sorted(p for p in args.images.iterdir() if p.suffix.lower() in IMAGES)[: args.count or None]
+    images = [read_image(p.read_bytes(), p.name)[..., :3] for p in names]
+    images = [np.repeat(p[..., :1], 3, -1) if p.shape[-1] < 3 else p for p in images]
     judge = load_judge('lpips', args.lpips) if args.lpips else load_judge('stand_in_perceptual')
     methods = [
         *classic_methods(),
         *(method for weights in args.weights or [None] for method in our_methods(weights, args.window)),
     ]
-    found = [measure(method, pictures, judge) for method in tqdm(methods, desc='methods')]
-    write(found, pictures[0], args.out, args.rate)
+    found = [measure(method, images, judge) for method in tqdm(methods, desc='methods')]
+    write(found, images[0], args.out, args.rate)
 
 
 def write(found: list[tuple[Point, np.ndarray, int]], original: np.ndarray, folder: Path, rate: float) -> None:

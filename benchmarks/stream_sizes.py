@@ -2,7 +2,7 @@
 
     python benchmarks/stream_sizes.py kodak --out results
 
-Means over the pictures, in bytes, for several shares of the grains from coarse to fine.  The masks are those that the
+Means over the images, in bytes, for several shares of the grains from coarse to fine.  The masks are those that the
 official Control-GIC writes: one bit for each cell of every grain but the finest that occurs, also where a coarser
 grain has decided already, and a byte that counts the bits that fill up the last one (of which there are 1 to 8).  Ids
 are those at fixed length, with one table for each grain, and with the weights' tables of neighbours; the file is that
@@ -22,7 +22,7 @@ from vistok.compression.codec import Codec
 from vistok.compression.format.description import describe
 from vistok.compression.priors.prior import CodebookTables, StaticPrior
 from vistok.experiments.codecs import open_codec
-from vistok.experiments.image_files import PICTURES, read_picture
+from vistok.experiments.image_files import IMAGES, read_image
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 SHARES = ((1.0, 0.0, 0.0), (0.7, 0.2, 0.1), (0.3, 0.6, 0.1), (0.1, 0.8, 0.1), (0.1, 0.4, 0.5), (0.0, 0.0, 1.0))
@@ -30,7 +30,7 @@ SHARES = ((1.0, 0.0, 0.0), (0.7, 0.2, 0.1), (0.3, 0.6, 0.1), (0.1, 0.8, 0.1), (0
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Bytes of one picture, or means over some.
+    """Bytes of one image, or means over some.
 
     Attributes:
       tokens: how many there are.
@@ -69,25 +69,25 @@ def mask_bytes(tokens: Tokens, spec: TokenSpec) -> int:
     return sum(grain.size // side**2 // 8 + 2 for side in present[:-1])
 
 
-def measure(codec: Codec, picture: np.ndarray, shares: tuple[float, ...]) -> Sizes:
-    """All sizes of one picture; it is tokenized once."""
+def measure(codec: Codec, image: np.ndarray, shares: tuple[float, ...]) -> Sizes:
+    """All sizes of one image; it is tokenized once."""
     assert isinstance(codec.prior, StaticPrior)
-    tokens, spec = codec.encode(picture, grain_ratios=shares), codec.tokenizer.spec
+    tokens, spec = codec.encode(image, grain_ratios=shares), codec.tokenizer.spec
     grain, data, ids, maps = np.asarray(tokens.grain), b'', list[int](), 0
     for prior in (None, without_neighbours(codec.prior), codec.prior):
-        data = dataclasses.replace(codec, prior=prior).pack(picture, tokens)
+        data = dataclasses.replace(codec, prior=prior).pack(image, tokens)
         streams = describe(data).streams
         ids.append(sum(size for name, size in streams.items() if name.startswith('ids')))
         maps = sum(size for name, size in streams.items() if name.startswith('grains'))
     count = sum(int((grain == side).sum()) // side**2 for side in spec.grains)
-    pixels = picture.shape[0] * picture.shape[1]
+    pixels = image.shape[0] * image.shape[1]
     return Sizes(count, mask_bytes(tokens, spec), maps, *ids, len(data), 8 * len(data) / pixels)
 
 
 def read(path: Path, longest: int) -> np.ndarray:
-    """A picture in three channels, made smaller if its longer side is longer than asked for."""
-    picture = read_picture(path.read_bytes(), path.name)[..., :3]
-    image = Image.fromarray(picture if picture.shape[-1] == 3 else np.repeat(picture[..., :1], 3, -1))
+    """An image in three channels, made smaller if its longer side is longer than asked for."""
+    pixels = read_image(path.read_bytes(), path.name)[..., :3]
+    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, -1))
     if longest and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return np.asarray(image)
@@ -110,22 +110,22 @@ def write(rows: dict[tuple[float, ...], Sizes], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('pictures', type=Path, help='folder of pictures')
+    parser.add_argument('images', type=Path, help='folder of images')
     parser.add_argument('--weights', help="run folder or converted weights with grains; default: the package's")
     parser.add_argument('--window', type=int, help="side of the networks' squares in pixels; default: the codec's")
-    parser.add_argument('--count', type=int, default=0, help='use only so many pictures')
-    parser.add_argument('--longest', type=int, default=0, help='longest side that pictures are reduced to; 0: none')
+    parser.add_argument('--count', type=int, default=0, help='use only so many images')
+    parser.add_argument('--longest', type=int, default=0, help='longest side that images are reduced to; 0: none')
     parser.add_argument('--out', type=Path, default=Path('results'), help='folder for what is written')
     args = parser.parse_args()
     codec = open_codec(args.weights, window=args.window)
     if len(codec.tokenizer.spec.grains) != len(SHARES[0]) or not isinstance(codec.prior, StaticPrior):
         parser.error('the weights need three grains, and tables of launch/fit_prior.py beside them')
-    files = sorted(p for p in args.pictures.iterdir() if p.suffix.lower() in PICTURES)[: args.count or None]
+    files = sorted(p for p in args.images.iterdir() if p.suffix.lower() in IMAGES)[: args.count or None]
     found: dict[tuple[float, ...], list[Sizes]] = {shares: [] for shares in SHARES}
     for path in tqdm(files, desc='pictures', disable=None):
-        picture = read(path, args.longest)
+        image = read(path, args.longest)
         for shares in SHARES:
-            found[shares].append(measure(codec, picture, shares))
+            found[shares].append(measure(codec, image, shares))
     means = {
         shares: Sizes(*np.mean([dataclasses.astuple(sizes) for sizes in every], axis=0).tolist())
         for shares, every in found.items()

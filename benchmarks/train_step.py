@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --image_size 256 --batch_size 32 --dtype bfloat16 --steps 20
 
 The step is the one that training runs: VQGAN ('vq16') or FQGAN (dual) with pixel loss, LPIPS, PatchGAN, the teacher of
-FQGAN, and both optimizers.  Frozen networks have random weights of the right shapes, pictures are noise: neither
+FQGAN, and both optimizers.  Frozen networks have random weights of the right shapes, images are noise: neither
 changes the time.
 
 Each part is then compiled and timed alone, forward and backward, on the shapes it has in the step.  The compiler fuses
@@ -113,7 +113,7 @@ def random_judge(name: str, module: nn.Module, *images: jax.ShapeDtypeStruct) ->
 def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
     """Everything on: the adversarial game starts at once."""
     tiny = args.preset == 'tiny'
-    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     teachers = {}
     if args.model == 'vqgan':
         tokenizer: VQGAN | FQGAN = VQGAN(**VQGAN_PRESETS['vq16'] | (TINY if tiny else {}), dtype=dtype)
@@ -121,13 +121,13 @@ def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
         sizes = FQGAN_PRESETS['dual'] | {'image_size': args.image_size} | (TINY | TINY_FACTORS if tiny else {})
         tokenizer = FQGAN(**sizes, dtype=dtype)
         small = CLIPVision(width=16, layers=1, num_heads=2, patch=8, image_size=16, dtype=dtype)
-        teacher = random_judge('clip', small if tiny else clip_l14(dtype=dtype), picture)
+        teacher = random_judge('clip', small if tiny else clip_l14(dtype=dtype), image)
         teachers = {sizes['teachers'][1]: teacher}
     perceptual = StandInPerceptual(dtype=dtype) if tiny else LPIPS(dtype=dtype)
     return TokenizerObjective(
         tokenizer,
         game=AdversarialGame(PatchGAN(*((8, 1) if tiny else ()), dtype=dtype), start=0),
-        perceptual=random_judge('stand-in' if tiny else 'LPIPS', perceptual, picture, picture),
+        perceptual=random_judge('stand-in' if tiny else 'LPIPS', perceptual, image, image),
         teachers=teachers,
     )
 

@@ -1,4 +1,4 @@
-"""Pictures <-> bytes, through the tokens of any tokenizer.
+"""Images <-> bytes, through the tokens of any tokenizer.
 
 The tokens come back exactly, on every machine.  The pixels made of them are a network's and may differ in their last
 bit from one kind of device to another.
@@ -23,7 +23,7 @@ from vistok.compression.format.token_file import read_tokens, read_what_arrived,
 from vistok.compression.loss_concealment import Restorer
 from vistok.compression.nested.codebooks import Level, LevelTokenizer, NestedCodebooks, level_of
 from vistok.compression.nested.prior import coarsened
-from vistok.compression.pixel_formats import Picture
+from vistok.compression.pixel_formats import ImageArray
 from vistok.compression.priors.prior import Prior, StaticPrior, check_fits
 from vistok.compression.windows import Span, Strips, blend_weights, spans
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
-class PictureTokenizer(Protocol):
+class ImageTokenizer(Protocol):
     """What a codec needs of a tokenizer; `TrainedTokenizer` has it."""
 
     @property
@@ -53,14 +53,14 @@ class PictureTokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Salvaged:
-    """A picture, some of whose tokens may have been made up.
+    """An image, some of whose tokens may have been made up.
 
     Attributes:
-      picture: with transparency if it has any.
+      image: with transparency if it has any.
       known: which cells of the token grid have arrived.
     """
 
-    picture: Picture
+    image: ImageArray
     known: Bool[np.ndarray, 'rows columns']
 
     @property
@@ -71,7 +71,7 @@ class Salvaged:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Codec:
-    """Compresses pictures of any size, and decompresses what the same weights and the same prior have compressed.
+    """Compresses images of any size, and decompresses what the same weights and the same prior have compressed.
 
     Attributes:
       tokenizer: with its parameters.
@@ -87,7 +87,7 @@ class Codec:
       packets: how ids are dealt out to packets, so that some may get lost; None: they are not.
     """
 
-    tokenizer: PictureTokenizer
+    tokenizer: ImageTokenizer
     weights: bytes
     prior: Prior | None = None
     window: int = 512
@@ -106,22 +106,22 @@ class Codec:
             check_fits(prior, self.tokenizer.spec)
 
     def compress(
-        self, picture: Picture, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
+        self, image: ImageArray, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
     ) -> bytes:
-        """A bitstream of the picture.
+        """A bitstream of the image.
 
         Args:
-          picture: uint8 or uint16 `[h, w, c]`: grey, grey and alpha, RGB, RGB and alpha.
+          image: uint8 or uint16 `[h, w, c]`: grey, grey and alpha, RGB, RGB and alpha.
           grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with grains.
           progress: is told after each window.
 
         Raises:
-          ValueError: no such picture, larger than the limits, or grains that the tokenizer does not have.
+          ValueError: no such image, larger than the limits, or grains that the tokenizer does not have.
         """
-        return self.pack(picture, self.encode(picture, grain_ratios=grain_ratios, progress=progress))
+        return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
 
-    def decompress(self, data: bytes | Readable, *, progress: Progress | None = None) -> Picture:
-        """The picture of a bitstream.
+    def decompress(self, data: bytes | Readable, *, progress: Progress | None = None) -> ImageArray:
+        """The image of a bitstream.
 
         Raises:
           BitstreamError: the bytes are no bitstream, damaged, or of other weights or another prior.
@@ -131,7 +131,7 @@ class Codec:
         return _joined(self.decode(self.unpack(reader), reader.header, progress=progress), alpha)
 
     def salvage(self, data: bytes | Readable, restore: Restorer, *, progress: Progress | None = None) -> Salvaged:
-        """The picture of a bitstream whose packets have not all arrived.
+        """The image of a bitstream whose packets have not all arrived.
 
         Args:
           data: with packets, or whole.
@@ -150,17 +150,17 @@ class Codec:
         return Salvaged(_joined(self.decode(tokens, reader.header, progress=progress), alpha), received.known)
 
     def encode(
-        self, picture: Picture, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
+        self, image: ImageArray, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
     ) -> Tokens:
-        """The tokens of a picture, a batch of one, on the host: every window's core."""
-        header = self.header(picture)
+        """The tokens of an image, a batch of one, on the host: every window's core."""
+        header = self.header(image)
         vertical, horizontal = self._axes(header)
         rows, columns = header.grid
         ids = np.zeros((1, rows, columns, len(header.codebook_sizes)), np.int32)
         grain = np.ones((1, rows, columns), np.int32) if len(header.grains) > 1 else None
         factor = header.downsample_factor
         for number, (y, x) in enumerate([(y, x) for y in vertical for x in horizontal], 1):
-            part = picture[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
+            part = image[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
             images = fit_to_grid(pixel_formats.to_images(part), self.tokenizer.spec)
             shares = {} if grain_ratios is None else {'grain_ratios': tuple(grain_ratios)}
             tokens = self.tokenizer.encode(images, **shares)
@@ -171,20 +171,20 @@ class Codec:
                 progress(number, len(vertical) * len(horizontal))
         return Tokens(ids, grain)
 
-    def pack(self, picture: Picture, tokens: Tokens) -> bytes:
-        """A bitstream of tokens and of the picture's size and transparency."""
+    def pack(self, image: ImageArray, tokens: Tokens) -> bytes:
+        """A bitstream of tokens and of the image's size and transparency."""
         # The neighbours that a network expects are not in one packet.
         priors = [self.prior] if self.network is None or self.packets is not None else [self.prior, self.network]
-        return min((self._packed(picture, tokens, prior) for prior in priors), key=len)
+        return min((self._packed(image, tokens, prior) for prior in priors), key=len)
 
-    def _packed(self, picture: Picture, tokens: Tokens, prior: Prior | None) -> bytes:
-        header = self.header(picture)
+    def _packed(self, image: ImageArray, tokens: Tokens, prior: Prior | None) -> bytes:
+        header = self.header(image)
         header = header if prior is None else _with_prior(header, prior)
         file = io.BytesIO()
         writer = BitstreamWriter(file)
         writer.header(header)
         if header.has_alpha:
-            writer.alpha(pixel_formats.pack_alpha(picture))
+            writer.alpha(pixel_formats.pack_alpha(image))
         write_tokens(writer, header, tokens, prior)
         return file.getvalue()
 
@@ -252,30 +252,30 @@ class Codec:
         codec = self.at_level_of(reader.header)
         return self._in_own_ids(read_tokens(reader, codec._prior_of(reader.header)), codec.level)
 
-    def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> Picture:
-        """The colours of the picture of tokens."""
+    def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> ImageArray:
+        """The colours of the image of tokens."""
         shape = (header.height, header.width, 3 if header.channels > 2 else 1)
-        picture = np.empty(shape, np.uint8 if header.bit_depth == 8 else np.uint16)
+        image = np.empty(shape, np.uint8 if header.bit_depth == 8 else np.uint16)
         top = 0
         for strip in self._strips(tokens, header, progress):
             for start in range(0, len(strip), _CONVERTED):  # some rows at a time, as converting needs copies
-                part = picture[top + start : top + min(start + _CONVERTED, len(strip))]
+                part = image[top + start : top + min(start + _CONVERTED, len(strip))]
                 part[:] = pixel_formats.from_image(strip[start : start + len(part), : header.width], header)
             top += len(strip)
             del strip  # before the next one is made
-        return picture
+        return image
 
-    def header(self, picture: Picture) -> Header:
-        """What the bitstream of a picture says before its tokens, but for the prior; ValueError for no picture."""
-        pixel_formats.check_picture(picture)
+    def header(self, image: ImageArray) -> Header:
+        """What the bitstream of an image says before its tokens, but for the prior; ValueError for no image."""
+        pixel_formats.check_image(image)
         spec = self.tokenizer.spec
-        height, width, channels = picture.shape
+        height, width, channels = image.shape
         window = _rounded_up(self.window, spec.cell)
         header = Header(
             width=width,
             height=height,
             channels=channels,
-            bit_depth=8 * picture.dtype.itemsize,
+            bit_depth=8 * image.dtype.itemsize,
             codebook_sizes=tuple(spec.codebook_sizes),
             downsample_factor=spec.downsample_factor,
             grains=tuple(sorted(spec.grains)),
@@ -356,7 +356,7 @@ def fingerprint(variables: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(b''.join(sorted(digests)), digest_size=FINGERPRINT_BYTES).digest()
 
 
-def _alpha(reader: BitstreamReader) -> Picture | None:
+def _alpha(reader: BitstreamReader) -> ImageArray | None:
     packed = reader.alpha()
     return None if packed is None else pixel_formats.unpack_alpha(packed, reader.header)
 

@@ -19,7 +19,7 @@ from vistok.compression.windows import spans
 from vistok.generators.masked.mage import MAGE
 from vistok.tokenizers.tokenizer import Tokens
 
-_ROWS = 8  # windows at a time, so that one program serves all pictures
+_ROWS = 8  # windows at a time, so that one program serves all images
 
 
 @runtime_checkable

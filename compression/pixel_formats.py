@@ -1,4 +1,4 @@
-"""Pictures of one to four channels and 8 or 16 bits <-> what tokenizers see, and the plane of transparency.
+"""Images of one to four channels and 8 or 16 bits <-> what tokenizers see, and the plane of transparency.
 
 Grey is shown to a tokenizer three times; the decoded grey is the luma of the decoded colours.  Values of b bits are
 mapped linearly from [0, 2^b - 1] to [-1, 1] and back with rounding, so 16 bits are not reduced to 8 on the way; but of
@@ -13,27 +13,25 @@ from jaxtyping import Float, UInt8, UInt16
 
 from vistok.compression.format.header import BitstreamError, Header
 
-Picture = UInt8[np.ndarray, 'h w c'] | UInt16[np.ndarray, 'h w c']
+ImageArray = UInt8[np.ndarray, 'h w c'] | UInt16[np.ndarray, 'h w c']
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def check_picture(picture: np.ndarray) -> None:
-    """ValueError unless the array is a picture of 1 to 4 channels, of 8 or 16 bits."""
-    sound = picture.ndim == 3 and 1 <= picture.shape[-1] <= 4 and picture.dtype in (np.uint8, np.uint16)
-    if not sound or not picture.size:
-        raise ValueError(
-            f'a picture is uint8 or uint16 [h, w, 1 to 4], got {picture.dtype} of shape {tuple(picture.shape)}'
-        )
+def check_image(image: np.ndarray) -> None:
+    """ValueError unless the array is an image of 1 to 4 channels, of 8 or 16 bits."""
+    sound = image.ndim == 3 and 1 <= image.shape[-1] <= 4 and image.dtype in (np.uint8, np.uint16)
+    if not sound or not image.size:
+        raise ValueError(f'an image is uint8 or uint16 [h, w, 1 to 4], got {image.dtype} of shape {tuple(image.shape)}')
 
 
-def to_images(picture: Picture) -> Float[np.ndarray, '1 h w 3']:
-    """The colours of a picture, or of a part of one, as a batch in [-1, 1]."""
-    colours = picture[..., :3] if picture.shape[-1] > 2 else np.repeat(picture[..., :1], 3, axis=-1)
-    most = np.iinfo(picture.dtype).max
+def to_images(image: ImageArray) -> Float[np.ndarray, '1 h w 3']:
+    """The colours of an image, or of a part of one, as a batch in [-1, 1]."""
+    colours = image[..., :3] if image.shape[-1] > 2 else np.repeat(image[..., :1], 3, axis=-1)
+    most = np.iinfo(image.dtype).max
     return (colours.astype(np.float32) * np.float32(2 / most) - 1)[None]
 
 
-def from_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> Picture:
+def from_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> ImageArray:
     """Decoded colours as integers; without transparency."""
     image = np.clip(np.nan_to_num(image, nan=0.0), -1, 1)
     if header.channels < 3:
@@ -42,15 +40,15 @@ def from_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> Picture:
     return np.floor((image + 1) * (most / 2) + 0.5).astype(np.uint8 if header.bit_depth == 8 else np.uint16)
 
 
-def pack_alpha(picture: Picture) -> bytes:
+def pack_alpha(image: ImageArray) -> bytes:
     """The last channel without loss: differences of neighbouring rows, big-endian bytes plane by plane, zlib."""
-    alpha = picture[..., -1]
+    alpha = image[..., -1]
     differences = np.diff(alpha, axis=0, prepend=alpha[:1] * 0)
     planes = differences.astype(differences.dtype.newbyteorder('>')).view(np.uint8).reshape(*alpha.shape, -1)
     return zlib.compress(np.ascontiguousarray(np.moveaxis(planes, -1, 0)).tobytes(), 9)
 
 
-def unpack_alpha(data: bytes, header: Header) -> Picture:
+def unpack_alpha(data: bytes, header: Header) -> ImageArray:
     """What `pack_alpha` was given, one channel.
 
     Raises:

@@ -33,7 +33,7 @@ class Target:
 
     @classmethod
     def of_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
-        """A size in bits per pixel of the original picture; ValueError for none."""
+        """A size in bits per pixel of the original image; ValueError for none."""
         if not 0 < bpp < math.inf:
             raise ValueError(f'bits per pixel must be a number above 0, got {bpp}')
         return cls(max(1, round(bpp * width * height / 8)), never_above=False)
@@ -53,10 +53,10 @@ def compress_to(
       target: the size.
       compress: gives the bitstream for shares of the grains from coarse to fine; for None, of the tokenizer's choice.
       count: number of grains of the tokenizer.
-      pixels: of the picture, for messages.
+      pixels: of the image, for messages.
 
     Raises:
-      ValueError: no bitstream of the picture is as small; or the tokenizer has one grain and hence one size, which is
+      ValueError: no bitstream of the image is as small; or the tokenizer has one grain and hence one size, which is
         not the wanted one.
     """
     if count == 1:
@@ -70,7 +70,7 @@ def compress_to(
         best = _better(best, data, target)
         if t == 0.0 and len(data) > target.most:
             raise ValueError(
-                f'with coarse tokens only, this picture has {_size(len(data), pixels)}; asked for were '
+                f'with coarse tokens only, this image has {_size(len(data), pixels)}; asked for were '
                 f'{_size(target.size, pixels)}'
             )
         if t == 1.0 and len(data) <= target.size:
@@ -96,7 +96,7 @@ def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pi
       target: the size.
       pack: gives the bitstream at a level.
       levels: of the nested codebooks; 0, the whole codebook, is another one.
-      pixels: of the picture, for messages.
+      pixels: of the image, for messages.
 
     Raises:
       ValueError: even with the fewest codewords there are more bytes.
@@ -107,7 +107,7 @@ def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pi
         if len(data) <= target.most:
             return data
     raise ValueError(
-        f'with the fewest codewords there are, this picture has {_size(len(data), pixels)}; asked for were '
+        f'with the fewest codewords there are, this image has {_size(len(data), pixels)}; asked for were '
         f'{_size(target.size, pixels)}'
     )
 
@@ -122,7 +122,7 @@ def _only_size(target: Target, data: bytes, pixels: int) -> bytes:
     enough = target.never_above or len(data) >= target.size * (2 - _NEAR)
     if len(data) > target.most or not enough:
         raise ValueError(
-            f'this tokenizer has tokens of one grain, so the size of a picture is given: {_size(len(data), pixels)}, '
+            f'this tokenizer has tokens of one grain, so the size of an image is given: {_size(len(data), pixels)}, '
             f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice, '
             'and so do nested codebooks'
         )

@@ -1,4 +1,4 @@
-"""A bitstream with fewer codewords from one with more, without the picture and without a network."""
+"""A bitstream with fewer codewords from one with more, without the image and without a network."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ def transcode(
     prior: StaticPrior | None = None,
     limits: Limits | None = None,
 ) -> bytes:
-    """The bitstream that compressing the picture at a level gives, byte for byte.
+    """The bitstream that compressing the image at a level gives, byte for byte.
 
     Args:
       data: a bitstream with at least as many codewords.

@@ -1,4 +1,4 @@
-"""Pictures of any size through networks that see one square at a time.
+"""Images of any size through networks that see one square at a time.
 
 Every row and column of the token grid belongs to the core of exactly one window.  Windows reach beyond their core by a
 halo, so that what a network makes of the core's edge is like what it makes of its middle.  A window at the border of
@@ -91,7 +91,7 @@ class Strips:
       axis: windows along the vertical axis.
       halo: as in `spans`.
       scale: pixels per cell.
-      width: of the picture in pixels, whole cells.
+      width: of the image in pixels, whole cells.
     """
 
     def __init__(self, axis: Sequence[Span], halo: int, scale: int, width: int) -> None:

@@ -12,7 +12,7 @@ Variants, joined by commas:
 
   cifar10      tokens of CIFAR-10 (runs/vqgan-cifar10, runs/mage-cifar10), 8x8 of them
   imagenet256  size B by the paper's recipe: batch 4096, 1,600 epochs, without classes.  The paper gives FID 8.9
-               (against the validation pictures); not reproduced here.
+               (against the validation images); not reproduced here.
   large        with imagenet256: size L, 800 epochs.  The paper gives FID 7.6.
   tiny         for tests
 """

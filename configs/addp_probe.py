@@ -1,15 +1,15 @@
-"""What ADDP's encoder has learned about pictures: a linear classifier on its frozen features, or fine-tuning.
+"""What ADDP's encoder has learned about images: a linear classifier on its frozen features, or fine-tuning.
 
     python launch/train.py --config=configs/addp_probe.py
 
-needs a run of configs/addp.py (`--config.encoder=runs/addp`) and reports the accuracy on unseen pictures, by default on
+needs a run of configs/addp.py (`--config.encoder=runs/addp`) and reports the accuracy on unseen images, by default on
 the digits that ship inside installed packages.  Variants, joined by commas:
 
   finetune     the encoder is trained as well
-  plain        whole pictures instead of random crops, no weight decay, no smoothing of labels: the features alone;
+  plain        whole images instead of random crops, no weight decay, no smoothing of labels: the features alone;
                after finetune, fine-tuning without regularisers
   imagenet256  ImageNet at 256x256, for size B.  The paper gives 83.9 % top-1 after fine-tuning, with mixtures of
-               pictures, random erasing, stochastic depth and rates that fall with depth, which are not here.
+               images, random erasing, stochastic depth and rates that fall with depth, which are not here.
   tiny         for tests
 """
 

@@ -7,7 +7,7 @@ by thresholds on its information density.  Variants, joined by commas:
 
   triple       cells of 16x16 pixels with 1, 4 or 16 codes; shares of 40, 30 and 30 % of the area
   feature      the router is learned, and kept near its shares by a budget (the paper's first choice)
-  quota        the densest cells of each picture, with exact shares
+  quota        the densest cells of each image, with exact shares
   digits       handwritten digits at 32x32 pixels, also embedded: 8x8 positions, for configs/dq_transformer.py
   cifar10      CIFAR-10 at 32x32, 2,000 steps; --config.data.source names a folder or zip instead of TFDS
   imagenet256  the recipe of the released model: 256x256, cells of 16x16 pixels, batch 120, 10 epochs, LPIPS.  Its

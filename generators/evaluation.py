@@ -1,4 +1,4 @@
-"""How well a generator predicts pictures it has not seen."""
+"""How well a generator predicts images it has not seen."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -13,18 +13,18 @@ Batch = Mapping[str, np.ndarray]
 def evaluate_generator(
     losses: Callable[[Batch], Mapping[str, Float[np.ndarray, ' b']]], batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Means over every picture of `batches`, each counted once: 'loss', the generator's metrics, and how many 'images'.
+    """Means over every image of `batches`, each counted once: 'loss', the generator's metrics, and how many 'images'.
 
-    In a run of several processes each calls this with its own share of the pictures, in equally many batches; all get
+    In a run of several processes each calls this with its own share of the images, in equally many batches; all get
     the means over the whole set.
 
     Args:
-      losses: values of each picture of a batch, as `GeneratorObjective.losses_by_picture` gives them; the batch has the
-        entry 'index', the number of each picture.
+      losses: values of each image of a batch, as `GeneratorObjective.losses_by_image` gives them; the batch has the
+        entry 'index', the number of each image.
       batches: of images or tokens, with 'label' and 'mask' (False on padding, which does not count).
 
     Raises:
-      ValueError: there are no pictures.
+      ValueError: there are no images.
     """
     sums: dict[str, float] = {}
     count, position = 0.0, 0
@@ -43,5 +43,5 @@ def evaluate_generator(
         gathered = np.asarray(multihost_utils.process_allgather(totals.view(np.uint32)))
         totals = gathered.view(np.float64).sum(axis=0)
     if not totals[0]:
-        raise ValueError('there are no pictures to evaluate on')
+        raise ValueError('there are no images to evaluate on')
     return dict(zip(sums, (totals[1:] / totals[0]).tolist(), strict=True)) | {'images': float(totals[0])}

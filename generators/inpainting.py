@@ -1,4 +1,4 @@
-"""Parts of pictures made anew: hidden pixels, the tokens that remain known, and what a VQ-DDM makes of the others."""
+"""Parts of images made anew: hidden pixels, the tokens that remain known, and what a VQ-DDM makes of the others."""
 
 import functools
 import os
@@ -21,25 +21,25 @@ REGIONS = ('left', 'right', 'upper', 'lower', 'centre', 'border')
 
 
 def read_mask(path: str | os.PathLike[str], side: int) -> Bool[np.ndarray, 'side side']:
-    """Where a picture is white (brighter than mid-grey): what is hidden.
+    """Where an image is white (brighter than mid-grey): what is hidden.
 
     Args:
-      path: of the picture; another size is scaled, without smoothing.
+      path: of the image; another size is scaled, without smoothing.
       side: of the mask in pixels.
 
     Raises:
-      UserError: the file is missing or no picture.
+      UserError: the file is missing or no image.
     """
     try:
-        with Image.open(path) as picture:
-            grey = picture.convert('L').resize((side, side), Image.Resampling.NEAREST)
+        with Image.open(path) as image:
+            grey = image.convert('L').resize((side, side), Image.Resampling.NEAREST)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f'{path} cannot be read as a mask: {error}') from None
     return np.asarray(grey) >= 128
 
 
 def region(name: str, side: int) -> Bool[np.ndarray, 'side side']:
-    """A hidden half, the middle of the picture (half its side), or all around that.
+    """A hidden half, the middle of the image (half its side), or all around that.
 
     Raises:
       UserError: an unknown name.
@@ -121,12 +121,10 @@ def complete(
     """
     generator, tokenizer = model.generator, model.tokenizer
     if not isinstance(generator, VQDDM) or tokenizer is None:
-        raise UserError(f'only a VQ-DDM with its tokenizer completes pictures, got a {type(generator).__name__}')
+        raise UserError(f'only a VQ-DDM with its tokenizer completes images, got a {type(generator).__name__}')
     sides = tuple(cells * generator.spec.downsample_factor for cells in generator.grid)
     if images.shape[1:3] != sides or hidden.shape != sides:
-        raise UserError(
-            f'the model makes pictures of {sides} pixels, got {images.shape[1:3]} and a mask {hidden.shape}'
-        )
+        raise UserError(f'the model makes images of {sides} pixels, got {images.shape[1:3]} and a mask {hidden.shape}')
     tokens = tokenizer.encode(without_hidden(images, hidden))
     known = jnp.broadcast_to(known_cells(hidden, generator.grid, margin), (len(images), *generator.grid))
     filled = _complete(

@@ -99,19 +99,19 @@ class GeneratorObjective:
         model_state = {**model_state, 'generator': {**model_state['generator'], **result.state}}
         return {'generator': result.loss}, (model_state, StepReport(dict(result.metrics)))
 
-    def losses_by_picture(
+    def losses_by_image(
         self,
         variables: Variables,
         frozen: Variables | None,
         batch: Batch,
         rng: jax.Array,
     ) -> dict[str, Float[Array, ' b']]:
-        """Evaluation loss and metrics of each picture alone.
+        """Evaluation loss and metrics of each image alone.
 
         Args:
           variables: of the generator.
           frozen: of the tokenizer.
-          batch: as in training, with 'index', the number of each picture: it decides, together with `rng`, the random
+          batch: as in training, with 'index', the number of each image: it decides, together with `rng`, the random
             numbers of methods that have some, so that these depend neither on the batch nor on its size.
           rng: of the evaluation.
         """

@@ -1,11 +1,11 @@
-"""Makes the table of a VQGAN-LC codebook: patch features of pictures, averaged over 4x4 patches, clustered.
+"""Makes the table of a VQGAN-LC codebook: patch features of images, averaged over 4x4 patches, clustered.
 
     python launch/build_codebook.py --features=clip_l14 --weights=clip_l14.safetensors --source=tfds:imagenet2012 \\
         --size=100000 --per_class --output=codebook-100K.safetensors
     python launch/build_codebook.py --features=stand_in_patches --source=embedded:photographs --views=2048 --size=512 \\
         --image_size=64 --output=photographs.safetensors
 
-The first is the published recipe: 100 clusters in each of the 1000 classes.  Without --per_class all pictures are
+The first is the published recipe: 100 clusters in each of the 1000 classes.  Without --per_class all images are
 clustered together, which needs no labels; --parts=64 clusters 64 random parts of them, in a 64th of the time, as the
 classes do in the published recipe.  --config.table=FILE of configs/vqgan_lc.py reads the result.
 """
@@ -24,16 +24,16 @@ _FEATURES = flags.DEFINE_enum(
     "Network whose patch features are clustered; 'gaussian' draws rows instead.",
 )
 _WEIGHTS = flags.DEFINE_string('weights', None, 'File of its official weights; the stand-in needs none.')
-_SOURCE = flags.DEFINE_string('source', 'tfds:imagenet2012', 'Training pictures.')
+_SOURCE = flags.DEFINE_string('source', 'tfds:imagenet2012', 'Training images.')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
-_VIEWS = flags.DEFINE_integer('views', 0, 'Random views of the pictures; 0: the centre crop of each picture once.')
+_VIEWS = flags.DEFINE_integer('views', 0, 'Random views of the images; 0: the centre crop of each image once.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 224, 'Side of the crops in pixels.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Pictures at a time.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images at a time.')
 _POOL = flags.DEFINE_integer('pool', 4, 'Side, in patches, of the squares that features are averaged over.')
 _SIZE = flags.DEFINE_integer('size', 100_000, 'Rows of the table.')
 _WIDTH = flags.DEFINE_integer('width', 768, "Width of the rows, for 'gaussian'.")
 _PER_CLASS = flags.DEFINE_bool('per_class', False, 'Equally many rows of each class, instead of all together.')
-_PARTS = flags.DEFINE_integer('parts', 1, 'Random parts of the pictures, each clustered by itself, to save time.')
+_PARTS = flags.DEFINE_integer('parts', 1, 'Random parts of the images, each clustered by itself, to save time.')
 _ITERATIONS = flags.DEFINE_integer('iterations', 100, 'Updates of the centroids at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of views and clusters.')
 _OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
@@ -55,7 +55,7 @@ def main() -> None:
             f'got {_SIZE.value}, {_POOL.value}, {_PARTS.value}, {_VIEWS.value}'
         )
     if _PER_CLASS.value and _PARTS.value > 1:
-        raise UserError(f'--per_class groups the pictures already; got --parts={_PARTS.value} as well')
+        raise UserError(f'--per_class groups the images already; got --parts={_PARTS.value} as well')
     if _FEATURES.value == 'gaussian':
         about = {'features': 'gaussian', 'seed': str(_SEED.value)}
         table = CodebookTable(gaussian(_SIZE.value, _WIDTH.value, _SEED.value), about)
@@ -112,7 +112,7 @@ def _of_features(output: pathlib.Path) -> Any:
             on_iteration=passes.update,
         )
     if batches.skipped:
-        print(f'{len(batches.skipped)} pictures could not be read and were left out')
+        print(f'{len(batches.skipped)} images could not be read and were left out')
     return CodebookTable(rows, about | {'pictures': str(len(features.labels))})
 
 

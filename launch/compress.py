@@ -1,9 +1,9 @@
-"""Compresses pictures.
+"""Compresses images.
 
     python launch/compress.py photo.png                         writes photo.bin
     python launch/compress.py photo.png small.bin --bpp=0.2
     python launch/compress.py photo.png --max-bytes=4000
-    python launch/compress.py pictures/ compressed/ --weights=runs/fqgan
+    python launch/compress.py images/ compressed/ --weights=runs/fqgan
     python launch/compress.py photo.png --codewords=256         fewer codewords: smaller
     python launch/compress.py photo.png --packets=4             some of which may get lost
     cat photo.jpg | python launch/compress.py - --weights=runs/fqgan > photo.bin
@@ -48,7 +48,7 @@ def main(source: str, out: str | None = None) -> int:
 
     Args:
       source: what is read; '-' is standard input.
-      out: what is written: a file, for a folder a folder; '-' is standard output.  Default: beside the pictures, or
+      out: what is written: a file, for a folder a folder; '-' is standard output.  Default: beside the images, or
         standard output for standard input.
     """
     import dataclasses
@@ -57,9 +57,9 @@ def main(source: str, out: str | None = None) -> int:
     from vistok.errors import UserError
     from vistok.experiments.batch_compression import compress_files, planned
     from vistok.experiments.codecs import open_codec
-    from vistok.experiments.image_files import PICTURES
+    from vistok.experiments.image_files import IMAGES
 
-    work = planned(source, out, PICTURES, '.bin', force=_FORCE.value)
+    work = planned(source, out, IMAGES, '.bin', force=_FORCE.value)
     listed = _SHARES.value
     try:
         shares = None if listed is None else [float(share) for share in listed]
@@ -79,4 +79,4 @@ def main(source: str, out: str | None = None) -> int:
 
 
 if __name__ == '__main__':
-    cli.run(main, positional=['picture, folder or -'], optional=['what to write'])
+    cli.run(main, positional=['image, folder or -'], optional=['what to write'])

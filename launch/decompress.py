@@ -1,7 +1,7 @@
 """Decompresses what launch/compress.py wrote.
 
     python launch/decompress.py photo.bin again.png
-    python launch/decompress.py compressed/ pictures/ --weights=runs/fqgan
+    python launch/decompress.py compressed/ images/ --weights=runs/fqgan
     python launch/decompress.py - --weights=runs/fqgan < photo.bin > photo.png
     python launch/decompress.py photo.bin --partial --restore=runs/maskgit       what is lost is made up
 
@@ -33,7 +33,7 @@ def main(source: str, out: str | None = None) -> int:
 
     Args:
       source: what is read; '-' is standard input.
-      out: what is written: a picture of any format, for a folder a folder; '-' is standard output.  Default: a .png
+      out: what is written: an image of any format, for a folder a folder; '-' is standard output.  Default: a .png
         beside the bitstream, or standard output for standard input.
     """
     from vistok.compression.loss_concealment import Restorer, nearest_known

@@ -1,7 +1,7 @@
-"""Says what a compressed picture holds; needs no weights.
+"""Says what a compressed image holds; needs no weights.
 
     python launch/describe.py photo.bin
-    python launch/describe.py photo.bin --picture=grains.png       the map of grains: the finer, the brighter
+    python launch/describe.py photo.bin --image=grains.png       the map of grains: the finer, the brighter
 
 Ids are not decoded; the checksum of the whole file is compared.
 """
@@ -12,8 +12,8 @@ from absl import flags
 
 from vistok import cli
 
-_PICTURE = flags.DEFINE_string('picture', None, 'Where to write the map of grains, one pixel per grid cell.')
-_FORCE = flags.DEFINE_bool('force', False, 'Whether an existing picture is replaced.')
+_IMAGE = flags.DEFINE_string('picture', None, 'Where to write the map of grains, one pixel per grid cell.')
+_FORCE = flags.DEFINE_bool('force', False, 'Whether an existing image is replaced.')
 
 
 def main(source: str) -> None:
@@ -26,10 +26,10 @@ def main(source: str) -> None:
     description = describe(sys.stdin.buffer.read() if source == image_files.STANDARD else Path(source).read_bytes())
     for name, text in description.lines():
         print(f'{name:24} {text}')
-    if _PICTURE.value is not None:
-        path = Path(_PICTURE.value)
-        picture = image_files.picture_bytes(description.grain_picture(), path.suffix)
-        image_files.write_new(path, picture, force=_FORCE.value)
+    if _IMAGE.value is not None:
+        path = Path(_IMAGE.value)
+        image = image_files.image_bytes(description.grain_image(), path.suffix)
+        image_files.write_new(path, image, force=_FORCE.value)
         print(f'wrote {path}')
 
 

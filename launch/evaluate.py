@@ -1,4 +1,4 @@
-"""Measures a tokenizer on pictures it has not seen, or generated pictures against real ones.
+"""Measures a tokenizer on images it has not seen, or generated images against real ones.
 
     python launch/evaluate.py --run=runs/fqgan
     python launch/evaluate.py --run=runs/fqgan --source=/data/kodak --image_size=256 --lpips=/weights/lpips
@@ -7,7 +7,7 @@
     python launch/evaluate.py --samples=samples.npz --reference=embedded:digits --reference_split=validation
 
 `--run` also takes a file that launch/convert.py wrote; then name a --source.  Writes `evaluation.json` and
-`evaluation.png` into --out (default: the run folder).  `--samples` takes an .npz file or a folder of pictures; its
+`evaluation.png` into --out (default: the run folder).  `--samples` takes an .npz file or a folder of images; its
 numbers go to `evaluation.json` in --out (default: the folder of the samples).  What they mean: docs/evaluation.md.
 """
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 _RUN = flags.DEFINE_string('run', None, 'Run folder, checkpoint of a run, or converted weights.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
-_SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own validation pictures.")
+_SOURCE = flags.DEFINE_string('source', None, "Images; default: the run's own validation images.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
-_SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which pictures of the source.')
+_SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which images of the source.')
 _IMAGE_SIZE = flags.DEFINE_integer(
     'image_size', None, 'Side of the centre crops, in pixels; default: that of the run, or 256.'
 )
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pictures at a time.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images at a time.')
 _LPIPS = flags.DEFINE_string('lpips', None, 'Official LPIPS weights (a folder, or one file with --lpips_sha256).')
 _LPIPS_SHA256 = flags.DEFINE_string('lpips_sha256', None, 'Digest that a single LPIPS file should have.')
-_PICTURES = flags.DEFINE_integer('pictures', 16, 'Pictures on the sheet; 0 leaves it out.')
+_IMAGES = flags.DEFINE_integer('pictures', 16, 'Images on the sheet; 0 leaves it out.')
 _OUT = flags.DEFINE_string('out', None, 'Folder for the results; default: the run folder.')
 
-_SAMPLES = flags.DEFINE_string('samples', None, 'Generated pictures: .npz file or folder.')
-_REFERENCE = flags.DEFINE_string('reference', None, 'Real pictures: statistics (.npz), a folder, or any source.')
+_SAMPLES = flags.DEFINE_string('samples', None, 'Generated images: .npz file or folder.')
+_REFERENCE = flags.DEFINE_string('reference', None, 'Real images: statistics (.npz), a folder, or any source.')
 _REFERENCE_SPLIT = flags.DEFINE_enum(
     'reference_split', None, ['validation', 'train'],
-    'Which pictures of the reference; default: all of a folder, the training pictures of other sources.',
+    'Which images of the reference; default: all of a folder, the training images of other sources.',
 )  # fmt: skip
 _SETTINGS = flags.DEFINE_list('settings', [], 'How the samples were drawn, for the record: seed=0,guidance_scale=2')
 _AGAINST = flags.DEFINE_string('against', None, 'An earlier evaluation.json to compare with.')
@@ -96,7 +96,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         data, own_size = config.data, registry.evaluation_image_size(config)
         source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or own_size
     if source is None:
-        raise UserError(f'{path} is no run folder: name pictures to evaluate on by --source')
+        raise UserError(f'{path} is no run folder: name images to evaluate on by --source')
     out = pathlib.Path(_OUT.value) if _OUT.value else folder
     if out is None:
         raise UserError('name a folder for the results by --out')
@@ -106,11 +106,11 @@ def _evaluate_run(path: pathlib.Path) -> None:
         return np.asarray(output.reconstruction), output.tokens
 
     perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
-    pictures = open_source(source, cast('Split', _SPLIT.value), data_dir=data_dir)
-    batches = evaluation_batches(pictures, image_size=size or 256, batch_size=_BATCH_SIZE.value)
+    source_images = open_source(source, cast('Split', _SPLIT.value), data_dir=data_dir)
+    batches = evaluation_batches(source_images, image_size=size or 256, batch_size=_BATCH_SIZE.value)
     collectors = []
     if _PROTOCOL.value or _INCEPTION.value:
-        extractor, names = _extractor(), (pictures.name, f'{path}: reconstructions')
+        extractor, names = _extractor(), (source_images.name, f'{path}: reconstructions')
         collectors = [FeatureCollector(extractor, name, _BATCH_SIZE.value) for name in names]
 
     def observe(*both: np.ndarray) -> None:
@@ -122,7 +122,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         tqdm(batches, desc='evaluating', unit='batch'),
         model.spec,
         perceptual=perceptual,
-        pictures=_PICTURES.value,
+        shown=_IMAGES.value,
         observe=observe if collectors else None,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _evaluate_samples(path: pathlib.Path) -> None:
     from vistok.metrics.report import report_on
 
     if _REFERENCE.value is None:
-        raise UserError('name the real pictures by --reference, for example --reference=embedded:digits')
+        raise UserError('name the real images by --reference, for example --reference=embedded:digits')
     batches = open_byte_batches(str(path), image_size=_IMAGE_SIZE.value, batch_size=_BATCH_SIZE.value)
     extractor = _extractor()
     reference = open_reference(
@@ -212,7 +212,7 @@ def _print(report: 'GenerationReport') -> None:
 def _print_skipped(skipped: dict[str, str]) -> None:
     if skipped:
         name, reason = next(iter(skipped.items()))
-        print(f'{len(skipped)} pictures could not be read and do not count; the first: {name}: {reason}')
+        print(f'{len(skipped)} images could not be read and do not count; the first: {name}: {reason}')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""Turns pictures into tokens once, so that training a generator need not.
+"""Turns images into tokens once, so that training a generator need not.
 
     python launch/extract_tokens.py --run=runs/vqgan-digits
     python launch/extract_tokens.py --run=vq16.safetensors --source=tfds:imagenet2012 --image_size=256 \\
         --zooms=1.1,1.05 --out=runs/tokens-imagenet256
 
-The training pictures are stored in several views each (--views), the validation pictures in their centre crop.  Killed
+The training images are stored in several views each (--views), the validation images in their centre crop.  Killed
 at any moment, the same command goes on.  Several processes share the work with --process_count=N and --process_id=I;
 whichever is done last writes the dataset.  `--config.data.source=tokens:DIR` of launch/train.py reads it.
 """
@@ -19,22 +19,22 @@ from vistok import cli
 _RUN = flags.DEFINE_string('run', None, 'Tokenizer: run folder, checkpoint of a run, or converted weights.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 _OUT = flags.DEFINE_string('out', None, 'Folder for the tokens; default: tokens/ in the run folder.')
-_SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own.")
+_SOURCE = flags.DEFINE_string('source', None, "Images; default: the run's own.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the views in pixels; default: that of the run, or 256.')
 _VIEWS = flags.DEFINE_enum(
     'views',
     None,
     ['centre', 'five_crop', 'ten_crop'],
-    'Of each training picture.  Default: ten_crop (corners, centre, and their mirrors), or five_crop (no mirrors) if '
+    'Of each training image.  Default: ten_crop (corners, centre, and their mirrors), or five_crop (no mirrors) if '
     'the tokenizer was trained without mirroring.',
 )
-_ZOOMS = flags.DEFINE_list('zooms', ['1.1'], 'How much larger than the views the picture is that they are cut from.')
+_ZOOMS = flags.DEFINE_list('zooms', ['1.1'], 'How much larger than the views the image is that they are cut from.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Views that are encoded at a time.')
-_PART_SIZE = flags.DEFINE_integer('part_size', 512, 'Pictures after which the work done is safe.')
+_PART_SIZE = flags.DEFINE_integer('part_size', 512, 'Images after which the work done is safe.')
 _PROCESS_COUNT = flags.DEFINE_integer('process_count', 1, 'Among how many processes the work is divided.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'Number of this process, from 0.')
-_THREADS = flags.DEFINE_integer('threads', 4, 'Threads that decode pictures.')
+_THREADS = flags.DEFINE_integer('threads', 4, 'Threads that decode images.')
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or data.image_size
         flip = data.flip
     if source is None:
-        raise UserError(f'{path} is no run folder: name pictures by --source')
+        raise UserError(f'{path} is no run folder: name images by --source')
     out = pathlib.Path(_OUT.value) if _OUT.value else folder and folder / 'tokens'
     if out is None:
         raise UserError('name a folder for the tokens by --out')
@@ -88,7 +88,7 @@ def main() -> None:
         return
     if skipped:
         name, reason = next(iter(skipped.items()))
-        print(f'{len(skipped)} pictures could not be used and were left out; the first: {name}: {reason}')
+        print(f'{len(skipped)} images could not be used and were left out; the first: {name}: {reason}')
     print(f'{out}: {extraction.describe()}; use it as --config.data.source={PREFIX}{out}')
 
 

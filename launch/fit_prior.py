@@ -11,17 +11,17 @@ from absl import flags
 from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
-_SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures to count on, as for training.')
-_PICTURES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
+_SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Images to count on, as for training.')
+_IMAGES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
 _CROP = flags.DEFINE_integer(
-    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole picture.'
+    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole image.'
 )
 _OUT = flags.DEFINE_string('out', None, 'What to write; default: beside the weights.')
 _FORCE = flags.DEFINE_bool('force', False, 'Whether existing tables are replaced.')
 
 
 def main() -> None:
-    """Tokenizes the pictures, counts, and writes the tables."""
+    """Tokenizes the images, counts, and writes the tables."""
     from pathlib import Path
 
     from vistok.compression.codec import Codec, fingerprint
@@ -37,12 +37,12 @@ def main() -> None:
     codec = Codec(model, fingerprint(model.variables))
     path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
     image_files.check_new(path, force=_FORCE.value)
-    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
+    tokens = tokens_of(codec, _SOURCE.value, _IMAGES.value, _CROP.value)
     prior = fit_prior(tokens, codewords(model), model.spec)
     source = Path(_SOURCE.value).resolve().name  # without its folder, since tables are passed on
     prior.save(path, {'weights': codec.weights.hex(), 'source': source, 'pictures': str(len(tokens))})
     clusters = ', '.join(str(table.contexts.shape[-1]) for table in prior.tables)
-    print(f'wrote {path}: fingerprint {prior.fingerprint.hex()}, {len(tokens)} pictures, clusters: {clusters}')
+    print(f'wrote {path}: fingerprint {prior.fingerprint.hex()}, {len(tokens)} images, clusters: {clusters}')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
-"""Makes parts of pictures anew, with a trained VQ-DDM and without any training for it.
+"""Makes parts of images anew, with a trained VQ-DDM and without any training for it.
 
     python launch/inpaint.py --run=runs/vq_ddm --region=lower --out=completed.png
     python launch/inpaint.py --run=runs/vq_ddm --source=/data/portraits --mask=hole.png --out=completed.png
 
-`--mask` is a picture that is white where something is hidden.  The result is a sheet with a row for each picture: as it
+`--mask` is an image that is white where something is hidden.  The result is a sheet with a row for each image: as it
 is, as the model sees it, and its completions.
 """
 
@@ -19,15 +19,15 @@ _RUN = flags.DEFINE_string('run', None, 'Run folder of a VQ-DDM, or one of its c
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 _OUT = flags.DEFINE_string('out', None, 'PNG file: the sheet.')
 _FOLDER = flags.DEFINE_string('folder', None, 'Folder: one PNG file for each completion.')
-_SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own validation pictures.")
+_SOURCE = flags.DEFINE_string('source', None, "Images; default: the run's own validation images.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
-_SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which pictures of the source.')
-_COUNT = flags.DEFINE_integer('count', 8, 'Pictures, the first ones.')
-_MASK = flags.DEFINE_string('mask', None, 'Picture that is white where pixels are hidden.')
+_SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which images of the source.')
+_COUNT = flags.DEFINE_integer('count', 8, 'Images, the first ones.')
+_MASK = flags.DEFINE_string('mask', None, 'Image that is white where pixels are hidden.')
 _REGION = flags.DEFINE_string('region', 'right', 'Without a mask: left, right, upper, lower, centre or border.')
 _MARGIN = flags.DEFINE_integer('margin', 0, 'Cells around the hidden ones that are made anew as well.')
-_COMPLETIONS = flags.DEFINE_integer('completions', 4, 'Of each picture.')
-_LABELLED = flags.DEFINE_bool('labelled', False, 'Tell the model the class of each picture.')
+_COMPLETIONS = flags.DEFINE_integer('completions', 4, 'Of each image.')
+_LABELLED = flags.DEFINE_bool('labelled', False, 'Tell the model the class of each image.')
 _PASTE = flags.DEFINE_bool('paste', False, 'Put the pixels that are not hidden back into the completions.')
 _REPEATS = flags.DEFINE_integer('repeats', 1, 'How often each step is taken: more fit better to what is known.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
@@ -81,7 +81,7 @@ def main() -> None:
     )
     rows: list[Any] = []
     names: list[str] = []
-    progress = tqdm(total=_COUNT.value, desc='completing', unit='picture')
+    progress = tqdm(total=_COUNT.value, desc='completing', unit='image')
     for batch in batches:
         real = batch['mask'].nonzero()[0][: _COUNT.value - len(names)]
         images, labels = batch['image'], batch['label']
@@ -111,14 +111,14 @@ def main() -> None:
         if len(names) == _COUNT.value:
             break
     progress.close()
-    pictures = to_uint8(np.concatenate(rows))
+    sheet_images = to_uint8(np.concatenate(rows))
     if _OUT.value:
-        save_png(_OUT.value, class_sheet(pictures, names))
+        save_png(_OUT.value, class_sheet(sheet_images, names))
     if _FOLDER.value:
         for (row, name), i in itertools.product(enumerate(names), range(_COMPLETIONS.value)):
-            save_png(pathlib.Path(_FOLDER.value) / f'{int(name):06d}-{i}.png', pictures[row, 2 + i])
+            save_png(pathlib.Path(_FOLDER.value) / f'{int(name):06d}-{i}.png', sheet_images[row, 2 + i])
     written = ' and '.join(filter(None, (_OUT.value, _FOLDER.value)))
-    print(f'wrote {written}: {len(names)} pictures with {_COMPLETIONS.value} completions each')
+    print(f'wrote {written}: {len(names)} images with {_COMPLETIONS.value} completions each')
 
 
 if __name__ == '__main__':

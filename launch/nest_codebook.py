@@ -4,7 +4,7 @@
     python launch/compress.py photo.png --weights=runs/vqgan_lc --codewords=64
     python launch/transcode.py photo.bin smaller.bin --weights=runs/vqgan_lc --codewords=16
 
-Codewords are clustered by k-means, in which each counts as often as it occurs in pictures; then the clusters are.  The
+Codewords are clustered by k-means, in which each counts as often as it occurs in images; then the clusters are.  The
 tables are written beside the weights, where the other commands find them.  A bitstream that was written with them can
 only be read with them.  Of tokenizers with several sub-codebooks, each gets the same sizes.
 """
@@ -15,10 +15,10 @@ from vistok import cli
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Run folder, checkpoint of a run, or converted weights.')
 _SIZES = flags.DEFINE_list('sizes', None, 'Codewords of each level, falling, such as 4096,1024,256.')
-_SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Pictures that say how often codewords occur.')
-_PICTURES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
+_SOURCE = flags.DEFINE_string('source', 'embedded:photographs', 'Images that say how often codewords occur.')
+_IMAGES = flags.DEFINE_integer('pictures', 200, 'How many of them at most, evenly spread over the source.')
 _CROP = flags.DEFINE_integer(
-    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole picture.'
+    'crop', 0, lower_bound=0, help='Side of the square in the middle that counts, in pixels; 0: the whole image.'
 )
 _RESTARTS = flags.DEFINE_integer('restarts', 3, 'Starts of k-means, of which the best is taken.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of k-means.')
@@ -27,7 +27,7 @@ _FORCE = flags.DEFINE_bool('force', False, 'Whether existing tables are replaced
 
 
 def main() -> None:
-    """Counts codewords in pictures, clusters them, and writes the tables."""
+    """Counts codewords in images, clusters them, and writes the tables."""
     import dataclasses
     from pathlib import Path
 
@@ -50,15 +50,15 @@ def main() -> None:
     path = Path(_OUT.value) if _OUT.value else default_nested(_WEIGHTS.value)
     image_files.check_new(path, force=_FORCE.value)
     codec = Codec(model, fingerprint(model.variables))
-    tokens = tokens_of(codec, _SOURCE.value, _PICTURES.value, _CROP.value)
+    tokens = tokens_of(codec, _SOURCE.value, _IMAGES.value, _CROP.value)
     usage = [
-        np.bincount(np.concatenate([np.asarray(picture.ids)[..., j].ravel() for picture in tokens]), minlength=size)
+        np.bincount(np.concatenate([np.asarray(image.ids)[..., j].ravel() for image in tokens]), minlength=size)
         for j, size in enumerate(model.spec.codebook_sizes)
     ]
     nested = fit_nested(codewords(model), usage, sizes, codec.weights, restarts=_RESTARTS.value, seed=_SEED.value)
     about = {'source': _SOURCE.value, 'pictures': str(len(tokens)), 'weights': codec.weights.hex(), **nested.about}
     dataclasses.replace(nested, about=about).save(path)
-    print(f'wrote {path}: fingerprint {nested.fingerprint.hex()}, {len(tokens)} pictures')
+    print(f'wrote {path}: fingerprint {nested.fingerprint.hex()}, {len(tokens)} images')
     for j, (name, counts) in enumerate(zip(model.spec.codebook_names, usage, strict=True)):
         print(f'{name}: {len(counts)} codewords, {np.count_nonzero(counts)} of them occur')
         for size in sizes:

@@ -1,4 +1,4 @@
-"""Measures real pictures once, for many evaluations against them.
+"""Measures real images once, for many evaluations against them.
 
     python launch/reference_statistics.py --source=tfds:imagenet2012 --split=train --image_size=256 --protocol=adm \\
         --inception=pt_inception-2015-12-05-6726825d.pth --out=imagenet256-train-adm.npz
@@ -13,14 +13,14 @@ from absl import flags
 
 from vistok import cli
 
-_SOURCE = flags.DEFINE_string('source', None, 'Pictures: a folder, an .npz file, or any source.')
+_SOURCE = flags.DEFINE_string('source', None, 'Images: a folder, an .npz file, or any source.')
 _SPLIT = flags.DEFINE_enum(
     'split', None, ['validation', 'train'],
-    'Which of them; default: all of a folder, the training pictures of other sources.',
+    'Which of them; default: all of a folder, the training images of other sources.',
 )  # fmt: skip
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
-_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the centre crops; default: that of the first picture.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Pictures at a time.')
+_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the centre crops; default: that of the first image.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images at a time.')
 _PROTOCOL = flags.DEFINE_string(
     'protocol', None, 'adm, pytorch_fid, torch_fidelity, clean or stand_in; default: adm with --inception.'
 )
@@ -40,7 +40,7 @@ def main() -> None:
     from vistok.metrics.protocols import find_protocol
 
     if _SOURCE.value is None or _OUT.value is None or not _OUT.value.endswith('.npz'):
-        raise UserError('name the pictures and the file, for example --source=embedded:digits --out=digits.npz')
+        raise UserError('name the images and the file, for example --source=embedded:digits --out=digits.npz')
     protocol = find_protocol(_PROTOCOL.value or ('adm' if _INCEPTION.value else 'stand_in'))
     extractor = load_extractor(protocol, _INCEPTION.value, sha256=_INCEPTION_SHA256.value)
     batches = open_byte_batches(
@@ -53,9 +53,9 @@ def main() -> None:
     found = measure(batches, extractor, keep=KEPT, progress=True)
     save_statistics(_OUT.value, found)
     print(f'protocol   {found.protocol}')
-    print(f'pictures   {found.pool.count}, {found.pictures} ({found.pictures_sha256[:12]})')
+    print(f'images   {found.pool.count}, {found.images} ({found.images_sha256[:12]})')
     for name, reason in list(batches.skipped.items())[:1]:
-        print(f'{len(batches.skipped)} pictures could not be read and do not count; the first: {name}: {reason}')
+        print(f'{len(batches.skipped)} images could not be read and do not count; the first: {name}: {reason}')
     print(f'wrote {_OUT.value}')
 
 

@@ -3,9 +3,9 @@
     python launch/refit.py --run=runs/vqgan --size=1024 --output=refitted.safetensors
 
 Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022): one
-vector of each of many random pictures, clustered by k-means, takes the place of the codebook, whose size may change.
+vector of each of many random images, clustered by k-means, takes the place of the codebook, whose size may change.
 The result is a tokenizer of the plain kind; what was frozen or projected is a table now.  Prints how much of either
-codebook unseen pictures use and how well they are reconstructed.
+codebook unseen images use and how well they are reconstructed.
 """
 
 import functools
@@ -19,12 +19,12 @@ from vistok import cli
 _RUN = flags.DEFINE_string('run', None, 'Run folder of a tokenizer, or converted weights; then name a --source.')
 _WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
 _SIZE = flags.DEFINE_integer('size', None, 'Codewords; default: as many as there are.')
-_VECTORS = flags.DEFINE_integer('vectors', 20_000, 'Pictures that one vector of each is clustered of.')
-_SOURCE = flags.DEFINE_string('source', None, "Pictures; default: the run's own.")
+_VECTORS = flags.DEFINE_integer('vectors', 20_000, 'Images that one vector of each is clustered of.')
+_SOURCE = flags.DEFINE_string('source', None, "Images; default: the run's own.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Side of the crops in pixels; default: that of the run, or 256.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Pictures at a time.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of pictures, places and clusters.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images at a time.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of images, places and clusters.')
 _OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
 
 
@@ -56,13 +56,13 @@ def main() -> None:
         data = run_folder.read_config(folder).data
         source, data_dir, side = source or data.source, data_dir or data.data_dir or None, side or data.image_size
     if source is None:
-        raise UserError(f'{path} is no run folder: name pictures by --source')
+        raise UserError(f'{path} is no run folder: name images by --source')
     shapes: dict[str, Any] = {'image_size': side or 256, 'batch_size': _BATCH_SIZE.value}
 
-    pictures = train_batches(
+    batches = train_batches(
         open_source(source, 'train', data_dir=data_dir), **shapes, seed=_SEED.value, augmentation='centre_crop'
     )
-    shown = tqdm(pictures, desc='encoding', unit='batch', total=-(-_VECTORS.value // _BATCH_SIZE.value))
+    shown = tqdm(batches, desc='encoding', unit='batch', total=-(-_VECTORS.value // _BATCH_SIZE.value))
     vectors = picked_vectors(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
     shown.close()
     new = refitted(trained, vectors, _SIZE.value, seed=_SEED.value)
@@ -73,7 +73,7 @@ def main() -> None:
         return np.asarray(output.reconstruction), output.tokens
 
     for name, model in (('before', trained), ('after', new)):
-        metrics = evaluate_tokenizer(functools.partial(reconstruct, model), unseen, model.spec, pictures=0).metrics
+        metrics = evaluate_tokenizer(functools.partial(reconstruct, model), unseen, model.spec, shown=0).metrics
         used = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items() if key.startswith(('usage', 'perp')))
         print(f'{name:6} {model.spec.codebook_sizes[0]} codewords: {used}, PSNR {metrics["psnr"]:.2f} dB')
     write_tokenizer(output, new)

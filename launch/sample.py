@@ -1,4 +1,4 @@
-"""Draws pictures from a trained generator.
+"""Draws images from a trained generator.
 
     python launch/sample.py --run=runs/llamagen --out=digits.png
     python launch/sample.py --run=runs/llamagen --classes=3,seven --per_class=100 --folder=threes_and_sevens
@@ -7,7 +7,7 @@
     python launch/sample.py --run=runs/llamagen-text --prompts=prompts.txt --out=prompts.png
 
 `--prompts` is a text file, one prompt a line, or a folder that launch/text_features.py made of one; a text file is
-read by the encoder that the generator was trained with.  `--out` is one picture with a row for each class or prompt;
+read by the encoder that the generator was trained with.  `--out` is one image with a row for each class or prompt;
 `--folder` receives single files; `--npz` is the file that evaluators of the ADM kind read (uint8 `arr_0`, `labels`),
 with `settings` for launch/evaluate.py.  A sample follows from --seed, its number and its class or prompt, not from the
 batch size.  Killed at any moment, the same command goes on.

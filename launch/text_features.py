@@ -1,10 +1,10 @@
 """Turns captions into features once, so that training a generator on text needs no text encoder.
 
-    python launch/text_features.py --source=pictures --out=runs/tokens-pictures/text
+    python launch/text_features.py --source=images --out=runs/tokens-images/text
     python launch/text_features.py --source=prompts.txt --out=prompts
-    python launch/text_features.py --source=pictures --out=trial --encoder=stand_in
+    python launch/text_features.py --source=images --out=trial --encoder=stand_in
 
-`--source` is a folder of pictures with a `.txt` file of the same name beside each (one caption a line) or with a file
+`--source` is a folder of images with a `.txt` file of the same name beside each (one caption a line) or with a file
 `captions.jsonl`, such a `.jsonl` file, or a `.txt` file with a prompt in each line.  `--out` is what
 `--config.data.text_features` of launch/train.py and `--prompts` of launch/sample.py take.  Killed at any moment, the
 same command goes on; several processes share the work with --process_count=N and --process_id=I.
@@ -36,7 +36,7 @@ def main() -> None:
     from vistok.pretrained.text_encoder import load_text_encoder
 
     if not _SOURCE.value or not _OUT.value:
-        raise UserError('name captions and a folder for their features: --source=pictures --out=runs/tokens/text')
+        raise UserError('name captions and a folder for their features: --source=images --out=runs/tokens/text')
     if not 0 <= _PROCESS_ID.value < _PROCESS_COUNT.value:
         raise UserError(f'--process_id is {_PROCESS_ID.value}; it must be in 0 .. {_PROCESS_COUNT.value - 1}')
     if min(_BATCH_SIZE.value, _PART_SIZE.value) < 1:

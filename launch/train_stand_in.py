@@ -1,10 +1,10 @@
-"""Trains the stand-in network on the embedded training pictures and writes `vistok/pretrained/stand_in.npz`.
+"""Trains the stand-in network on the embedded training images and writes `vistok/pretrained/stand_in.npz`.
 
   python launch/train_stand_in.py
 
 Instance discrimination: two crops of one place in a photograph (or of one digit), each flipped, brightened and tinted
 on its own, should have similar features, and features unlike those of the other places in the batch.  Crops are neither
-blurred nor made noisy: a perceptual distance must not learn to overlook that.  The validation pictures are used only to
+blurred nor made noisy: a perceptual distance must not learn to overlook that.  The validation images are used only to
 measure how often a crop finds its partner among 128.
 """
 
@@ -39,7 +39,7 @@ _CANDIDATES = 128
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Draws pairs of crops; `photographs` and `digits` are RGB pictures."""
+    """Draws pairs of crops; `photographs` and `digits` are RGB images."""
 
     photographs: list[Image.Image]
     digits: list[Image.Image]
@@ -51,23 +51,23 @@ class Pairs:
 
     def _pair(self, rng: np.random.Generator) -> list[Float[np.ndarray, 's s 3']]:
         if self.digits and rng.random() < _DIGIT_SHARE:
-            picture = self.digits[rng.integers(len(self.digits))]
-            left, top, side = 0.0, 0.0, float(picture.width)
+            image = self.digits[rng.integers(len(self.digits))]
+            left, top, side = 0.0, 0.0, float(image.width)
         else:
-            picture = self.photographs[rng.integers(len(self.photographs))]
-            largest = min(picture.size)
+            image = self.photographs[rng.integers(len(self.photographs))]
+            largest = min(image.size)
             side = float(np.exp(rng.uniform(np.log(min(72, largest)), np.log(largest))))
-            left, top = (rng.uniform(0, extent - side) for extent in picture.size)
-        return [_view(rng, picture, left, top, side) for _ in range(2)]
+            left, top = (rng.uniform(0, extent - side) for extent in image.size)
+        return [_view(rng, image, left, top, side) for _ in range(2)]
 
 
 def _view(
-    rng: np.random.Generator, picture: Image.Image, left: float, top: float, side: float
+    rng: np.random.Generator, image: Image.Image, left: float, top: float, side: float
 ) -> Float[np.ndarray, 's s 3']:
     """A crop of at least 60 % of the place's side, with its own flip, brightness, contrast and tint."""
     part = side * rng.uniform(0.6, 1.0)
     x, y = left + rng.uniform(0, side - part), top + rng.uniform(0, side - part)
-    crop = picture.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=(x, y, x + part, y + part))
+    crop = image.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=(x, y, x + part, y + part))
     pixels = np.asarray(crop, np.float32) / 255
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]

@@ -1,4 +1,4 @@
-"""Makes a smaller file of a compressed picture, with fewer codewords; needs neither the picture nor a network.
+"""Makes a smaller file of a compressed image, with fewer codewords; needs neither the image nor a network.
 
     python launch/transcode.py photo.bin smaller.bin --weights=runs/vqgan_lc --codewords=256
     python launch/transcode.py photo.bin smaller.bin --weights=runs/vqgan_lc --max_bytes=1500

@@ -35,7 +35,7 @@ from vistok.weights.files import load_variables, save_variables
 GRID = (8, 8)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A smooth one with some noise."""
     rng = np.random.default_rng(seed)
     y, x = np.indices((height, width))[..., None]
@@ -106,15 +106,15 @@ def codec_with(codec: Codec, prior: str, folder: Path) -> Codec:
 
 
 def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, int]]) -> None:
-    """Writes files of pictures of all sizes with all priors, and their ids."""
+    """Writes files of images of all sizes with all priors, and their ids."""
     codec = plain_codec(config)
     spec = codec.tokenizer.spec
-    seen = [codec.encode(picture(64, 64, seed)) for seed in range(1, 4)]
+    seen = [codec.encode(image(64, 64, seed)) for seed in range(1, 4)]
     words = [np.arange(size, dtype=np.float32)[:, None] for size in spec.codebook_sizes]
     fit_prior(seen, words, spec, clusters=(4,)).save(folder / 'tables.safetensors')
     usage = [np.ones(size, int) for size in spec.codebook_sizes]
     fit_nested(words, usage, (8, 4), codec.weights, restarts=1).save(folder / 'nested.safetensors')
-    tokens = {size: codec.encode(picture(*size)) for size in sizes}
+    tokens = {size: codec.encode(image(*size)) for size in sizes}
     largest = max(sizes, key=lambda size: size[0] * size[1])
     assert len(np.unique(np.asarray(tokens[largest].ids))) > 3  # random weights see something
     if 'network' in priors:
@@ -124,9 +124,9 @@ def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, 
         for (height, width), whole in tokens.items():
             if prior == 'network' and (height, width) == largest:  # which would take it long
                 height, width = height // 3, width // 3
-                whole = codec.encode(picture(height, width))
+                whole = codec.encode(image(height, width))
             found = used.nested.coarser(whole, 0, 1) if used.nested else whole
-            data = used.at(1 if used.nested else 0).pack(picture(height, width), found)
+            data = used.at(1 if used.nested else 0).pack(image(height, width), found)
             name = f'{prior}.{height}x{width}'
             if height > 1:
                 assert ('ids, coded' in describe(data).streams) == (prior != 'none'), name
@@ -136,7 +136,7 @@ def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, 
             np.savez(folder / f'{name}.npz', ids=np.asarray(expected.ids), **grain)
 
 
-def decode(folder: Path, config: str, *, pictures: bool) -> int:
+def decode(folder: Path, config: str, *, images: bool) -> int:
     """Number of files whose ids are those that were written; AssertionError for others."""
     codec, count = plain_codec(config), 0
     for file in sorted(folder.glob('*.bin')):
@@ -148,7 +148,7 @@ def decode(folder: Path, config: str, *, pictures: bool) -> int:
             assert (tokens.grain is None) == ('grain' not in expected)
             if tokens.grain is not None:
                 np.testing.assert_array_equal(np.asarray(tokens.grain), expected['grain'], err_msg=file.name)
-        if pictures and file.name.startswith('none.1x'):
+        if images and file.name.startswith('none.1x'):
             shape = (reader.header.height, reader.header.width, 3)
             assert used.decode(tokens, reader.header).shape == shape, file.name
         count += 1
@@ -161,4 +161,4 @@ if __name__ == '__main__':
             chosen = [tuple(map(int, size.split('x'))) for size in os.environ['SIZES'].split()]
             encode(where, which, os.environ['PRIORS'].split(), chosen)
         else:
-            print(decode(where, which, pictures='PICTURES' in os.environ))
+            print(decode(where, which, images='PICTURES' in os.environ))

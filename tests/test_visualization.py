@@ -35,14 +35,14 @@ def test_each_original_stands_above_its_reconstruction():
         assert any((windows[y, x] == pair).all() for y, x in np.argwhere((windows[:, :, 0, 0] == pair[0, 0]).all(-1)))
 
 
-def test_small_pictures_are_enlarged_and_large_ones_are_not():
+def test_small_images_are_enlarged_and_large_ones_are_not():
     small = reconstruction_sheet(plain(-1, 1, 32, 32), plain(-1, 1, 32, 32))
     assert (small == 0).all(-1).sum() >= 2 * 128 * 128
     large = reconstruction_sheet(plain(-1, 1, 256, 256), plain(-1, 1, 256, 256))
     assert (large == 0).all(-1).sum() == pytest.approx(2 * 256 * 256, rel=0.001)
 
 
-def test_many_pictures_are_broken_into_bands():
+def test_many_images_are_broken_into_bands():
     sheet = reconstruction_sheet(plain(-1, 24, 64, 64), plain(-1, 24, 64, 64))
     assert sheet.shape[1] <= 1400
     assert (sheet == 0).all(-1).sum() >= 2 * 24 * 128 * 128
@@ -53,7 +53,7 @@ def test_captions_are_drawn_and_counted():
     bare, captioned = (reconstruction_sheet(images, images, c) for c in (None, ['31.2 dB', 'x' * 500]))
     assert captioned.shape[0] > bare.shape[0]
     assert captioned.shape[1] == bare.shape[1]
-    with pytest.raises(ValueError, match='one caption for each of 2 pictures, got 1'):
+    with pytest.raises(ValueError, match='one caption for each of 2 images, got 1'):
         reconstruction_sheet(images, images, ['alone'])
 
 
@@ -67,26 +67,26 @@ def test_grains_are_shown_below_in_one_colour_each_with_their_shares():
     third = mapped[6 + 2 * 130 : 6 + 2 * 130 + 128, 22:150].astype(int)
     hue = third - third.mean(-1, keepdims=True)
     left, right = hue[:, :64].mean((0, 1)), hue[:, 64:].mean((0, 1))
-    assert np.abs(hue[:, :64] - left).max() < 2  # the colour is the grain's, the brightness the picture's
+    assert np.abs(hue[:, :64] - left).max() < 2  # the colour is the grain's, the brightness the image's
     assert np.abs(left - right).max() > 30
     assert np.corrcoef(third.mean(-1)[:, :64].ravel(), to_uint8(images)[0, :, :64].mean(-1).ravel())[0, 1] > 0.9
     below = mapped[6 + 3 * 130 + 15 : -6, 22:150]
     assert (below < 128).any()
-    with pytest.raises(ValueError, match='one map of grains for each of 2 pictures, got 1'):
+    with pytest.raises(ValueError, match='one map of grains for each of 2 images, got 1'):
         reconstruction_sheet(images, images, None, grain[:1])
 
 
 def test_an_empty_sheet_is_refused():
-    with pytest.raises(ValueError, match='at least one picture'):
+    with pytest.raises(ValueError, match='at least one image'):
         reconstruction_sheet(plain(0, 0, 8, 8), plain(0, 0, 8, 8))
 
 
 def test_png_holds_the_exact_pixels_and_replaces_an_older_file(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     path = tmp_path / 'new' / 'folder' / 'a.png'
     save_png(path, np.zeros((5, 7, 3), np.uint8))
-    save_png(path, picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+    save_png(path, image)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
     assert [p.name for p in path.parent.iterdir()] == ['a.png']
 
 
@@ -114,11 +114,11 @@ def test_a_sheet_of_classes_has_a_row_for_each_and_its_pixels():
     assert len(rows) == (4 * 16) ** 2  # enlarged by a whole factor
     assert rows.min() > sheet.shape[0] / 2 - 4
     assert columns.min() > sheet.shape[1] / 2
-    assert (sheet[rows.min() - 30] == 0).any()  # the picture above
+    assert (sheet[rows.min() - 30] == 0).any()  # the image above
 
 
-def test_a_sheet_of_classes_needs_pictures_and_a_name_for_each_row():
-    with pytest.raises(ValueError, match='at least one picture'):
+def test_a_sheet_of_classes_needs_images_and_a_name_for_each_row():
+    with pytest.raises(ValueError, match='at least one image'):
         class_sheet(np.zeros((0, 3, 8, 8, 3), np.uint8), [])
     with pytest.raises(ValueError, match='one name for each of 2 rows, got 1'):
         class_sheet(np.zeros((2, 1, 8, 8, 3), np.uint8), ['cat'])

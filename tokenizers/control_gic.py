@@ -208,7 +208,7 @@ class ControlGIC(Tokenizer):
 
         Args:
           images: sides are multiples of the coarsest cell (`TokenSpec.cell`); `fit_to_grid` makes others fit.
-          grain_ratios: shares of the area, coarse, medium and fine; each is realised to one cell in every picture.
+          grain_ratios: shares of the area, coarse, medium and fine; each is realised to one cell in every image.
             An array changes without compiling again, and is not checked.
         """
         if grain_ratios is None:

@@ -105,7 +105,7 @@ class DQVAE(Tokenizer):
       restart: whether a codeword without vectors becomes a random vector of the batch.
       grain_ratios: share of the area of each grain, from coarse to fine; two or three.
       router: 'feature' (learned; the shares are the targets of a budget), 'entropy' (by thresholds on the information
-        density) or 'quota' (the densest cells of each picture, exact shares).
+        density) or 'quota' (the densest cells of each image, exact shares).
       entropy_thresholds: for 'entropy': densities between the grains; see `density_thresholds`.
       entropy_range: centres of the first and the last bin of the density's histogram.
       budget_weight: weight of the squared distance from the targets, for 'feature'.
@@ -247,7 +247,7 @@ class DQVAE(Tokenizer):
 
         Args:
           images: sides are multiples of the coarsest cell (`TokenSpec.cell`).
-          grain_ratios: shares of the area from coarse to fine, realised exactly in each picture by information
+          grain_ratios: shares of the area from coarse to fine, realised exactly in each image by information
             density; None: the model's router decides.  An array is not checked.
         """
         branches = self.encoder(images)

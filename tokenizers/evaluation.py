@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs pictures it has not seen, and how it uses its codebooks."""
+"""How well a tokenizer reconstructs images it has not seen, and how it uses its codebooks."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ class TokenizerEvaluation:
     """What an evaluation found.
 
     Attributes:
-      metrics: means over all pictures of all processes: 'psnr' (dB), 'ssim', the perceptual distance under the name of
+      metrics: means over all images of all processes: 'psnr' (dB), 'ssim', the perceptual distance under the name of
         its judge, 'grain/<side>' (share of the area); exact over the whole set: 'usage/<codebook>' (share of the
         codewords that occur) and 'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were
         counted.
-      originals: the first pictures of this process, in [-1, 1].
-      reconstructions: of the same pictures.
-      grain: of the same pictures, the side of the block of each token; None for tokenizers without grains.
+      originals: the first images of this process, in [-1, 1].
+      reconstructions: of the same images.
+      grain: of the same images, the side of the block of each token; None for tokenizers without grains.
     """
 
     metrics: dict[str, float]
@@ -43,7 +43,7 @@ class TokenizerEvaluation:
     grain: Integer[np.ndarray, 'n h w'] | None = None
 
     def sheet(self) -> np.ndarray:
-        """A picture, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; ValueError without any."""
+        """An image, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; ValueError without any."""
         captions = [f'{value:.1f} dB' for value in psnr(self.originals, self.reconstructions)]
         return reconstruction_sheet(self.originals, self.reconstructions, captions, self.grain)
 
@@ -55,12 +55,12 @@ def evaluate_tokenizer(
     *,
     perceptual: Judge | None = None,
     with_ssim: bool = True,
-    pictures: int = 8,
+    shown: int = 8,
     observe: Observe | None = None,
 ) -> TokenizerEvaluation:
-    """Reconstructs every picture of `batches` once.
+    """Reconstructs every image of `batches` once.
 
-    In a run of several processes each calls this with its own share of the pictures, in equally many batches; all
+    In a run of several processes each calls this with its own share of the images, in equally many batches; all
     get the metrics of the whole set.
 
     Args:
@@ -68,12 +68,12 @@ def evaluate_tokenizer(
       batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
       spec: of the tokenizer.
       perceptual: judge of the distance between two images; None leaves it out.
-      with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large pictures.
-      pictures: how many to keep for the sheet.
+      with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large images.
+      shown: number of images to keep for the sheet.
       observe: is given the originals and the reconstructions of each batch, without padding.
 
     Raises:
-      ValueError: there are no pictures, or an id lies outside its codebook.
+      ValueError: there are no images, or an id lies outside its codebook.
     """
     sides = spec.grains if len(spec.grains) > 1 else ()
     names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
@@ -94,7 +94,7 @@ def evaluate_tokenizer(
         if perceptual is not None:
             distances = _distances(perceptual.module, perceptual.variables, images, reconstruction)
             values[perceptual.name] = np.asarray(distances, np.float64)[mask]
-        missing = pictures - sum(map(len, originals))
+        missing = shown - sum(map(len, originals))
         if sides:
             grain = np.asarray(tokens.grain)[mask]
             values |= {f'grain/{side}': np.mean(grain == side, axis=(1, 2)) for side in sides}
@@ -121,7 +121,7 @@ def _distances(
 
 
 class _Totals:
-    """Sums over pictures and counts of ids; the sums of processes can be added."""
+    """Sums over images and counts of ids; the sums of processes can be added."""
 
     def __init__(self, names: Sequence[str], spec: TokenSpec) -> None:
         self._spec = spec
@@ -130,9 +130,9 @@ class _Totals:
         self._counts = [np.zeros(size, np.int64) for size in spec.codebook_sizes]
 
     def add(self, values: Mapping[str, Float[np.ndarray, ' b']], ids: Integer[np.ndarray, 'b h w k']) -> None:
-        """Adds one value per picture and name, and the ids of the pictures."""
-        for name, per_picture in values.items():
-            self._sums[name] += float(per_picture.sum())
+        """Adds one value per image and name, and the ids of the images."""
+        for name, per_image in values.items():
+            self._sums[name] += float(per_image.sum())
         self._images += len(ids)
         for j, counts in enumerate(self._counts):
             found = np.bincount(ids[..., j].ravel(), minlength=counts.size)
@@ -157,7 +157,7 @@ class _Totals:
     def metrics(self) -> dict[str, float]:
         """Means and the use of the codebooks."""
         if self._images == 0:
-            raise ValueError('there are no pictures to evaluate on')
+            raise ValueError('there are no images to evaluate on')
         metrics = {name: total / self._images for name, total in self._sums.items()}
         for name, size, counts in zip(self._spec.codebook_names, self._spec.codebook_sizes, self._counts, strict=True):
             usage = CodebookUsage(size)

@@ -1,4 +1,4 @@
-"""FQGAN: several small codebooks instead of a large one, one per factor of the picture.
+"""FQGAN: several small codebooks instead of a large one, one per factor of the image.
 
 Bai et al., "Factorized Visual Tokenization and Generation" (2024).  Each factor has its own adapter on a shared
 encoder; a penalty keeps the factors apart, and the semantic ones also predict the features of frozen networks.

@@ -221,6 +221,6 @@ class TokenizerObjective:
 
 
 def _psnr(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean over pictures of 10 log10(1 / MSE) on [0, 1], without the 8-bit rounding that evaluation applies."""
+    """Mean over images of 10 log10(1 / MSE) on [0, 1], without the 8-bit rounding that evaluation applies."""
     error = jnp.mean(jnp.square(jnp.clip(reconstruction, -1, 1) - images), axis=(1, 2, 3)) / 4
     return jnp.mean(-10 / math.log(10) * jnp.log(jax.lax.stop_gradient(jnp.maximum(error, 1e-10))))

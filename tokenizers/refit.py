@@ -24,7 +24,7 @@ from vistok.tokenizers.vqgan import VQGAN
 def picked_vectors(
     trained: TrainedTokenizer, images: Iterable[Float[np.ndarray, 'b H W 3']], count: int, *, seed: int = 0
 ) -> Float[np.ndarray, 'n d']:
-    """One vector of each picture, from a random place: of many pictures, not many of the same.
+    """One vector of each image, from a random place: of many images, not many of the same.
 
     Args:
       trained: a tokenizer that `refitted` takes.
@@ -33,7 +33,7 @@ def picked_vectors(
       seed: of the places.
 
     Raises:
-      ValueError: there are no pictures.
+      ValueError: there are no images.
     """
     module: Any = trained.module
     latents = jax.jit(functools.partial(module.apply, method='latents'))
@@ -46,7 +46,7 @@ def picked_vectors(
         if done >= count:
             break
     if not found:
-        raise ValueError('there are no pictures to take vectors of')
+        raise ValueError('there are no images to take vectors of')
     return np.concatenate(found)[:count]
 
 

@@ -57,7 +57,7 @@ class MultiScaleVQGAN(VQGAN):
     codewords have neither unit norm nor an entropy loss.
 
     Attributes:
-      scales: sides of the grids for pictures of `scales[-1] * downsample_factor` pixels; others have grids in
+      scales: sides of the grids for images of `scales[-1] * downsample_factor` pixels; others have grids in
         proportion.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures for people: 8-bit conversion, a sheet of originals and reconstructions, PNG files."""
+"""Images for people: 8-bit conversion, a sheet of originals and reconstructions, PNG files."""
 
 import math
 import os
@@ -15,7 +15,7 @@ _CAPTION = 15  # height of a caption line
 _LABEL = 16  # width of the row labels, which stand upright
 _SHEET_WIDTH = 1400
 _NAME_WIDTH = 110  # of the names before the rows of a sheet of classes
-_SMALLEST_SIDE = 128  # smaller pictures are enlarged to about this
+_SMALLEST_SIDE = 128  # smaller images are enlarged to about this
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (110, 110, 110)
 _GRAIN_COLOURS = ((230, 97, 0), (0, 140, 110), (40, 80, 190))  # of the sides 1, 2, 4; larger ones start again
 
@@ -35,32 +35,32 @@ def reconstruction_sheet(
     captions: Sequence[str] | None = None,
     grain: Integer[np.ndarray, 'm gh gw'] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
-    """One picture with every original above its reconstruction.
+    """One image with every original above its reconstruction.
 
     Args:
       originals: images in [-1, 1].
       reconstructions: of the same images, in the same order; values outside [-1, 1] are clipped.
-      captions: a short line below each pair ('31.2 dB'); cut where it is wider than the picture.
-      grain: side of the block that each token belongs to, on a grid that divides the pictures.  A third row then shows
+      captions: a short line below each pair ('31.2 dB'); cut where it is wider than the image.
+      grain: side of the block that each token belongs to, on a grid that divides the images.  A third row then shows
         the grains as colours over the original, with the share of each in a line below.
 
     Returns:
-      The sheet.  Small pictures are enlarged by a whole factor without smoothing, so that each pixel stays a pixel.
+      The sheet.  Small images are enlarged by a whole factor without smoothing, so that each pixel stays a pixel.
 
     Raises:
-      ValueError: there is no picture, or captions or maps and pictures differ in number.
+      ValueError: there is no image, or captions or maps and images differ in number.
     """
     count, height, width = originals.shape[:3]
     if count == 0:
-        raise ValueError('a sheet needs at least one picture, got none')
+        raise ValueError('a sheet needs at least one image, got none')
     if captions is not None and len(captions) != count:
-        raise ValueError(f'expected one caption for each of {count} pictures, got {len(captions)}')
+        raise ValueError(f'expected one caption for each of {count} images, got {len(captions)}')
     if grain is not None and len(grain) != count:
-        raise ValueError(f'expected one map of grains for each of {count} pictures, got {len(grain)}')
+        raise ValueError(f'expected one map of grains for each of {count} images, got {len(grain)}')
     factor = max(1, round(_SMALLEST_SIDE / min(height, width)))
     tile_h, tile_w = height * factor, width * factor
     columns = min(count, max(1, (_SHEET_WIDTH - _LABEL - _GAP) // (tile_w + _GAP)))
-    columns = -(-count // -(-count // columns))  # spread the pictures evenly over the bands
+    columns = -(-count // -(-count // columns))  # spread the images evenly over the bands
     bands = -(-count // columns)
     rows = {'original': to_uint8(originals), 'reconstruction': to_uint8(reconstructions)}
     if grain is not None:
@@ -87,21 +87,21 @@ def reconstruction_sheet(
 
 
 def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) -> UInt8[np.ndarray, 'H W 3']:
-    """One picture with a row for every class and its name before it.
+    """One image with a row for every class and its name before it.
 
     Args:
-      images: c pictures of each of r classes.
+      images: c images of each of r classes.
       names: of the classes; cut where they are too long.
 
     Returns:
-      The sheet.  Small pictures are enlarged by a whole factor without smoothing.
+      The sheet.  Small images are enlarged by a whole factor without smoothing.
 
     Raises:
-      ValueError: there is no picture, or names and rows differ in number.
+      ValueError: there is no image, or names and rows differ in number.
     """
     rows, columns, height, width = images.shape[:4]
     if not rows * columns:
-        raise ValueError('a sheet needs at least one picture, got none')
+        raise ValueError('a sheet needs at least one image, got none')
     if len(names) != rows:
         raise ValueError(f'expected one name for each of {rows} rows, got {len(names)}')
     factor = max(1, round(_SMALLEST_SIDE / 2 / min(height, width)))
@@ -110,10 +110,10 @@ def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) ->
     margin = _GAP + min(_NAME_WIDTH, max(math.ceil(font.getlength(name)) for name in names)) + _GAP
     sheet = Image.new('RGB', (margin + columns * (tile_w + 2) + _GAP, rows * (tile_h + 2) + 2 * _GAP), _WHITE)
     draw = ImageDraw.Draw(sheet)
-    for row, (name, pictures) in enumerate(zip(names, images, strict=True)):
+    for row, (name, row_images) in enumerate(zip(names, images, strict=True)):
         y = _GAP + row * (tile_h + 2)
         draw.text((_GAP, y + tile_h / 2), _cut(name, _NAME_WIDTH, font), fill=_BLACK, font=font, anchor='lm')
-        for column, pixels in enumerate(pictures):
+        for column, pixels in enumerate(row_images):
             tile = Image.fromarray(pixels).resize((tile_w, tile_h), Image.Resampling.NEAREST)
             sheet.paste(tile, (margin + column * (tile_w + 2), y))
     return np.asarray(sheet)
@@ -123,14 +123,14 @@ def _colour(side: int) -> tuple[int, int, int]:
     return _GRAIN_COLOURS[(side.bit_length() - 1) % len(_GRAIN_COLOURS)]
 
 
-def _over_grey(pictures: UInt8[np.ndarray, 'n h w 3'], grain: Integer[np.ndarray, 'n gh gw']) -> np.ndarray:
-    """Each grain's colour over the picture without its colours."""
+def _over_grey(images: UInt8[np.ndarray, 'n h w 3'], grain: Integer[np.ndarray, 'n gh gw']) -> np.ndarray:
+    """Each grain's colour over the image without its colours."""
     for axis in (1, 2):
-        grain = grain.repeat(pictures.shape[axis] // grain.shape[axis], axis)
-    colours = np.zeros_like(pictures)
+        grain = grain.repeat(images.shape[axis] // grain.shape[axis], axis)
+    colours = np.zeros_like(images)
     for side in np.unique(grain):
         colours[grain == side] = _colour(int(side))
-    return (0.5 * pictures.mean(-1, keepdims=True) + 0.5 * colours).astype(np.uint8)
+    return (0.5 * images.mean(-1, keepdims=True) + 0.5 * colours).astype(np.uint8)
 
 
 def _write_shares(draw: ImageDraw.ImageDraw, place: tuple[int, int], grain: np.ndarray, font: _Font) -> None:
@@ -155,14 +155,14 @@ def _cut(text: str, width: int, font: _Font) -> str:
     return text
 
 
-def save_png(path: str | os.PathLike[str], picture: UInt8[np.ndarray, 'h w 3']) -> None:
+def save_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, 'h w 3']) -> None:
     """Writes a PNG file, and its folder; a reader sees the old file or the new one, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(descriptor, 'wb') as file:
-            Image.fromarray(picture).save(file, format='PNG')
+            Image.fromarray(image).save(file, format='PNG')
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:

@@ -123,7 +123,7 @@ class AdaptiveBit:
     """A table for yes and no that learns from what was coded with it."""
 
     __slots__ = ('_no', '_yes')
-    _MOST = 510  # then both counts are halved, so that the table follows the picture and few tables exist
+    _MOST = 510  # then both counts are halved, so that the table follows the image and few tables exist
 
     def __init__(self) -> None:
         self._no = self._yes = 1  # in halves: the estimate of Krichevsky and Trofimov (1981)

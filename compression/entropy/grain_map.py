@@ -1,4 +1,4 @@
-"""The map of grains as a quadtree of flags, coded with tables that adapt to the picture.
+"""The map of grains as a quadtree of flags, coded with tables that adapt to the image.
 
 Grid by grid from the coarsest grain to the finest but one, each cell that is not yet decided says whether it is of this
 grain; what remains is of the finest.  The flag's table is chosen by the place of the cell in the one that it was

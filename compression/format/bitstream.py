@@ -1,4 +1,4 @@
-"""The container of compressed pictures: what every byte of a `.bin` file means, and nothing about how ids become bits.
+"""The container of compressed images: what every byte of a `.bin` file means, and nothing about how ids become bits.
 
 docs/bitstream.md has the same in words, with an example.  A file is a header, an optional plane of transparency, and
 one record per tile in raster order; each can be read when the bytes before it have been.  Whatever the bytes are,

@@ -64,7 +64,7 @@ class Description:
             return self.header.prior.hex() or 'none'
         return f'{self.header.prior.hex()}, a network on {probe_of(self.header).computer}'
 
-    def grain_picture(self) -> UInt8[np.ndarray, 'h w 1']:
+    def grain_image(self) -> UInt8[np.ndarray, 'h w 1']:
         """One pixel per grid cell, the finer the brighter; ValueError if all tokens are of one size."""
         grains = self.header.grains
         if len(grains) == 1:

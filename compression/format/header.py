@@ -1,4 +1,4 @@
-"""What a compressed picture says of itself before its first token, and how that becomes bytes."""
+"""What a compressed image says of itself before its first token, and how that becomes bytes."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ class Limits:
     """What a reader is willing to allocate.
 
     Attributes:
-      pixels: of a picture; the numbers in its token grid are held to the same bound.
+      pixels: of an image; the numbers in its token grid are held to the same bound.
       strip: pixels of one row of windows, which are held as 12 bytes each while they are put together.
     """
 
@@ -55,7 +55,7 @@ class Header:
     """What is known before the first token.
 
     Attributes:
-      width: of the picture, in pixels.
+      width: of the image, in pixels.
       height: likewise.
       channels: 1 grey, 2 grey with transparency, 3 RGB, 4 RGB with transparency.
       bit_depth: 8 or 16, of every channel.
@@ -93,7 +93,7 @@ class Header:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the token grid, which covers the picture in whole blocks."""
+        """Rows and columns of the token grid, which covers the image in whole blocks."""
         blocks = (-(-self.height // self.cell), -(-self.width // self.cell))
         return blocks[0] * max(self.grains), blocks[1] * max(self.grains)
 
@@ -112,7 +112,7 @@ class Header:
         return next((feature.data for feature in self.features if feature.number == number), None)
 
     def check(self, limits: Limits) -> None:
-        """ValueError unless all values are possible and the picture is within the limits."""
+        """ValueError unless all values are possible and the image is within the limits."""
         rules: list[tuple[str, object, bool]] = [
             ('width', self.width, self.width >= 1),
             ('height', self.height, self.height >= 1),
@@ -203,7 +203,7 @@ def header_fields(header: Header) -> bytes:
 
 
 def parse_fields(fields: bytes, limits: Limits) -> Header:
-    """What `header_fields` was given; BitstreamError for other bytes and for pictures beyond the limits."""
+    """What `header_fields` was given; BitstreamError for other bytes and for images beyond the limits."""
     given = _Fields(fields)
     width, height, form, factor = (given.number() for _ in range(4))
     sizes = tuple(given.number() for _ in range(given.count(MOST_CODEBOOKS, 'sub-codebooks')))

@@ -1,4 +1,4 @@
-"""Packets: some of a picture's ids each, spread over all of it, so that a lost one leaves no hole.
+"""Packets: some of an image's ids each, spread over all of it, so that a lost one leaves no hole.
 
 The ids of a tile are dealt out by their place: row r and column c belong to packet (r mod a, c mod b) of a*b.  Each
 packet is coded by itself, with contexts that begin anew, and has a checksum of its own; between packets nothing has to
@@ -62,7 +62,7 @@ class Part:
     """The places of a packet.
 
     Attributes:
-      number: of the packet in the picture.
+      number: of the packet in the image.
       where: rows and columns of the token grid.
       area: as if they were a tile by themselves.
     """

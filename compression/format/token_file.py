@@ -1,4 +1,4 @@
-"""The tokens of a picture <-> what follows the header of its bitstream: tiles, or packets."""
+"""The tokens of an image <-> what follows the header of its bitstream: tiles, or packets."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ from vistok.tokenizers.tokenizer import Tokens
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Received:
-    """What has arrived of a picture.
+    """What has arrived of an image.
 
     Attributes:
       tokens: a batch of one; unknown ids are 0.

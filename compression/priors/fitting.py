@@ -1,4 +1,4 @@
-"""A `StaticPrior` from the tokens of some pictures.
+"""A `StaticPrior` from the tokens of some images.
 
 Floating point is allowed here: what comes out is integers, and only these decide about bits.
 """
@@ -15,7 +15,7 @@ from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 CLUSTERS = (1, 8, 16, 32)
 _LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
-_HELD_OUT = 4  # one picture in so many decides about the number of clusters
+_HELD_OUT = 4  # one image in so many decides about the number of clusters
 _STRENGTH = 16.0  # what a less specific table counts for, in tokens
 _UNITS = 256  # counts are stored in parts of a token
 _MOST = float((1 << 31) - 1)
@@ -37,24 +37,24 @@ def fit_prior(
     spec: TokenSpec,
     clusters: Sequence[int] = CLUSTERS,
 ) -> StaticPrior:
-    """Counts tokens; how many clusters a codebook has is decided by pictures that were not counted.
+    """Counts tokens; how many clusters a codebook has is decided by images that were not counted.
 
     Args:
-      tokens: of each picture, a batch of one.
+      tokens: of each image, a batch of one.
       codewords: of each sub-codebook, `[K, d]`; those that are close together share a cluster.
       spec: of the tokens.
       clusters: numbers of clusters to try.
 
     Raises:
-      ValueError: there are fewer than two pictures.
+      ValueError: there are fewer than two images.
     """
     if len(tokens) < 2:
-        raise ValueError(f'a prior needs the tokens of at least two pictures, got {len(tokens)}')
-    pictures = [_seen(picture, spec) for picture in tokens]
-    last = len(pictures) - 1
-    counted = _joined([p for i, p in enumerate(pictures) if i % _HELD_OUT != last % _HELD_OUT])
-    held_out = _joined([p for i, p in enumerate(pictures) if i % _HELD_OUT == last % _HELD_OUT])
-    everything, tables = _joined(pictures), list[CodebookTables]()
+        raise ValueError(f'a prior needs the tokens of at least two images, got {len(tokens)}')
+    images = [_seen(image, spec) for image in tokens]
+    last = len(images) - 1
+    counted = _joined([p for i, p in enumerate(images) if i % _HELD_OUT != last % _HELD_OUT])
+    held_out = _joined([p for i, p in enumerate(images) if i % _HELD_OUT == last % _HELD_OUT])
+    everything, tables = _joined(images), list[CodebookTables]()
     for j, vectors in enumerate(codewords):
         tried: dict[float, np.ndarray] = {}
         usage = np.bincount(counted.ids[:, j] - 1, minlength=len(vectors))
@@ -76,8 +76,8 @@ def _seen(tokens: Tokens, spec: TokenSpec) -> _Seen:
     return _Seen(np.searchsorted(spec.grains, sides[first]), ids[first], around[1:, :-1][first], around[:-1, 1:][first])
 
 
-def _joined(pictures: Sequence[_Seen]) -> _Seen:
-    return _Seen(*(np.concatenate([getattr(p, f.name) for p in pictures]) for f in dataclasses.fields(_Seen)))
+def _joined(images: Sequence[_Seen]) -> _Seen:
+    return _Seen(*(np.concatenate([getattr(p, f.name) for p in images]) for f in dataclasses.fields(_Seen)))
 
 
 def _clustered(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], number: int) -> Int[np.ndarray, ' K']:

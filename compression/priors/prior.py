@@ -138,7 +138,7 @@ class CodebookTables:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StaticPrior:
-    """Tables that were counted on a set of pictures, chosen by the grain and by the neighbours' clusters.
+    """Tables that were counted on a set of images, chosen by the grain and by the neighbours' clusters.
 
     With one cluster per sub-codebook there are no contexts: one table per grain and sub-codebook.
 

@@ -1,6 +1,6 @@
 """What the configs of all generators share: every key there is, with its meaning, at the paper-sized recipe's values.
 
-Not an experiment of its own.  What pictures, steps and devices are is told in `tokenizer.py`.
+Not an experiment of its own.  What images, steps and devices are is told in `tokenizer.py`.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def base() -> ConfigDict:
         }
     )
     config.optimizer.update(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=1.0)
-    # 'tokens:DIR' are extracted ones (launch/extract_tokens.py), all else pictures, which are encoded in every step.
+    # 'tokens:DIR' are extracted ones (launch/extract_tokens.py), all else images, which are encoded in every step.
     config.data.source = 'tokens:runs/tokens-imagenet256'
     config.train.update(steps=300 * 5_000, batch_size=256)  # 300 epochs
     config.evaluate = ConfigDict(

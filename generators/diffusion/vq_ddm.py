@@ -67,7 +67,7 @@ class VQDDM(Generator):
       importance: whether training draws a step t in proportion to the root mean square of its term of the bound, once
         every step has been visited often enough, instead of uniformly.
       auxiliary_weight: of the cross-entropy of the clean tokens, in the loss; the paper has none.
-      evaluation_terms: terms of the bound, spread over all steps, that an evaluation averages for each picture;
+      evaluation_terms: terms of the bound, spread over all steps, that an evaluation averages for each image;
         `timesteps` gives the whole bound.
       dtype: computation type of the network.
       remat: whether a backward pass computes the network's blocks again instead of keeping what is inside them.

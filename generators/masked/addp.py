@@ -209,7 +209,7 @@ class ADDP(Generator):
 
     Besides 'params', its variables hold two collections that are never trained: 'tokenizer', the variables of the
     tokenizer, and 'predictor', the parameters of a predictor of the same tokens, which training needs.  `init` makes
-    fresh ones, to be replaced by trained ones.  The pictures themselves are not needed: what is looked at in training
+    fresh ones, to be replaced by trained ones.  The images themselves are not needed: what is looked at in training
     is decoded from tokens, as in generation.
 
     Attributes:

@@ -96,7 +96,7 @@ class RecognitionObjective:
         return {'recognizer': loss}, (model_state, StepReport({'accuracy': right.mean()}))
 
     def scores(self, variables: Any, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        """Of each picture: 'loss', and 'accuracy', 1 where its class is the most likely."""
+        """Of each image: 'loss', and 'accuracy', 1 where its class is the most likely."""
         logits: Any = self.recognizer.apply(variables, batch['image'])
         nll, right = _scored(logits, batch['label'])
         return {'loss': nll, 'accuracy': right}

@@ -82,7 +82,7 @@ def test_network_calls_of_each_kind_of_method(load):
     assert calls(MaskGIT(SPEC, grid, 3), plain, None) == 8
     assert calls(MaskGIT(SPEC, grid, 3), SampleConfig(steps=5), None) == 5
     assert calls(VQDDM(SPEC, grid, 3, timesteps=100), plain, None) == 100
-    grain = np.full((2, 4, 4), 2)  # four coarse codes, and of one picture four fine ones in place of the last
+    grain = np.full((2, 4, 4), 2)  # four coarse codes, and of one image four fine ones in place of the last
     grain[1, 2:, 2:] = 1
     coarse_and_fine = DQTransformer(TokenSpec((8,), 8, grains=(1, 2)), grid, 3)
     assert calls(coarse_and_fine, plain, grain) == pytest.approx((4 + 7) / 2 + 2)

@@ -5,7 +5,7 @@ import types
 from pathlib import Path
 
 import numpy as np
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format.packets import PacketShape
@@ -23,13 +23,13 @@ def script():
     return module
 
 
-def pictures(count):
+def images(count):
     rng = np.random.default_rng(0)
     return np.kron(rng.integers(0, 256, (count, 4, 4, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
 
 
 def test_what_is_lost_at_a_small_share_is_lost_at_a_larger_one():
-    data, chances = CODEC.compress(pictures(1)[0]), np.random.default_rng(1).random(4096)
+    data, chances = CODEC.compress(images(1)[0]), np.random.default_rng(1).random(4096)
     with_losses = script().with_losses
     assert with_losses(data, chances, 0.0) == data
     before = np.ones((4, 4), bool)
@@ -40,16 +40,16 @@ def test_what_is_lost_at_a_small_share_is_lost_at_a_larger_one():
         before = known
 
 
-def test_rows_compare_the_same_losses_and_pictures_are_shown():
+def test_rows_compare_the_same_losses_and_images_are_shown():
     judge = types.SimpleNamespace(
         variables=None, module=types.SimpleNamespace(apply=lambda _, a, b: np.abs(a - b).mean((1, 2, 3)))
     )
     restorers = {'nearest': nearest_known, 'zeros': lambda ids, known: np.where(known[..., None], ids, 0)}
-    rows, shown = script().measure(CODEC, pictures(6), restorers, judge, 0)
+    rows, shown = script().measure(CODEC, images(6), restorers, judge, 0)
     assert [row.restored_by for row in rows] == ['nearest', 'zeros'] * 5
     for one, other in zip(rows[::2], rows[1::2], strict=True):
         assert (one.packets_lost, one.tokens_lost) == (other.packets_lost, other.tokens_lost)
     assert rows[0].psnr == rows[1].psnr > rows[-1].psnr
     assert rows[0].tokens_lost == 0.0
     assert list(shown) == ['original', 'nothing lost', '40% lost', 'nearest', 'zeros']
-    assert {picture.shape for picture in shown.values()} == {(6, 32, 32, 3)}
+    assert {image.shape for image in shown.values()} == {(6, 32, 32, 3)}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from markov_generator import Markov
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.priors.fitting import fit_prior
@@ -26,7 +26,7 @@ def test_each_model_of_ids_is_measured_and_the_ids_come_back(monkeypatch, tmp_pa
     drawn = generator.drawn(network.variables, 1, (12, 16))
     tokens = Tokens(drawn[None])
     words = [np.arange(64, dtype=np.float32)[:, None]]
-    monkeypatch.setattr(Codec, 'encode', lambda self, picture: tokens)
+    monkeypatch.setattr(Codec, 'encode', lambda self, image: tokens)
     codec = Codec(
         tokenizer, b'weights!', fit_prior([tokens] * 2, words, tokenizer.spec, clusters=(4,)), network=network
     )

@@ -1,4 +1,4 @@
-"""Codecs: pictures of every size and kind go through any tokenizer, and files of others are refused by name."""
+"""Codecs: images of every size and kind go through any tokenizer, and files of others are refused by name."""
 
 import dataclasses
 import io
@@ -7,12 +7,12 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok import cli
 from vistok.compression.codec import Codec, fingerprint
 from vistok.compression.format.header import BitstreamError, Limits
-from vistok.compression.pixel_formats import check_picture
+from vistok.compression.pixel_formats import check_image
 from vistok.compression.priors.fitting import fit_prior
 from vistok.experiments import registry
 from vistok.metrics.image_quality import psnr
@@ -26,7 +26,7 @@ TOKENIZERS = {
 }
 
 
-def picture(height, width, channels=3, dtype=np.uint8, seed=0):
+def image(height, width, channels=3, dtype=np.uint8, seed=0):
     """A smooth one with some noise."""
     rng = np.random.default_rng(seed)
     y, x = np.indices((height, width))[..., None]
@@ -48,8 +48,8 @@ def codec(tokenizer, **changes):
 
 @pytest.mark.parametrize('tokenizer', TOKENIZERS.values(), ids=TOKENIZERS)
 @pytest.mark.parametrize('size', [(1, 1), (1, 300), (300, 1), (7, 5), (64, 64), (65, 129), (131, 97)])
-def test_tokens_come_back_exactly_and_pictures_in_their_size(tokenizer, size):
-    original, model = picture(*size), codec(tokenizer)
+def test_tokens_come_back_exactly_and_images_in_their_size(tokenizer, size):
+    original, model = image(*size), codec(tokenizer)
     tokens = model.encode(original)
     data = model.compress(original)
     assert data == model.pack(original, tokens)
@@ -66,8 +66,8 @@ def test_tokens_come_back_exactly_and_pictures_in_their_size(tokenizer, size):
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
-def test_every_kind_of_picture_comes_back_in_its_kind(channels, dtype):
-    original, model = picture(40, 33, channels, dtype), codec(ToyTokenizer(8, levels=16))
+def test_every_kind_of_image_comes_back_in_its_kind(channels, dtype):
+    original, model = image(40, 33, channels, dtype), codec(ToyTokenizer(8, levels=16))
     decoded = model.decompress(io.BytesIO(model.compress(original)))
     assert decoded.dtype == dtype
     assert decoded.shape == original.shape
@@ -86,14 +86,14 @@ def test_sixteen_bits_are_not_reduced_to_eight():
         seen: list = []
 
     model = codec(Exact())
-    original = picture(16, 16, 3, np.uint16)
+    original = image(16, 16, 3, np.uint16)
     model.compress(original)
     np.testing.assert_allclose((Exact.seen[0][0] + 1) / 2 * 65535, original, atol=0.01)
 
 
 def test_windows_give_what_one_window_gives():
     """This tokenizer has no context: seams would be mistakes of the windows."""
-    original = picture(200, 150)
+    original = image(200, 150)
     small, large = codec(ToyTokenizer(8, levels=16)), codec(ToyTokenizer(8, levels=16), window=256)
     assert_equal(small.encode(original), large.encode(original))
     decoded = [model.decompress(model.compress(original)) for model in (small, large)]
@@ -101,38 +101,38 @@ def test_windows_give_what_one_window_gives():
 
 
 def test_what_a_file_looks_like_does_not_depend_on_the_codec_that_reads_it():
-    data = codec(TOKENIZERS['plain']).compress(picture(100, 90))
+    data = codec(TOKENIZERS['plain']).compress(image(100, 90))
     expected = codec(TOKENIZERS['plain']).decompress(data)
     other = codec(TOKENIZERS['plain'], window=128, halo=0, tile=4)
     np.testing.assert_array_equal(other.decompress(data), expected)
 
 
 def test_transparency_that_says_little_costs_little():
-    opaque = np.concatenate([picture(200, 200), np.full((200, 200, 1), 255, np.uint8)], -1)
+    opaque = np.concatenate([image(200, 200), np.full((200, 200, 1), 255, np.uint8)], -1)
     model = codec(TOKENIZERS['plain'])
     assert len(model.compress(opaque)) < len(model.compress(opaque[..., :3])) + 80
 
 
 def test_progress_counts_all_windows():
     calls = []
-    codec(TOKENIZERS['plain']).compress(picture(100, 150), progress=lambda done, total: calls.append((done, total)))
+    codec(TOKENIZERS['plain']).compress(image(100, 150), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
     assert len(calls) > 4
 
 
 def test_other_weights_priors_and_tokenizers_are_named():
-    original, model = picture(40, 40), codec(TOKENIZERS['plain'])
+    original, model = image(40, 40), codec(TOKENIZERS['plain'])
     data = model.compress(original)
     with pytest.raises(BitstreamError, match='written with weights 0001020304050607, got 6f74686572212121'):
         Codec(TOKENIZERS['plain'], b'other!!!').decompress(data)
     with pytest.raises(BitstreamError, match='bitstream has tokens of'):
         codec(TOKENIZERS['grains']).decompress(data)
     spec = TOKENIZERS['plain'].spec
-    tokens = [model.encode(picture(200, 200, seed=i)) for i in range(3)]
+    tokens = [model.encode(image(200, 200, seed=i)) for i in range(3)]
     prior = fit_prior(tokens, [np.arange(64, dtype=np.float32)[:, None]], spec, clusters=(1, 4))
     with_prior = dataclasses.replace(model, prior=prior)
-    smaller = with_prior.compress(picture(200, 200, seed=9))
-    assert len(smaller) < 0.9 * len(model.compress(picture(200, 200, seed=9)))
+    smaller = with_prior.compress(image(200, 200, seed=9))
+    assert len(smaller) < 0.9 * len(model.compress(image(200, 200, seed=9)))
     np.testing.assert_array_equal(with_prior.decompress(data), model.decompress(data))  # written without any
     with pytest.raises(BitstreamError, match=f'written with prior {prior.fingerprint.hex()}, got none'):
         model.decompress(smaller)
@@ -140,12 +140,12 @@ def test_other_weights_priors_and_tokenizers_are_named():
         codec(TOKENIZERS['grains'], prior=prior)
 
 
-def test_what_is_no_picture_is_refused():
+def test_what_is_no_image_is_refused():
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match='a picture is uint8 or uint16'):
-            check_picture(wrong)
+        with pytest.raises(ValueError, match='an image is uint8 or uint16'):
+            check_image(wrong)
     with pytest.raises(ValueError, match='above the limit of 10'):
-        codec(TOKENIZERS['plain'], limits=Limits(10)).compress(picture(4, 4))
+        codec(TOKENIZERS['plain'], limits=Limits(10)).compress(image(4, 4))
     with pytest.raises(ValueError, match='a fingerprint has 8 bytes'):
         Codec(TOKENIZERS['plain'], b'')
 
@@ -164,7 +164,7 @@ def test_real_tokenizers_go_through(config):
     module = registry.tokenizer(cli.load_config(f'configs/{config}'))
     variables = jax.jit(lambda key: module.init(key, jax.numpy.zeros((1, 32, 32, 3))))(jax.random.key(0))
     model = Codec(TrainedTokenizer(module, dict(variables)), fingerprint(variables), window=32, halo=16, tile=8)
-    original = picture(45, 40)
+    original = image(45, 40)
     tokens = model.encode(original)
     data = model.pack(original, tokens)
     assert_equal(model.unpack(model.reader(data)), tokens)
@@ -176,7 +176,7 @@ def test_real_tokenizers_go_through(config):
 
 def test_quality_is_that_of_the_tokenizer():
     """One window, no crop: the bitstream adds no loss."""
-    original, tokenizer = picture(64, 64), TOKENIZERS['plain']
+    original, tokenizer = image(64, 64), TOKENIZERS['plain']
     images = original[None].astype(np.float32) / 127.5 - 1
     expected = psnr(images, tokenizer.decode(tokenizer.encode(images)))
     decoded = codec(tokenizer).decompress(codec(tokenizer).compress(original))
@@ -184,7 +184,7 @@ def test_quality_is_that_of_the_tokenizer():
 
 
 @pytest.mark.slow
-def test_a_large_picture_takes_little_more_memory_than_itself():
+def test_a_large_image_takes_little_more_memory_than_itself():
     original = np.zeros((3000, 4000, 3), np.uint8)
     original[::7] = 200
     model = codec(ToyTokenizer(16), window=512, halo=32, tile=256)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from markov_generator import Markov
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.entropy.token_coding import encode_tile
@@ -31,7 +31,7 @@ TOKENIZERS = {
 SIDE = {'one codebook': 400, 'three sub-codebooks': 320, 'grains': 256}
 
 
-def picture(side, seed=0):
+def image(side, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.indices((side, side))[..., None]
     waves = np.sin(y / rng.uniform(9, 60, 3) + x / rng.uniform(9, 60, 3) + rng.uniform(0, 6, 3))
@@ -44,7 +44,7 @@ def codec_of(name, clusters):
     if clusters is None:
         return codec
     words = [np.arange(k, dtype=np.float32)[:, None] for k in tokenizer.spec.codebook_sizes]
-    tokens = [codec.encode(picture(SIDE[name], seed)) for seed in (0, 1)]  # with the one that is measured
+    tokens = [codec.encode(image(SIDE[name], seed)) for seed in (0, 1)]  # with the one that is measured
     return dataclasses.replace(codec, prior=fit_prior(tokens, words, tokenizer.spec, clusters=(clusters,)))
 
 
@@ -99,8 +99,8 @@ def payload(data):
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_fixed_lengths_are_the_logarithm_of_the_codebooks(name):
     codec = codec_of(name, None)
-    tokens = codec.encode(picture(SIDE[name]))
-    data = codec.pack(picture(SIDE[name]), tokens)
+    tokens = codec.encode(image(SIDE[name]))
+    data = codec.pack(image(SIDE[name]), tokens)
     count = tokens.ids[..., 0].size if tokens.grain is None else int((1 / np.asarray(tokens.grain) ** 2).sum())
     _, streams = payload(data)
     lengths = [(size - 1).bit_length() for size in codec.tokenizer.spec.codebook_sizes]
@@ -112,10 +112,10 @@ def test_fixed_lengths_are_the_logarithm_of_the_codebooks(name):
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_files_with_tables_take_what_the_counts_say(name, clusters):
     codec = codec_of(name, clusters)
-    tokens = codec.encode(picture(SIDE[name]))
+    tokens = codec.encode(image(SIDE[name]))
     grain = None if tokens.grain is None else tokens.grain[0]
     named = bits_of_ids(codec.prior, tokens.ids[0], grain)
-    found, streams = payload(codec.pack(picture(SIDE[name]), tokens))
+    found, streams = payload(codec.pack(image(SIDE[name]), tokens))
     if grain is not None:
         named += bits_of_grains(grain, codec.tokenizer.spec.grains)
     assert streams['ids, coded'] > 400  # so that 1 % is more than a word
@@ -124,8 +124,8 @@ def test_files_with_tables_take_what_the_counts_say(name, clusters):
 
 def test_maps_of_grains_take_what_was_seen_before_says():
     codec = codec_of('grains', None)
-    tokens = codec.encode(picture(3 * SIDE['grains'], 3))
-    _, streams = payload(codec.pack(picture(3 * SIDE['grains'], 3), tokens))
+    tokens = codec.encode(image(3 * SIDE['grains'], 3))
+    _, streams = payload(codec.pack(image(3 * SIDE['grains'], 3), tokens))
     named = bits_of_grains(tokens.grain[0], codec.tokenizer.spec.grains)
     assert named > 2000
     assert 0.999 * named < 8 * streams['grains, coded'] <= 1.01 * named + WORD
@@ -137,12 +137,12 @@ def test_files_of_smaller_codebooks_take_what_their_counts_say(name):
     words = [np.arange(size, dtype=np.float32)[:, None] for size in sizes]
     nested = fit_nested(words, [np.ones(size, int) for size in sizes], (4, 3), WEIGHTS, restarts=1)
     codec = dataclasses.replace(codec, nested=nested)
-    whole = codec.encode(picture(SIDE[name]))
+    whole = codec.encode(image(SIDE[name]))
     for level in (1, 2):
         tokens, prior = nested.coarser(whole, 0, level), coarsened(codec.prior, nested, level)
         grain = None if tokens.grain is None else tokens.grain[0]
         named = bits_of_ids(prior, tokens.ids[0], grain)
-        found, streams = payload(codec.at(level).pack(picture(SIDE[name]), tokens))
+        found, streams = payload(codec.at(level).pack(image(SIDE[name]), tokens))
         named += 0 if grain is None else bits_of_grains(grain, codec.tokenizer.spec.grains)
         assert 'ids, coded' in streams
         assert 0.999 * named < found <= 1.01 * named + 2 * WORD
@@ -151,9 +151,9 @@ def test_files_of_smaller_codebooks_take_what_their_counts_say(name):
 def test_packets_take_what_the_counts_say_of_each_by_itself():
     name = 'one codebook'
     codec = dataclasses.replace(codec_of(name, 6), packets=PacketShape(2, 2))
-    tokens = codec.encode(picture(SIDE[name]))
-    data = codec.pack(picture(SIDE[name]), tokens)
-    every = list(parts(codec.header(picture(SIDE[name])), codec.packets))
+    tokens = codec.encode(image(SIDE[name]))
+    data = codec.pack(image(SIDE[name]), tokens)
+    every = list(parts(codec.header(image(SIDE[name])), codec.packets))
     named = sum(bits_of_ids(codec.prior, tokens.ids[0][part.where], None) for part in every)
     found, streams = payload(data)
     assert 'ids, coded' in streams
@@ -173,7 +173,7 @@ def test_files_with_a_network_take_what_the_generator_says():
 
 
 def test_where_models_say_more_than_fixed_lengths_these_are_taken():
-    """So that the bound holds for every picture, whatever was counted."""
+    """So that the bound holds for every image, whatever was counted."""
     codec, rng = codec_of('one codebook', 6), np.random.default_rng(0)
     ids = rng.integers(0, 64, (40, 40, 1)).astype(np.int32)
     record = encode_tile(ids, None, codec.tokenizer.spec, codec.prior)

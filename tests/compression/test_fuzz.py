@@ -12,7 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from markov_generator import Markov
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format import packets
@@ -51,14 +51,14 @@ class Case:
     tokens: Tokens
 
 
-def picture(seed, channels=3, dtype=np.uint8):
+def image(seed, channels=3, dtype=np.uint8):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, np.iinfo(dtype).max + 1, (3, 4, channels))
     return np.kron(coarse, np.ones((12, 12, 1))).astype(dtype)
 
 
 def prior_of(tokenizer, codec):
-    tokens = [codec.encode(picture(i)) for i in range(4)]
+    tokens = [codec.encode(image(i)) for i in range(4)]
     words = [np.arange(k, dtype=np.float32)[:, None] for k in tokenizer.spec.codebook_sizes]
     return fit_prior(tokens, words, tokenizer.spec, clusters=(4,))
 
@@ -86,18 +86,18 @@ def made_cases():
         coded = Codec(tokenizer, WEIGHTS, prior, tile=8, limits=LIMITS)
         for codec in (plain, coded):
             for channels, dtype in ((3, np.uint8), (4, np.uint8), (3, np.uint16), (2, np.uint16)):
-                add(codec, picture(9, channels, dtype))
+                add(codec, image(9, channels, dtype))
         words = [np.arange(k, dtype=np.float32)[:, None] for k in tokenizer.spec.codebook_sizes]
         nested = fit_nested(words, [np.ones(len(w), int) for w in words], (2, 1), WEIGHTS, restarts=1)
         levels = dataclasses.replace(coded, nested=nested)
         for level in range(3):
-            add(levels.at(level), picture(9), levels)
+            add(levels.at(level), image(9), levels)
         if tokenizer.grains == (1,):
             for level in range(2):
                 for codec in (levels, dataclasses.replace(levels, prior=None)):
                     codec = dataclasses.replace(codec, packets=PacketShape(2, 2), tile=5)
-                    add(codec.at(level), picture(9), codec)
-    add(drawn_by_a_network(), np.kron(picture(9)[:32, :32], np.ones((3, 3, 1), np.uint8)))
+                    add(codec.at(level), image(9), codec)
+    add(drawn_by_a_network(), np.kron(image(9)[:32, :32], np.ones((3, 3, 1), np.uint8)))
     assert BitstreamReader(found[-1].data).header.prior_kind == 2
     return found
 
@@ -241,7 +241,7 @@ def fuzz(cases, rounds, seed=0):
     reading = Reading(cases, rng)
     for number in range(rounds):
         case = rng.choice(cases)
-        # A whole packet of another picture is none that is damaged, and fits in.
+        # A whole packet of another image is none that is damaged, and fits in.
         other = case if case.codec.packets is not None else rng.choice(cases)
         damaged, mended = mutated(case.data, other.data, rng)
         if number % MEASURED == 0:

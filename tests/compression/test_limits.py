@@ -1,10 +1,10 @@
-"""Memory grows with the picture and one row of windows, and with nothing else; large pictures are within limits."""
+"""Memory grows with the image and one row of windows, and with nothing else; large images are within limits."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format.header import Header, Limits
@@ -13,18 +13,18 @@ WEIGHTS = b'weights!'
 
 
 def decoding_bytes(header):
-    """What decoding allocates at most: picture, ids, a row of windows with its joint, rows that are converted."""
+    """What decoding allocates at most: image, ids, a row of windows with its joint, rows that are converted."""
     rows, columns = header.grid
     factor, k = header.downsample_factor, len(header.codebook_sizes)
     width, strip_rows = columns * factor, min(rows * factor, header.window)
-    picture = header.width * header.height * header.channels * header.bit_depth // 8
+    image = header.width * header.height * header.channels * header.bit_depth // 8
     joint = min(2 * header.halo, strip_rows)
     windows = 8 * 3 * 8 * header.window**2  # some copies of the one that is decoded, whatever its network takes
-    return picture + 4 * rows * columns * k + 12 * width * (strip_rows + joint + 5 * 32) + windows
+    return image + 4 * rows * columns * k + 12 * width * (strip_rows + joint + 5 * 32) + windows
 
 
 @pytest.mark.parametrize(('height', 'width'), [(1200, 400), (200, 3000), (1100, 1100)])
-def test_decoding_takes_a_picture_and_a_row_of_windows(height, width):
+def test_decoding_takes_a_image_and_a_row_of_windows(height, width):
     codec = Codec(ToyTokenizer(16), WEIGHTS, window=128, halo=32)
     header = codec.header(np.zeros((height, width, 3), np.uint8))
     tokens = codec.encode(np.zeros((height, width, 3), np.uint8))
@@ -38,12 +38,12 @@ def test_decoding_takes_a_picture_and_a_row_of_windows(height, width):
 
 def test_encoding_takes_ids_and_a_window():
     codec = Codec(ToyTokenizer(16), WEIGHTS, window=128, halo=32)
-    picture = np.zeros((2000, 2000, 3), np.uint8)
+    image = np.zeros((2000, 2000, 3), np.uint8)
     tracemalloc.start()
-    codec.encode(picture)
+    codec.encode(image)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 * 126**2 + 8 * 3 * 8 * 128**2 < picture.nbytes
+    assert peak < 4 * 126**2 + 8 * 3 * 8 * 128**2 < image.nbytes
 
 
 @pytest.mark.parametrize('size', [(10_000, 10_000), (11_585, 11_585), (131_072, 1024), (1000, 134_217)])
@@ -55,7 +55,7 @@ def test_a_hundred_megapixels_fit_into_two_gigabytes(size):
 
 
 def test_a_row_of_windows_has_a_limit_of_its_own():
-    """A picture that is one pixel high is decoded a whole cell high."""
+    """An image that is one pixel high is decoded a whole cell high."""
     low = Header(100_000_000, 1, 3, 8, (16384,), 16, (1,), 256, 512, 64, WEIGHTS)
     with pytest.raises(
         ValueError, match='in windows of 512 are strips of 1600000000 pixels, above the limit of 67108864'

@@ -1,10 +1,10 @@
-"""Lost ids made up by a masked-token generator: known ones stay, and pictures of any size are covered by its grid."""
+"""Lost ids made up by a masked-token generator: known ones stay, and images of any size are covered by its grid."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.loss_concealment import MaskedRestorer, nearest_known
 from vistok.generators.masked.mage import MAGE
@@ -27,7 +27,7 @@ GENERATOR = RowsAreOfOneKind(SPEC, (4, 4), 1, steps=3)
 
 
 @pytest.mark.parametrize('shape', [(4, 4), (11, 9), (3, 2), (2, 13)])
-def test_pictures_of_every_size_are_restored_by_windows_and_known_ids_stay(shape):
+def test_images_of_every_size_are_restored_by_windows_and_known_ids_stay(shape):
     rng = np.random.default_rng(0)
     truth = np.broadcast_to(1 + np.arange(shape[0])[:, None, None], (*shape, 1)).astype(np.int32)
     known = rng.random(shape) < 0.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.rate_control import Target, compress_to, most_codewords, shares_at
@@ -54,7 +54,7 @@ def test_steps_are_respected():
 
 def test_more_than_everything_is_everything_and_less_than_the_least_is_refused():
     assert len(compress_to(Target(99_999, never_above=True), smooth, 3, PIXELS)) == 16400
-    with pytest.raises(ValueError, match=r'this picture has 1400 bytes \(0.1120 bits per pixel\); asked for were 900'):
+    with pytest.raises(ValueError, match=r'this image has 1400 bytes \(0.1120 bits per pixel\); asked for were 900'):
         compress_to(Target(900, never_above=True), smooth, 3, PIXELS)
 
 
@@ -67,7 +67,7 @@ def test_one_grain_has_one_size():
     assert len(compress_to(Target(5000, never_above=True), compress, 1, PIXELS)) == 1000
     assert len(compress_to(Target.of_bpp(0.081, PIXELS, 1), compress, 1, PIXELS)) == 1000
     for target in (Target(999, never_above=True), Target(5000, never_above=False)):
-        with pytest.raises(ValueError, match='one grain, so the size of a picture is given: 1000 bytes'):
+        with pytest.raises(ValueError, match='one grain, so the size of an image is given: 1000 bytes'):
             compress_to(target, compress, 1, PIXELS)
 
 
@@ -84,7 +84,7 @@ def test_the_most_codewords_that_fit_are_taken():
     assert len(most_codewords(Target(999, never_above=True), pack, 2, PIXELS)) == 500
     assert len(most_codewords(Target(990, never_above=False), pack, 2, PIXELS)) == 1000
     assert len(most_codewords(Target(970, never_above=False), pack, 2, PIXELS)) == 500
-    with pytest.raises(ValueError, match=r'fewest codewords there are, this picture has 250 bytes .* were 240'):
+    with pytest.raises(ValueError, match=r'fewest codewords there are, this image has 250 bytes .* were 240'):
         most_codewords(Target(240, never_above=True), pack, 2, PIXELS)
 
 
@@ -95,13 +95,13 @@ def test_rates_are_positive():
             Target.of_bpp(wrong, 10, 10)
 
 
-def test_files_of_a_picture_have_the_size():
+def test_files_of_a_image_have_the_size():
     rng = np.random.default_rng(0)
-    picture = np.kron(rng.integers(0, 256, (40, 60, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+    image = np.kron(rng.integers(0, 256, (40, 60, 3)), np.ones((5, 5, 1))).astype(np.uint8)
     codec = Codec(ToyTokenizer(4, (1, 2, 4)), b'weights!', window=128, halo=16)
 
     def compress(shares):
-        return codec.compress(picture, grain_ratios=shares)
+        return codec.compress(image, grain_ratios=shares)
 
     for bpp in (0.1, 0.25):
         size = 8 * len(compress_to(Target.of_bpp(bpp, 300, 200), compress, 3, 60_000)) / 60_000

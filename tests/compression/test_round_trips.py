@@ -57,7 +57,7 @@ def test_every_tokenizer_goes_round_or_is_refused():
     assert set(CONFIGS) | {'fvq_var'} == set(registry.TOKENIZERS)
 
 
-def test_tokens_that_belong_to_whole_pictures_are_refused(monkeypatch):
+def test_tokens_that_belong_to_whole_images_are_refused(monkeypatch):
     module = registry.tokenizer(cli.load_config('configs/fvq.py:var,tiny'))
     monkeypatch.setattr(opening, 'load', lambda path: TrainedTokenizer(module, {}))
     with pytest.raises(UserError, match='runs/var holds a MultiScaleFVQ, whose coarse scales have ids for a whole'):
@@ -79,5 +79,5 @@ def test_ids_of_every_tokenizer_come_back_with_every_prior_and_other_threads(nam
     priors = ['none', 'tables', 'nested', *([] if name in WITH_GRAINS else ['network'])]
     sizes = ' '.join(f'{height}x{width}' for height, width in SIZES)
     other_process('encode', {tmp_path: CONFIGS[name]}, threads=1, cores=1, PRIORS=' '.join(priors), SIZES=sizes)
-    read = other_process('decode', {tmp_path: CONFIGS[name]}, threads=8, cores=64, PICTURES='yes')
+    read = other_process('decode', {tmp_path: CONFIGS[name]}, threads=8, cores=64, IMAGES='yes')
     assert int(read) == len(priors) * len(SIZES)

@@ -30,26 +30,26 @@ def test_weights_add_up_to_one(cells, window, halo, unit):
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-def blended(picture, window, halo, scale, offset=lambda y, x: 0.0):
-    """The picture, cut into windows and put together again; each window may be brighter or darker."""
-    vertical, horizontal = (spans(side // scale, window, halo) for side in picture.shape[:2])
-    strips = Strips(vertical, halo, scale, picture.shape[1])
+def blended(image, window, halo, scale, offset=lambda y, x: 0.0):
+    """The image, cut into windows and put together again; each window may be brighter or darker."""
+    vertical, horizontal = (spans(side // scale, window, halo) for side in image.shape[:2])
+    strips = Strips(vertical, halo, scale, image.shape[1])
     across = blend_weights(horizontal, halo, scale)
 
     def windows(row, span):
         for column, (x, weights) in enumerate(zip(horizontal, across, strict=True)):
             place = slice(x.start * scale, x.stop * scale)
-            part = picture[span.start * scale : span.stop * scale, place] + np.float32(offset(row, column))
+            part = image[span.start * scale : span.stop * scale, place] + np.float32(offset(row, column))
             yield place, part * weights[:, None]
 
     return [strips.rows(row, windows(row, span)) for row, span in enumerate(vertical)]
 
 
-def test_windows_that_agree_give_the_picture():
-    picture = np.random.default_rng(0).uniform(-1, 1, (132, 88, 3)).astype(np.float32)
-    rows = blended(picture, 12, 4, 4)
+def test_windows_that_agree_give_the_image():
+    image = np.random.default_rng(0).uniform(-1, 1, (132, 88, 3)).astype(np.float32)
+    rows = blended(image, 12, 4, 4)
     assert max(map(len, rows)) <= 12 * 4
-    np.testing.assert_allclose(np.concatenate(rows), picture, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(rows), image, atol=1e-6)
 
 
 def test_windows_that_disagree_fade_into_each_other():

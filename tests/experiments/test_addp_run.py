@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # two runs before the first test
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Pictures of two classes, a tokenizer, and a run of MAGE over its tokens."""
+    """Images of two classes, a tokenizer, and a run of MAGE over its tokens."""
     folder = tmp_path_factory.mktemp('addp')
     rng = np.random.default_rng(0)
     for split, count in (('train', 8), ('validation', 2)):
@@ -100,7 +100,7 @@ def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_cha
         assert_same(model.variables['frozen']['trained_encoder'], encoder)
 
 
-def test_an_encoder_that_is_none_or_sees_other_pictures_is_refused_in_a_sentence(folder, trained, tmp_path):
+def test_an_encoder_that_is_none_or_sees_other_images_is_refused_in_a_sentence(folder, trained, tmp_path):
     config = cli.load_config('configs/addp_probe.py:tiny')
     config.data.source, config.data.image_size = str(folder / 'pictures'), 16
     for encoder, answer in (

@@ -6,15 +6,15 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.experiments.calibration import middle, tokens_of
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three pictures of other sizes; where each has 255 is its own affair."""
+def images(tmp_path):
+    """Three images of other sizes; where each has 255 is its own affair."""
     path = tmp_path / 'pictures.zip'
     with zipfile.ZipFile(path, 'w') as archive:
         for i, (height, width) in enumerate([(32, 48), (64, 40), (20, 100)]):
@@ -30,10 +30,10 @@ def test_the_middle_is_cut_and_not_resized():
     np.testing.assert_array_equal(middle(image, 8), image[:, :8])
 
 
-def test_squares_have_one_size_and_pictures_their_own(pictures):
+def test_squares_have_one_size_and_images_their_own(images):
     codec = Codec(ToyTokenizer(), b'weights!', window=128, halo=16)
     factor = codec.tokenizer.spec.downsample_factor
-    squares = {tokens.ids.shape[1:3] for tokens in tokens_of(codec, pictures, 3, crop=16)}
+    squares = {tokens.ids.shape[1:3] for tokens in tokens_of(codec, images, 3, crop=16)}
     assert squares == {(16 // factor, 16 // factor)}
-    wholes = [tokens.ids.shape[1:3] for tokens in tokens_of(codec, pictures, 3)]
+    wholes = [tokens.ids.shape[1:3] for tokens in tokens_of(codec, images, 3)]
     assert len(set(wholes)) == len(wholes) > 1

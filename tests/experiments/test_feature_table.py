@@ -101,7 +101,7 @@ def test_each_part_is_clustered_by_itself():
 def test_rows_that_cannot_be_shared_out_or_filled_are_refused():
     with pytest.raises(UserError, match='7 rows cannot be shared out equally among 2 classes'):
         clustered(two_classes(), 7, per_class=True)
-    with pytest.raises(UserError, match='10 pictures give 30 features, too few for 40 rows'):
+    with pytest.raises(UserError, match='10 images give 30 features, too few for 40 rows'):
         clustered(two_classes(), 80, per_class=True)
 
 
@@ -128,7 +128,7 @@ def test_files_that_are_no_table_are_refused_in_a_sentence(tmp_path):
         read_table(path)
 
 
-def test_the_default_table_is_made_of_the_training_pictures_and_the_same_each_time():
+def test_the_default_table_is_made_of_the_training_images_and_the_same_each_time():
     config = tiny()
     table = feature_table.initial_table(config)
     assert table.rows.shape == (32, 80)

@@ -1,4 +1,4 @@
-"""From pictures to a trained generator and its samples, on tiny models: what is kept, what goes on, what is refused."""
+"""From images to a trained generator and its samples, on tiny models: what is kept, what goes on, what is refused."""
 
 import functools
 import json
@@ -38,8 +38,8 @@ def fresh_tokenizer(shift=0.0):
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    """A folder of 36 training and 6 validation pictures."""
+def images(tmp_path_factory):
+    """A folder of 36 training and 6 validation images."""
     folder = tmp_path_factory.mktemp('pictures')
     rng = np.random.default_rng(0)
     for split, count in (('train', 12), ('validation', 2)):
@@ -60,10 +60,10 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def extraction(pictures, tokenizer):
+def extraction(images, tokenizer):
     def make(out, **changes):
         settings = {'image_size': 16, 'views': 'five_crop', 'batch_size': 48, 'part_size': 8, 'threads': 2} | changes
-        return Extraction(read_tokenizer(tokenizer), str(pictures), out, **settings)
+        return Extraction(read_tokenizer(tokenizer), str(images), out, **settings)
 
     return make
 
@@ -84,8 +84,8 @@ def tiny(**overrides):
     return config
 
 
-def on_pictures(tokenizer, pictures, **overrides):
-    named = {'tokenizer': str(tokenizer), 'data.source': str(pictures), 'data.image_size': 16}
+def on_images(tokenizer, images, **overrides):
+    named = {'tokenizer': str(tokenizer), 'data.source': str(images), 'data.image_size': 16}
     return tiny(**(named | overrides))
 
 
@@ -112,7 +112,7 @@ def test_a_tokenizer_file_keeps_the_fingerprint_and_can_be_loaded(tokenizer):
     assert vistok.load(tokenizer).fingerprint == fresh_tokenizer().fingerprint != fresh_tokenizer(0.5).fingerprint
 
 
-def test_extracted_tokens_are_those_of_the_views(tokens, tokenizer, pictures):
+def test_extracted_tokens_are_those_of_the_views(tokens, tokenizer, images):
     source = TokenSource(tokens, 'train')
     assert (len(source), len(TokenSource(tokens, 'validation'))) == (36, 6)
     assert source.class_names == NAMES
@@ -121,16 +121,16 @@ def test_extracted_tokens_are_those_of_the_views(tokens, tokenizer, pictures):
     assert (
         source.about['fingerprint'] == model.fingerprint == read_tokenizer(tokens / 'tokenizer.safetensors').fingerprint
     )
-    opened = token_extraction.open_source(str(pictures), 'train')
+    opened = token_extraction.open_source(str(images), 'train')
     found = {record.name: record for record in (source[i] for i in range(len(source)))}
     assert len(found) == len(opened)
-    for picture in (opened[i] for i in range(len(opened))):
-        record = found[picture.name]
-        views = token_extraction.cut_views(picture.image, 16, 'five_crop')
+    for image in (opened[i] for i in range(len(opened))):
+        record = found[image.name]
+        views = token_extraction.cut_views(image.image, 16, 'five_crop')
         padded = np.zeros((48, 16, 16, 3), np.float32)
         padded[:5] = token_extraction.to_model_range(views)
         assert np.mean(record.ids != model.encode(padded).ids[:5]) < 0.01  # one may lie between two codewords
-        assert record.label == picture.label
+        assert record.label == image.label
 
 
 def test_a_killed_extraction_ends_like_one_that_was_not_killed(tokens, extraction, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_killed_extraction_ends_like_one_that_was_not_killed(tokens, extractio
         raise KeyboardInterrupt
 
     whole = token_extraction.TokenParts.write
-    for parts_before in (2, 3):  # 36 and 6 pictures are 5 parts and one
+    for parts_before in (2, 3):  # 36 and 6 images are 5 parts and one
         written = []
 
         def write(self, part, *rest, written=written, parts_before=parts_before):
@@ -174,7 +174,7 @@ def test_tokens_of_other_settings_are_not_mixed(tokens, extraction):
         extraction(tokens, image_size=15)
 
 
-def test_a_run_keeps_what_is_needed_to_make_pictures(run, tokens, tokenizer):
+def test_a_run_keeps_what_is_needed_to_make_images(run, tokens, tokenizer):
     folder, result = run
     config = json.loads((folder / 'config.json').read_text())
     assert config['tokens'] == {
@@ -185,7 +185,7 @@ def test_a_run_keeps_what_is_needed_to_make_pictures(run, tokens, tokenizer):
     np.testing.assert_allclose(result.evaluation['bits_per_token'] * np.log(2), result.evaluation['loss'], rtol=1e-5)
     assert result.evaluation['images'] == 6
     assert np.asarray(Image.open(folder / 'pictures' / 'samples_0000004.png')).std() > 5
-    assert f'bits per token on 6 unseen pictures · {folder}' in training.closing_line(result, folder)
+    assert f'bits per token on 6 unseen images · {folder}' in training.closing_line(result, folder)
     model = vistok.load(folder)
     assert isinstance(model, TrainedGenerator)
     drawn = model.sample([0, 2])
@@ -194,24 +194,24 @@ def test_a_run_keeps_what_is_needed_to_make_pictures(run, tokens, tokenizer):
     jax.tree.map(np.testing.assert_array_equal, model.variables['params'], jax.device_get(result.state.ema))
 
 
-def test_a_stopped_run_goes_on_bit_for_bit_without_its_tokenizer(tokenizer, pictures, tmp_path):
+def test_a_stopped_run_goes_on_bit_for_bit_without_its_tokenizer(tokenizer, images, tmp_path):
     named = tmp_path / 'moved.safetensors'
     shutil.copy(tokenizer, named)
     small = {'evaluate.every': 9, 'evaluate.per_class': 0}
     training.run_training(
-        on_pictures(named, pictures, **small, **{'train.steps': 1}), tmp_path / 'run', show_progress=False
+        on_images(named, images, **small, **{'train.steps': 1}), tmp_path / 'run', show_progress=False
     )
     named.unlink()
     resumed = training.run_training(
-        on_pictures(named, pictures, **small, **{'train.steps': 2}), tmp_path / 'run', show_progress=False
+        on_images(named, images, **small, **{'train.steps': 2}), tmp_path / 'run', show_progress=False
     )
     whole = training.run_training(
-        on_pictures(tokenizer, pictures, **small, **{'train.steps': 2}), tmp_path / 'whole', show_progress=False
+        on_images(tokenizer, images, **small, **{'train.steps': 2}), tmp_path / 'whole', show_progress=False
     )
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed.state), jax.device_get(whole.state))
 
 
-def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens, tokenizer, pictures, tmp_path):
+def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens, tokenizer, images, tmp_path):
     other = tmp_path / 'other.safetensors'
     write_tokenizer(other, fresh_tokenizer(0.5))
     first, second = (read_tokenizer(path).fingerprint[:16] for path in (tokenizer, other))
@@ -220,7 +220,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
             tiny(**{'data.source': 'embedded:digits'}),
             r'config.tokenizer is empty.*configs/vqgan.py:digits',
         ),
-        'none there': (on_pictures('no/run', pictures), r'there is no tokenizer no/run; train one.*launch/train.py'),
+        'none there': (on_images('no/run', images), r'there is no tokenizer no/run; train one.*launch/train.py'),
         'no tokens': (
             tiny(**{'data.source': 'tokens:no/tokens'}),
             r'no extracted tokens in no/tokens.*extract_tokens.py',
@@ -229,7 +229,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
             tiny(**{'data.source': str(tokens), 'tokenizer': str(other)}),
             f'tokens in .* are of the tokenizer with the fingerprint {first}…, but this run has the one with {second}…',
         ),
-        'size': (on_pictures(tokenizer, pictures, **{'data.image_size': 15}), 'data.image_size is 15'),
+        'size': (on_images(tokenizer, images, **{'data.image_size': 15}), 'data.image_size is 15'),
     }
     for config, sentence in wrong.values():
         with pytest.raises(UserError, match=sentence) as error:
@@ -239,7 +239,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
     vqgan = cli.load_config('configs/vqgan.py:tiny')
     vqgan.data.source = f'tokens:{tokens}'
     vqgan.train.devices = 1
-    with pytest.raises(UserError, match='a tokenizer learns from pictures'):
+    with pytest.raises(UserError, match='a tokenizer learns from images'):
         training.run_training(vqgan, tmp_path / 'run', show_progress=False)
 
 
@@ -270,13 +270,13 @@ def test_samples_do_not_depend_on_the_batch_and_an_interrupted_run_goes_on(model
         model, plan(), NAMES, tmp_path / 'a', npz=tmp_path / 'a.npz', folder=tmp_path / 'f', sheet=tmp_path / 's.png'
     )
     assert whole == [tmp_path / 's.png', tmp_path / 'f', tmp_path / 'a.npz']
-    pictures, labels = drawn(tmp_path / 'a.npz')
-    assert pictures.shape == (6, 16, 16, 3)
-    assert pictures.dtype == np.uint8
+    images, labels = drawn(tmp_path / 'a.npz')
+    assert images.shape == (6, 16, 16, 3)
+    assert images.dtype == np.uint8
     assert labels.tolist() == [2, 0, 2, 0, 2, 0]
-    assert len(np.unique(pictures.reshape(6, -1), axis=0)) == 6
+    assert len(np.unique(images.reshape(6, -1), axis=0)) == 6
     assert sorted(path.name for path in (tmp_path / 'f').iterdir())[:2] == ['000000-two.png', '000001-seven.png']
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'f' / '000004-two.png')), pictures[4])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'f' / '000004-two.png')), images[4])
     assert not (tmp_path / 'a').exists()
 
     def killed(path, **arrays):
@@ -309,7 +309,7 @@ def test_a_file_of_samples_tells_evaluators_how_they_were_drawn(model, tmp_path)
     assert 'count' not in told
 
 
-def test_the_pictures_are_what_the_tokenizer_makes_of_the_samples(model, tmp_path):
+def test_the_images_are_what_the_tokenizer_makes_of_the_samples(model, tmp_path):
     sample(model, plan(per_class=1), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz', batch_size=8)
     ids = model.sample([2, 0], 1).ids
     images = np.asarray(model.tokenizer.decode(Tokens(ids)))

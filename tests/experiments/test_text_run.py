@@ -38,7 +38,7 @@ ENCODER = StandInText(tokens=4, width=8)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Pictures whose tokens are one id, which a word of each of their captions tells; and their features."""
+    """Images whose tokens are one id, which a word of each of their captions tells; and their features."""
     folder = tmp_path_factory.mktemp('tokens')
     module = registry.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
     shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 3))), jax.random.key(0))
@@ -78,7 +78,7 @@ def config(folder, **overrides):
     return found
 
 
-def test_batches_have_a_caption_of_their_picture(folder):
+def test_batches_have_a_caption_of_their_image(folder):
     source, text = TokenSource(folder, 'train'), TextFeatureSource(folder / 'text')
     batch = next(train_token_batches(source, batch_size=24, seed=0, threads=0, text=text))
     assert batch['text'].shape == (24, 4, 8)
@@ -104,7 +104,7 @@ def test_the_caption_of_a_row_is_the_condition_of_its_loss(folder):
     batch = {'label': np.zeros(3, np.int32), 'ids': np.zeros((3, 2, 2, 1), np.int32), 'index': np.arange(3)}
     batch |= {'text': told.features, 'text_mask': told.mask}
     objective = GeneratorObjective(Told(TokenSpec((4,), 2), (2, 2), 1))
-    found = objective.losses_by_picture({}, None, batch, jax.random.key(0))['loss']
+    found = objective.losses_by_image({}, None, batch, jax.random.key(0))['loss']
     np.testing.assert_allclose(found, told.features.astype(np.float32).sum((1, 2)), rtol=1e-5)
     again = asked(np.asarray([2, 0]), np.asarray([7, 8]), told)
     cond = condition(again)
@@ -161,8 +161,8 @@ def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
     assert drawn.settings['temperature'] == 0
     assert drawn.settings['classes'] == 'all'
     assert len(drawn.settings['text']) == 16
-    (pictures,) = (batch.images.astype(int) for batch in drawn)
-    assert np.abs(pictures[0] - pictures[2]).max() == 0 < np.abs(pictures[0] - pictures[1]).max()
+    (images,) = (batch.images.astype(int) for batch in drawn)
+    assert np.abs(images[0] - images[2]).max() == 0 < np.abs(images[0] - images[1]).max()
 
 
 def test_mistakes_are_answered_in_one_sentence(folder, tmp_path):

@@ -18,8 +18,8 @@ TOKENIZERS = {'ctf': 'vqgan', 'dq_transformer': 'dq_vae'}
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    """A folder of 16 training and 4 validation pictures, half of each smooth."""
+def images(tmp_path_factory):
+    """A folder of 16 training and 4 validation images, half of each smooth."""
     folder = tmp_path_factory.mktemp('pictures')
     rng = np.random.default_rng(0)
     for split, count in (('train', 8), ('validation', 2)):
@@ -34,13 +34,13 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', TOKENIZERS)
-def test_a_run_can_be_trained_loaded_and_sampled(name, pictures, tmp_path):
+def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
     module = registry.tokenizer(cli.load_config(f'configs/{TOKENIZERS[name]}.py:tiny'))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
     write_tokenizer(tmp_path / 'tokenizer.safetensors', tokenizer)
     config = cli.load_config(f'configs/{name}.py:tiny')
-    config.tokenizer, config.data.source = str(tmp_path / 'tokenizer.safetensors'), str(pictures)
+    config.tokenizer, config.data.source = str(tmp_path / 'tokenizer.safetensors'), str(images)
     config.data.image_size = 16
     config.optimizer.schedule = 'constant'
     config.train.devices = 1

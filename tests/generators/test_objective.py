@@ -92,7 +92,7 @@ def test_images_without_a_tokenizer_and_tokens_without_the_images_are_refused():
 
 
 @pytest.mark.parametrize('size', [3, 10])
-def test_an_evaluation_counts_every_picture_once_whatever_the_batches(size):
+def test_an_evaluation_counts_every_image_once_whatever_the_batches(size):
     objective = GeneratorObjective(GENERATOR)
     variables = GENERATOR.init(jax.random.key(1))
     images, ids = batch(10)
@@ -109,7 +109,7 @@ def test_an_evaluation_counts_every_picture_once_whatever_the_batches(size):
 
     @jax.jit
     def losses(batch):
-        return objective.losses_by_picture(variables, None, batch, jax.random.key(0))
+        return objective.losses_by_image(variables, None, batch, jax.random.key(0))
 
     def told(batch):
         seen.append(batch['index'])
@@ -122,8 +122,8 @@ def test_an_evaluation_counts_every_picture_once_whatever_the_batches(size):
     np.testing.assert_array_equal(np.concatenate(seen)[:10], np.arange(10))
 
 
-def test_an_evaluation_without_pictures_is_refused():
-    with pytest.raises(ValueError, match='no pictures'):
+def test_an_evaluation_without_images_is_refused():
+    with pytest.raises(ValueError, match='no images'):
         evaluate_generator(lambda batch: {}, [])
 
 

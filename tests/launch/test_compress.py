@@ -1,4 +1,4 @@
-"""The commands around compressed pictures: files, folders, pipes, sizes; nothing is damaged by what goes wrong."""
+"""The commands around compressed images: files, folders, pipes, sizes; nothing is damaged by what goes wrong."""
 
 import dataclasses
 import io
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format.bitstream import MAGIC
@@ -23,14 +23,14 @@ from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments import image_files
 from vistok.experiments.batch_compression import compress_files, decompress_files, planned
-from vistok.experiments.image_files import PICTURES, picture_bytes, read_picture, write_new
+from vistok.experiments.image_files import IMAGES, image_bytes, read_image, write_new
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec(ToyTokenizer(4, (1, 2, 4)), b'weights!', window=64, halo=16)
 PLAIN = Codec(ToyTokenizer(), b'weights!', window=64, halo=16)
 
 
-def picture(height=40, width=60, channels=3, dtype=np.uint8):
+def image(height=40, width=60, channels=3, dtype=np.uint8):
     rng = np.random.default_rng(height * width)
     coarse = rng.integers(0, np.iinfo(dtype).max, (-(-height // 10), -(-width // 10), channels))
     return np.kron(coarse, np.ones((10, 10, 1)))[:height, :width].astype(dtype)
@@ -39,12 +39,12 @@ def picture(height=40, width=60, channels=3, dtype=np.uint8):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / 'photo.png'
-    path.write_bytes(picture_bytes(picture(), '.png'))
+    path.write_bytes(image_bytes(image(), '.png'))
     return path
 
 
 def compress(source, out=None, codec=CODEC, force=False, **options):
-    return compress_files(codec, planned(str(source), out, PICTURES, '.bin', force=force), force=force, **options)
+    return compress_files(codec, planned(str(source), out, IMAGES, '.bin', force=force), force=force, **options)
 
 
 def decompress(source, out=None, codec=CODEC, force=False):
@@ -56,7 +56,7 @@ def test_a_file_is_compressed_beside_itself_and_comes_back(photo, tmp_path, caps
     data = photo.with_suffix('.bin').read_bytes()
     assert f'{photo} -> {tmp_path / "photo.bin"}: 60x40x3, {len(data)} bytes' in capsys.readouterr().out
     assert decompress(tmp_path / 'photo.bin', str(tmp_path / 'again.webp')) == 0
-    assert read_picture((tmp_path / 'again.webp').read_bytes(), 'again').shape == (40, 60, 3)
+    assert read_image((tmp_path / 'again.webp').read_bytes(), 'again').shape == (40, 60, 3)
     with pytest.raises(UserError, match='exists already: name another file, or'):
         decompress(tmp_path / 'photo.bin')
     with pytest.raises(UserError, match='exists already'):
@@ -69,11 +69,11 @@ def test_a_folder_keeps_its_shape_and_bad_files_do_not_stop_the_others(photo, tm
     source = tmp_path / 'pictures'
     (source / 'inner').mkdir(parents=True)
     for name in ('a.png', 'inner/b.jpg'):
-        (source / name).write_bytes(picture_bytes(picture(), Path(name).suffix))
+        (source / name).write_bytes(image_bytes(image(), Path(name).suffix))
     (source / 'broken.png').write_bytes(photo.read_bytes()[:100])
-    (source / 'notes.txt').write_text('no picture')
+    (source / 'notes.txt').write_text('no image')
     assert compress(source, str(tmp_path / 'out')) == 1
-    assert 'broken.png is no picture that can be read' in capsys.readouterr().err
+    assert 'broken.png is no image that can be read' in capsys.readouterr().err
     written = sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.*'))
     assert written == ['a.bin', 'inner/b.bin']
     assert decompress(tmp_path / 'out') == 0
@@ -111,7 +111,7 @@ def test_standard_input_goes_to_standard_output(photo, monkeypatch):
 
 def test_sizes_are_kept(photo, tmp_path, capsys):
     big = tmp_path / 'big.png'
-    big.write_bytes(picture_bytes(picture(256, 256), '.png'))
+    big.write_bytes(image_bytes(image(256, 256), '.png'))
     target = big.with_suffix('.bin')
     compress(big, bpp=0.2, codec=dataclasses.replace(CODEC, window=256))
     assert 8 * target.stat().st_size / 65536 == pytest.approx(0.2, rel=0.02)
@@ -122,7 +122,7 @@ def test_sizes_are_kept(photo, tmp_path, capsys):
     assert 1000 < target.stat().st_size <= 1200
     with pytest.raises(UserError, match='only one of --bpp, --max_bytes and --grain_ratios'):
         compress(big, bpp=1.0, max_bytes=3, force=True)
-    with pytest.raises(ValueError, match='one grain, so the size of a picture is given'):
+    with pytest.raises(ValueError, match='one grain, so the size of an image is given'):
         compress(big, codec=PLAIN, bpp=5.0, force=True)
     compress(photo, grain_ratios=(1.0, 0.0, 0.0))
     assert describe(photo.with_suffix('.bin').read_bytes()).grain.min() == 4
@@ -171,38 +171,38 @@ def test_what_is_not_there_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
-def test_pictures_keep_their_channels(channels):
-    original = picture(20, 30, channels)
-    np.testing.assert_array_equal(read_picture(picture_bytes(original, '.png'), 'x'), original)
+def test_images_keep_their_channels(channels):
+    original = image(20, 30, channels)
+    np.testing.assert_array_equal(read_image(image_bytes(original, '.png'), 'x'), original)
 
 
 def test_sixteen_bit_grey_keeps_its_bits_and_colour_is_rounded():
-    grey, colour = picture(20, 30, 1, np.uint16), picture(20, 30, 3, np.uint16)
-    np.testing.assert_array_equal(read_picture(picture_bytes(grey, '.png'), 'x'), grey)
-    rounded = read_picture(picture_bytes(colour, '.png'), 'x')
+    grey, colour = image(20, 30, 1, np.uint16), image(20, 30, 3, np.uint16)
+    np.testing.assert_array_equal(read_image(image_bytes(grey, '.png'), 'x'), grey)
+    rounded = read_image(image_bytes(colour, '.png'), 'x')
     np.testing.assert_array_equal(rounded, np.round(colour / 257))
 
 
-def test_pictures_stand_upright():
+def test_images_stand_upright():
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(20, 30)).save(file, 'PNG', exif=exif)
-    assert read_picture(file.getvalue(), 'x').shape == (30, 20, 3)
+    Image.fromarray(image(20, 30)).save(file, 'PNG', exif=exif)
+    assert read_image(file.getvalue(), 'x').shape == (30, 20, 3)
 
 
-def test_pictures_that_cannot_be_read_or_written_are_named(monkeypatch):
-    with pytest.raises(UserError, match='x is no picture that can be read'):
-        read_picture(b'no picture', 'x')
+def test_images_that_cannot_be_read_or_written_are_named(monkeypatch):
+    with pytest.raises(UserError, match='x is no image that can be read'):
+        read_image(b'no image', 'x')
     floats = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.float32)).save(floats, 'TIFF')
     with pytest.raises(UserError, match='floating-point values'):
-        read_picture(floats.getvalue(), 'x')
+        read_image(floats.getvalue(), 'x')
     monkeypatch.setattr(image_files, 'MAX_PIXELS', 100)
     with pytest.raises(UserError, match='30x20 is above the limit of 100 pixels'):
-        read_picture(picture_bytes(picture(20, 30), '.png'), 'x')
+        read_image(image_bytes(image(20, 30), '.png'), 'x')
     for channels, kind in ((4, '.jpg'), (3, '.bin')):
-        with pytest.raises(UserError, match=f'a picture of {channels} channels cannot be written as'):
-            picture_bytes(picture(4, 4, channels), kind)
+        with pytest.raises(UserError, match=f'an image of {channels} channels cannot be written as'):
+            image_bytes(image(4, 4, channels), kind)
 
 
 def test_a_description_accounts_for_every_byte(photo):
@@ -214,11 +214,11 @@ def test_a_description_accounts_for_every_byte(photo):
     assert lines['picture'] == '60x40, RGB, 8 bits'
     assert lines['codebooks'] == '64'
     assert lines['grain 4'].endswith('% of the area')
-    shades = found.grain_picture()
+    shades = found.grain_image()
     assert shades.shape == (*found.header.grid, 1)
     assert set(np.unique(shades)) == {0, 128, 255}
     with pytest.raises(ValueError, match='no map of grains'):
-        describe(PLAIN.compress(picture())).grain_picture()
+        describe(PLAIN.compress(image())).grain_image()
     with pytest.raises(BitstreamError):
         describe(data[:-1])
 
@@ -247,7 +247,7 @@ def test_the_prior_beside_the_weights_is_used(photo, tmp_path, monkeypatch):
 
     without = opening.open_codec(str(run))
     assert without.prior is None
-    tokens = [without.encode(picture(80, 90 + i)) for i in range(3)]
+    tokens = [without.encode(image(80, 90 + i)) for i in range(3)]
     prior = fit_prior(tokens, [np.arange(64, dtype=np.float32)[:, None]], model.spec, clusters=(1,))
     run.mkdir()
     prior.save(run / 'prior.safetensors')

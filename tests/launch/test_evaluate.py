@@ -18,7 +18,7 @@ from vistok.tokenizers.trained import TrainedTokenizer
 
 
 class Exact(Tokenizer):
-    """Gives every picture back as it was."""
+    """Gives every image back as it was."""
 
     @property
     def spec(self):
@@ -39,18 +39,18 @@ class Exact(Tokenizer):
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """Runs the command on white pictures; gives its folder."""
+    """Runs the command on white images; gives its folder."""
     (tmp_path / 'white').mkdir()
     for i in range(4):
         Image.new('RGB', (16, 16), 'white').save(tmp_path / 'white' / f'{i}.png')
     monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: TrainedTokenizer(Exact(), {}))
 
-    def run(pictures, image_size=16):
+    def run(images, image_size=16):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(['evaluate'])
         settings = {
             'run': str(tmp_path), 'source': str(tmp_path / 'white'), 'split': 'train', 'image_size': image_size,
-            'pictures': pictures, 'out': str(tmp_path / 'out'),
+            'pictures': images, 'out': str(tmp_path / 'out'),
         }  # fmt: skip
         with flagsaver.flagsaver(**settings):
             evaluate.main()
@@ -64,7 +64,7 @@ def refuse(constant):
 
 
 def test_an_exact_reconstruction_makes_valid_json(evaluated, capsys):
-    text = (evaluated(pictures=2) / 'evaluation.json').read_text()
+    text = (evaluated(images=2) / 'evaluation.json').read_text()
     found = json.loads(text, parse_constant=refuse)
     assert found['psnr'] == 'Infinity'
     assert found['ssim'] == pytest.approx(1)
@@ -72,8 +72,8 @@ def test_an_exact_reconstruction_makes_valid_json(evaluated, capsys):
     assert 'evaluation.png' in capsys.readouterr().out
 
 
-def test_without_pictures_there_is_no_sheet(evaluated, capsys):
-    out = evaluated(pictures=0)
+def test_without_images_there_is_no_sheet(evaluated, capsys):
+    out = evaluated(images=0)
     assert [path.name for path in out.iterdir()] == ['evaluation.json']
     assert 'evaluation.png' not in capsys.readouterr().out
 
@@ -83,13 +83,13 @@ def test_a_run_is_measured_at_the_size_it_was_evaluated_at(evaluated, tmp_path):
     for size, expected in ((24, 24), (0, 16)):
         config.evaluate.image_size = size
         (tmp_path / 'config.json').write_text(config.to_json())
-        found = json.loads((evaluated(pictures=0, image_size=None) / 'evaluation.json').read_text())
+        found = json.loads((evaluated(images=0, image_size=None) / 'evaluation.json').read_text())
         assert found['image_size'] == expected
 
 
 def test_a_tokenizer_is_measured_by_the_distance_of_its_reconstructions(evaluated):
     with flagsaver.flagsaver(protocol='stand_in'):
-        found = json.loads((evaluated(pictures=0) / 'evaluation.json').read_text())
+        found = json.loads((evaluated(images=0) / 'evaluation.json').read_text())
     assert found['stand_in_frechet'] == pytest.approx(0, abs=1e-6)
     assert found['distribution']['count'] == 3  # the fourth is held out
     assert 'rfid' not in found
@@ -103,7 +103,7 @@ def run_on_samples(tmp_path, **settings):
     return json.loads((tmp_path / 'out' / 'evaluation.json').read_text(), parse_constant=refuse)
 
 
-def test_samples_are_measured_against_real_pictures(tmp_path, capsys):
+def test_samples_are_measured_against_real_images(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     said = json.dumps({'top_p': 1.0, 'generator': '0123456789abcdef'})
     np.savez(tmp_path / 's.npz', arr_0=pixels, labels=np.arange(12) % 4, settings=said)

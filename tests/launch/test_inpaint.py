@@ -1,4 +1,4 @@
-"""Completion of pictures: what is hidden is not looked at, what is known stays."""
+"""Completion of images: what is hidden is not looked at, what is known stays."""
 
 import functools
 import pathlib
@@ -74,7 +74,7 @@ def test_hidden_pixels_have_no_influence_and_known_tokens_stay(model, images, mo
     assert (seen[0].ids[:, :, 4:] != seen[1].ids[:, :, 4:]).any()
 
 
-def test_pasted_pixels_are_those_of_the_picture(model, images):
+def test_pasted_pixels_are_those_of_the_image(model, images):
     hidden = inpainting.region('centre', SIDE)
     made = complete(model, images, hidden, paste=True)
     np.testing.assert_array_equal(made[:, ~hidden], images[:, ~hidden])
@@ -102,9 +102,9 @@ def test_hidden_pixels_repeat_their_nearest_neighbours(images):
 
 
 def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
-    picture = np.zeros((4, 4), np.uint8)
-    picture[1, 2] = 255
-    Image.fromarray(picture).save(tmp_path / 'mask.png')
+    image = np.zeros((4, 4), np.uint8)
+    image[1, 2] = 255
+    Image.fromarray(image).save(tmp_path / 'mask.png')
     hidden = inpainting.read_mask(tmp_path / 'mask.png', 8)
     assert hidden[2:4, 4:6].all()
     assert hidden.sum() == 4
@@ -125,7 +125,7 @@ def command(*arguments):
     main()
 
 
-def test_the_command_writes_a_sheet_and_single_pictures(config, model, tmp_path, monkeypatch):
+def test_the_command_writes_a_sheet_and_single_images(config, model, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text(config.to_json())
     monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: model)
     few = [f'--run={tmp_path}', '--count=3', '--completions=2', '--steps=2']
@@ -141,7 +141,7 @@ def test_the_command_writes_a_sheet_and_single_pictures(config, model, tmp_path,
 
 
 def test_what_cannot_be_completed_is_refused(model, images):
-    with pytest.raises(UserError, match=r'pictures of \(16, 16\) pixels'):
+    with pytest.raises(UserError, match=r'images of \(16, 16\) pixels'):
         complete(model, images[:, :8], np.zeros((8, 16), bool))
     with pytest.raises(UserError, match='only a VQ-DDM with its tokenizer'):
         complete(TrainedGenerator(model.generator, {}), images, inpainting.region('left', SIDE))

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from picture_files import two_classes, write
+from image_files import two_classes, write
 
 from vistok.data.images.pipeline import open_source
 
@@ -16,7 +16,7 @@ def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_folder_with_bad_pictures_becomes_a_dataset_and_they_are_listed(tmp_path):
+def test_folder_with_bad_images_becomes_a_dataset_and_they_are_listed(tmp_path):
     root = write(two_classes(tmp_path / 'p', 30), {'cat/bad.png': b''})
     done = prepare(f'--source={root}', '--name=my_pictures', f'--data_dir={tmp_path}/datasets')
     assert done.returncode == 0, done.stderr
@@ -25,13 +25,13 @@ def test_folder_with_bad_pictures_becomes_a_dataset_and_they_are_listed(tmp_path
     assert '31/31' in done.stderr  # the progress bar
     sources = [open_source('tfds:my_pictures', s, data_dir=f'{tmp_path}/datasets') for s in ('train', 'validation')]
     assert sum(map(len, sources)) == 30
-    assert f'{len(sources[0])} train, {len(sources[1])} validation pictures, 2 classes' in done.stdout
+    assert f'{len(sources[0])} train, {len(sources[1])} validation images, 2 classes' in done.stdout
 
 
 def test_mistakes_are_answered_in_one_line(tmp_path):
     for arguments, sentence in (
         ([f'--source={tmp_path}/none', '--name=a', f'--data_dir={tmp_path}'], 'does not exist'),
-        ([f'--source={tmp_path}', '--name=a', f'--data_dir={tmp_path}'], 'holds no pictures'),
+        ([f'--source={tmp_path}', '--name=a', f'--data_dir={tmp_path}'], 'holds no images'),
         ([f'--source={tmp_path}', '--name=A', f'--data_dir={tmp_path}'], 'small letters'),
         ([f'--source={tmp_path}'], '--name'),
     ):

@@ -164,7 +164,7 @@ def test_bad_settings_are_refused_in_one_sentence_before_anything_is_written(nam
     assert not (tmp_path / 'run').exists()
 
 
-def test_an_empty_folder_of_pictures_is_refused(tmp_path):
+def test_an_empty_folder_of_images_is_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='empty'):
         training.run_training(tiny(**{'data.source': str(tmp_path / 'empty')}), tmp_path / 'run', show_progress=False)
@@ -213,16 +213,16 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(whole, tmp_path):
     gc.collect()  # Orbax leaves unfinished readers behind, which complain when they are collected: here, not elsewhere
 
 
-def test_bad_pictures_are_skipped_counted_and_reported(tmp_path, capsys):
-    pictures = tmp_path / 'pictures'
-    pictures.mkdir()
+def test_bad_images_are_skipped_counted_and_reported(tmp_path, capsys):
+    images = tmp_path / 'pictures'
+    images.mkdir()
     generator = np.random.default_rng(0)
     for i in range(12):
-        Image.fromarray(generator.integers(0, 255, (24, 24, 3), np.uint8)).save(pictures / f'{i:02d}.png')
-    (pictures / 'broken.png').write_bytes(b'')
-    config = tiny(**{'data.source': str(pictures), 'train.steps': 3, 'train.batch_size': 16})
+        Image.fromarray(generator.integers(0, 255, (24, 24, 3), np.uint8)).save(images / f'{i:02d}.png')
+    (images / 'broken.png').write_bytes(b'')
+    config = tiny(**{'data.source': str(images), 'train.steps': 3, 'train.batch_size': 16})
     training.run_training(config, tmp_path / 'run', show_progress=False)
-    assert '1 pictures could not be used and were skipped; the first: broken.png' in capsys.readouterr().out
+    assert '1 images could not be used and were skipped; the first: broken.png' in capsys.readouterr().out
 
 
 def test_the_command_answers_a_mistake_in_one_line():

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec, fingerprint
 from vistok.compression.format.header import BitstreamError
@@ -19,7 +19,7 @@ from vistok.compression.transcode import transcode, transcode_to_size
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments.batch_compression import compress_files, decompress_files, planned
-from vistok.experiments.image_files import PICTURES, picture_bytes, read_picture
+from vistok.experiments.image_files import IMAGES, image_bytes, read_image
 from vistok.experiments.tokenizer_file import write_tokenizer
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
@@ -38,13 +38,13 @@ def photo(tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / 'photo.png'
     coarse = rng.integers(0, 255, (5, 7, 3))
-    path.write_bytes(picture_bytes(np.kron(coarse, np.ones((9, 9, 1))).astype(np.uint8), '.png'))
+    path.write_bytes(image_bytes(np.kron(coarse, np.ones((9, 9, 1))).astype(np.uint8), '.png'))
     return path
 
 
-def test_lost_packets_end_in_a_picture_and_a_warning_if_that_is_asked_for(photo, capsys):
+def test_lost_packets_end_in_a_image_and_a_warning_if_that_is_asked_for(photo, capsys):
     codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, packets=PacketShape(2, 2))
-    compress_files(codec, planned(str(photo), None, PICTURES, '.bin', force=False))
+    compress_files(codec, planned(str(photo), None, IMAGES, '.bin', force=False))
     file = photo.with_suffix('.bin')
     file.write_bytes(file.read_bytes()[:-1])
     work = planned(str(file), str(photo.with_name('again.png')), ('.bin',), '.png', force=False)
@@ -53,9 +53,9 @@ def test_lost_packets_end_in_a_picture_and_a_warning_if_that_is_asked_for(photo,
     assert not photo.with_name('again.png').exists()
     assert decompress_files(codec, work, restore=nearest_known) == 0
     assert f'warning: {file}: 12 of 48 tokens (25.0%) were lost' in capsys.readouterr().err
-    assert read_picture(photo.with_name('again.png').read_bytes(), 'x').shape == (45, 63, 3)
+    assert read_image(photo.with_name('again.png').read_bytes(), 'x').shape == (45, 63, 3)
     whole = dataclasses.replace(codec, packets=None)
-    compress_files(whole, planned(str(photo), None, PICTURES, '.bin', force=True), force=True)
+    compress_files(whole, planned(str(photo), None, IMAGES, '.bin', force=True), force=True)
     assert decompress_files(whole, work, restore=nearest_known, force=True) == 0
     assert not capsys.readouterr().err
 
@@ -64,7 +64,7 @@ def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
     words, usage = [np.arange(64, dtype=np.float32)[:, None]], [np.ones(64, int)]
     nested = fit_nested(words, usage, (16, 4), b'weights!')
     codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, nested=nested)
-    target, work = photo.with_suffix('.bin'), planned(str(photo), None, PICTURES, '.bin', force=False)
+    target, work = photo.with_suffix('.bin'), planned(str(photo), None, IMAGES, '.bin', force=False)
     compress_files(codec, work)
     whole = target.read_bytes()
     sizes = [len(transcode(whole, nested, level)) for level in range(3)]
@@ -73,9 +73,9 @@ def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
         assert target.read_bytes() == transcode_to_size(whole, nested, most)
     compress_files(codec, work, bpp=8 * sizes[2] / (45 * 63), force=True)
     assert len(target.read_bytes()) == sizes[2]
-    with pytest.raises(ValueError, match='with the fewest codewords there are, this picture has'):
+    with pytest.raises(ValueError, match='with the fewest codewords there are, this image has'):
         compress_files(codec, work, max_bytes=sizes[2] - 1, force=True)
-    with pytest.raises(ValueError, match='one grain, so the size of a picture is given'):  # --codewords was said
+    with pytest.raises(ValueError, match='one grain, so the size of an image is given'):  # --codewords was said
         compress_files(codec.at(1), work, max_bytes=sizes[2], force=True)
 
 
@@ -125,7 +125,7 @@ def test_the_commands_work_together(photo, tmp_path):
     small.write_bytes(small.read_bytes()[:-1])
     warned = run('decompress', small, tmp_path / 'again.png', '--partial').stderr
     assert 'tokens (25.' in warned or 'tokens (2' in warned
-    assert read_picture((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
+    assert read_image((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
     assert (
         'level'
         in subprocess.run(

@@ -1,4 +1,4 @@
-"""From pictures to what the metrics know, through the stand-in network and through a network of three numbers."""
+"""From images to what the metrics know, through the stand-in network and through a network of three numbers."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def sample_file(path, count=10, **more):
 def test_what_is_found_does_not_depend_on_the_batches(adm, tmp_path):
     file = sample_file(tmp_path / 's.npz')
     one, other = (measure(open_byte_batches(file, batch_size=size), adm) for size in (4, 10))
-    assert one.pictures_sha256 == other.pictures_sha256
+    assert one.images_sha256 == other.images_sha256
     assert one.pool.count == 10
     np.testing.assert_allclose(one.pool.covariance, other.pool.covariance, rtol=1e-9)
     np.testing.assert_allclose(one.spatial.mean, other.spatial.mean)
@@ -70,12 +70,12 @@ def test_what_is_found_does_not_depend_on_the_batches(adm, tmp_path):
     np.testing.assert_allclose(one.features, expected, atol=1e-5)
 
 
-def test_other_pictures_have_another_digest(adm):
+def test_other_images_have_another_digest(adm):
     found = []
     for images in (pixels(4), pixels(4, seed=1), pixels(4).reshape(4, 4, 16, 3)):
         collector = FeatureCollector(adm, 'x', 4)
         collector.add(images)
-        found.append(collector.collected().pictures_sha256)
+        found.append(collector.collected().images_sha256)
     assert len(set(found)) == 3
 
 
@@ -91,7 +91,7 @@ def test_statistics_survive_the_file(adm, tmp_path):
     found = measure(open_byte_batches(sample_file(tmp_path / 's.npz')), adm)
     save_statistics(tmp_path / 'sub' / 'r.npz', found)
     again = open_reference(str(tmp_path / 'sub' / 'r.npz'), adm)
-    for name in ('protocol', 'network_sha256', 'pictures', 'pictures_sha256'):
+    for name in ('protocol', 'network_sha256', 'images', 'images_sha256'):
         assert getattr(again, name) == getattr(found, name)
     assert again.pool.count == 10
     np.testing.assert_array_equal(again.pool.covariance, found.pool.covariance)
@@ -105,13 +105,13 @@ def test_statistics_of_another_protocol_are_refused(adm, stand_in, tmp_path):
         open_reference(str(tmp_path / 'r.npz'), stand_in)
 
 
-def test_references_of_adm_bring_statistics_of_all_and_pictures_of_some(adm, tmp_path):
+def test_references_of_adm_bring_statistics_of_all_and_images_of_some(adm, tmp_path):
     moments = {'mu': np.ones(3), 'sigma': np.eye(3), 'mu_s': np.ones(4), 'sigma_s': np.eye(4)}
     found = open_reference(sample_file(tmp_path / 'adm.npz', count=6, **moments), adm)
     np.testing.assert_array_equal(found.pool.mean, np.ones(3))
     assert found.spatial is not None
     assert (found.features.shape, found.protocol, found.pool.count) == ((6, 3), 'adm', 0)
-    assert len(found.pictures_sha256) == 64
+    assert len(found.images_sha256) == 64
 
 
 def test_statistics_without_spatial_ones_are_those_of_pytorch_fid(adm, tmp_path):
@@ -121,7 +121,7 @@ def test_statistics_without_spatial_ones_are_those_of_pytorch_fid(adm, tmp_path)
         open_reference(str(tmp_path / 'p.npz'), adm)
 
 
-def test_the_stand_in_tells_pictures_apart(stand_in, tmp_path):
+def test_the_stand_in_tells_images_apart(stand_in, tmp_path):
     found = measure(open_byte_batches('embedded:digits', split='validation', batch_size=64), stand_in)
     assert found.features.shape[1] == 192
     assert np.linalg.matrix_rank(found.features - found.features.mean(0)) > 50
@@ -144,6 +144,6 @@ def test_protocols_that_need_weights_say_which(tmp_path):
         find_protocol('tensorflow')
 
 
-def test_a_set_without_readable_pictures_is_refused(adm, tmp_path):
-    with pytest.raises(UserError, match='1 readable pictures; at least 2'):
+def test_a_set_without_readable_images_is_refused(adm, tmp_path):
+    with pytest.raises(UserError, match='1 readable images; at least 2'):
         measure(open_byte_batches(sample_file(tmp_path / 's.npz', count=1)), adm)

@@ -59,10 +59,10 @@ def test_the_error_is_the_spread_of_distances_of_fresh_samples():
         assert frechet_error(few, reference, 200, rng) == pytest.approx(np.std(fresh), rel=0.35)
 
 
-def test_the_error_is_the_same_whether_features_or_pictures_are_more():
+def test_the_error_is_the_same_whether_features_or_images_are_more():
     rng = np.random.default_rng(0)
     narrow = rng.standard_normal((6, 5))
-    wide = np.concatenate([narrow, np.zeros((6, 4))], axis=1)  # more features than pictures, and nothing else changed
+    wide = np.concatenate([narrow, np.zeros((6, 4))], axis=1)  # more features than images, and nothing else changed
     few = Gaussian(np.zeros(5), np.eye(5))
     same = Gaussian(np.zeros(9), np.diag([1.0] * 5 + [0.0] * 4))
     errors = [frechet_error(x, g, 10, np.random.default_rng(1)) for x, g in ((narrow, few), (wide, same))]
@@ -72,7 +72,7 @@ def test_the_error_is_the_same_whether_features_or_pictures_are_more():
 def test_what_cannot_be_compared_is_refused():
     moments = Moments()
     moments.add(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match='at least 2 pictures, got 1'):
+    with pytest.raises(ValueError, match='at least 2 images, got 1'):
         moments.gaussian()
     with pytest.raises(ValueError, match='width 3, got 4'):
         moments.add(np.zeros((1, 4)))

@@ -12,7 +12,7 @@ from vistok.metrics.frechet import Gaussian
 from vistok.metrics.report import check_comparable, class_policy, difference, read_report, report_on
 
 
-def pictures(count=40, seed=0, protocol='adm', shift=0.0, labels=None, claimed=None):
+def images(count=40, seed=0, protocol='adm', shift=0.0, labels=None, claimed=None):
     rng = np.random.default_rng(seed)
     features = (rng.standard_normal((count, 6)) + shift).astype(np.float32)
     gaussian = Gaussian(features.mean(0).astype(float), np.cov(features.astype(float), rowvar=False), claimed or count)
@@ -31,7 +31,7 @@ def pictures(count=40, seed=0, protocol='adm', shift=0.0, labels=None, claimed=N
 
 @pytest.fixture(scope='module')
 def report():
-    return report_on(pictures(shift=1.0), pictures(seed=1), settings={'seed': 3, 'guidance_scale': 2.0})
+    return report_on(images(shift=1.0), images(seed=1), settings={'seed': 3, 'guidance_scale': 2.0})
 
 
 def test_a_report_of_adm_has_its_five_numbers_and_their_circumstances(report):
@@ -45,7 +45,7 @@ def test_a_report_of_adm_has_its_five_numbers_and_their_circumstances(report):
 
 
 def test_the_stand_in_never_says_fid():
-    found = report_on(pictures(protocol='stand_in'), pictures(seed=1, protocol='stand_in'), distance='rfid')
+    found = report_on(images(protocol='stand_in'), images(seed=1, protocol='stand_in'), distance='rfid')
     assert set(found.metrics) == {
         'stand_in_frechet', 'stand_in_frechet_error', 'stand_in_precision', 'stand_in_recall'
     }  # fmt: skip
@@ -54,19 +54,19 @@ def test_the_stand_in_never_says_fid():
 
 
 def test_protocols_without_a_metric_do_not_report_it():
-    found = report_on(pictures(protocol='pytorch_fid'), pictures(seed=1, protocol='pytorch_fid'), distance='rfid')
+    found = report_on(images(protocol='pytorch_fid'), images(seed=1, protocol='pytorch_fid'), distance='rfid')
     assert set(found.metrics) == {'rfid', 'rfid_error'}
 
 
-def test_few_pictures_are_warned_of(report):
-    assert any('40 pictures; published numbers take 50000' in warning for warning in report.warnings)
+def test_few_images_are_warned_of(report):
+    assert any('40 images; published numbers take 50000' in warning for warning in report.warnings)
     assert not any('singular' in warning for warning in report.warnings)
-    few = report_on(pictures(6), pictures(5, seed=1))
+    few = report_on(images(6), images(5, seed=1))
     assert sum('singular' in warning for warning in few.warnings) == 2
-    tiny = report_on(pictures(3), pictures(seed=1))
+    tiny = report_on(images(3), images(seed=1))
     assert 'precision' not in tiny.metrics
     assert any('3 neighbours' in warning for warning in tiny.warnings)
-    assert report_on(pictures(claimed=50_000), pictures(seed=1)).warnings == ()
+    assert report_on(images(claimed=50_000), images(seed=1)).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_few_pictures_are_warned_of(report):
     ],
 )
 def test_class_order_is_warned_of_where_the_score_depends_on_it(labels, warned):
-    many = dataclasses.replace(pictures(6000, labels=labels), features=None)  # precision would take its time
-    found = report_on(many, pictures(seed=1))
+    many = dataclasses.replace(images(6000, labels=labels), features=None)  # precision would take its time
+    found = report_on(many, images(seed=1))
     assert any('class order' in warning for warning in found.warnings) == warned
     assert any('last part of the inception score has only 1000' in warning for warning in found.warnings)
-    few = report_on(pictures(60, labels=np.arange(60) // 6), pictures(seed=1))
+    few = report_on(images(60, labels=np.arange(60) // 6), images(seed=1))
     assert not any('class order' in warning for warning in few.warnings)
 
 
@@ -97,10 +97,10 @@ def test_class_policies_are_told_from_labels():
 
 def test_sets_of_different_protocols_or_networks_are_not_combined():
     with pytest.raises(UserError, match=r"'adm' cannot be compared with the reference set 1, .* 'clean'"):
-        report_on(pictures(), pictures(seed=1, protocol='clean'))
+        report_on(images(), images(seed=1, protocol='clean'))
     with pytest.raises(UserError, match='digest network, that of the reference set 1 another'):
-        report_on(pictures(), dataclasses.replace(pictures(seed=1), network_sha256='another'))
-    report_on(pictures(), dataclasses.replace(pictures(seed=1), network_sha256=''))  # of another evaluator
+        report_on(images(), dataclasses.replace(images(seed=1), network_sha256='another'))
+    report_on(images(), dataclasses.replace(images(seed=1), network_sha256=''))  # of another evaluator
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ ALL = (resizing.tf1_bilinear, resizing.torch_bilinear, resizing.pil_bicubic)
 
 
 def row(*values):
-    """A picture of equal rows, one channel."""
+    """An image of equal rows, one channel."""
     return jnp.tile(jnp.array(values, jnp.float32)[None, None, :, None], (1, len(values), 1, 1))
 
 
@@ -44,7 +44,7 @@ def test_bicubic_is_pillows(height, width, side):
 
 @pytest.mark.parametrize('resize', ALL)
 def test_rows_and_columns_are_treated_alike_and_grey_stays_grey(resize):
-    picture = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 9, 14, 3)), jnp.float32)
-    turned = resize(picture.swapaxes(1, 2), 21).swapaxes(1, 2)
-    np.testing.assert_allclose(resize(picture, 21), turned, atol=1e-3)
+    image = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 9, 14, 3)), jnp.float32)
+    turned = resize(image.swapaxes(1, 2), 21).swapaxes(1, 2)
+    np.testing.assert_allclose(resize(image, 21), turned, atol=1e-3)
     np.testing.assert_allclose(resize(jnp.full((1, 9, 14, 3), 77.0), 21), 77.0, rtol=1e-5)

@@ -21,7 +21,7 @@ def test_sure_and_balanced_predictions_score_the_number_of_classes():
     assert inception_score(sure(np.arange(20) % 5, 5), WHOLE).score == pytest.approx(5.0)
 
 
-def test_pictures_of_one_class_score_1():
+def test_images_of_one_class_score_1():
     assert inception_score(sure(np.zeros(8, int), 5), WHOLE).score == pytest.approx(1.0)
 
 
@@ -49,7 +49,7 @@ def test_class_order_lowers_the_score_of_parts_and_shuffling_makes_it_irrelevant
     assert inception_score(in_order, shuffled).score > 4
 
 
-def test_no_pictures_have_no_score():
+def test_no_images_have_no_score():
     with pytest.raises(ValueError, match='got none'):
         inception_score(np.zeros((0, 5)), WHOLE)
 
@@ -82,6 +82,6 @@ def test_distances_that_float16_cannot_hold_are_computed_in_float32():
     assert precision_recall(samples, reference, neighbours=1, half=True).precision == pytest.approx(2 / 3)
 
 
-def test_too_few_pictures_for_the_neighbours_are_refused():
+def test_too_few_images_for_the_neighbours_are_refused():
     with pytest.raises(ValueError, match='more than 3 reference, got 3'):
         precision_recall(points(1, 2, 3, 4), points(1, 2, 3))

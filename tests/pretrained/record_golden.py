@@ -54,7 +54,7 @@ def published_dino_name(name: str) -> str:
 
 
 def record(pack: str, model: torch.nn.Module, rename, mean: list[float], std: list[float], constructor: dict) -> None:
-    """Fills the model by the weight rule, runs it on stored pictures and writes the pack."""
+    """Fills the model by the weight rule, runs it on stored images and writes the pack."""
     model.eval()
     entries, checks = [], {}
     with torch.no_grad():
@@ -70,12 +70,12 @@ def record(pack: str, model: torch.nn.Module, rename, mean: list[float], std: li
                     'sum': w64.sum(),
                     'sum_abs': np.abs(w64).sum(),
                 }
-        pictures = torch.from_numpy(golden_packs.load_pack('lpips')['a'])
-        resized = F.interpolate(pictures * 0.5 + 0.5, size=(56, 56), mode='nearest')
+        images = torch.from_numpy(golden_packs.load_pack('lpips')['a'])
+        resized = F.interpolate(images * 0.5 + 0.5, size=(56, 56), mode='nearest')
         colours = [torch.tensor(values)[None, :, None, None] for values in (mean, std)]
         out = model(pixel_values=(resized - colours[0]) / colours[1])
     arrays = {
-        'input': (pictures.numpy(), 'pictures of the pack lpips (array a), [-1, 1]'),
+        'input': (images.numpy(), 'images of the pack lpips (array a), [-1, 1]'),
         'resized': (resized.numpy(), 'input in [0, 1], nearest-neighbour resized to 56 pixels'),
         'features': (out.last_hidden_state[:, 0].numpy(), 'class token of last_hidden_state'),
         'nearest_256_224': (

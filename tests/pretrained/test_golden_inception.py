@@ -20,7 +20,7 @@ BLOCKS = ('Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_6d', 'Mixed_6e')
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The pack, the network made of it, and what the network says to the recorded pictures."""
+    """The pack, the network made of it, and what the network says to the recorded images."""
 
     pack: Pack
     state_dict: dict
@@ -54,7 +54,7 @@ def test_generated_weights_are_the_recorded_ones(case):
     assert count == case.pack.manifest['n_params']
 
 
-def test_pictures_reach_the_network_as_in_pytorch_fid(case):
+def test_images_reach_the_network_as_in_pytorch_fid(case):
     np.testing.assert_allclose(case.resized.transpose(0, 3, 1, 2)[:, :, ::13, ::13], case.pack['resized'], atol=1e-5)
 
 

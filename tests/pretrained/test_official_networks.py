@@ -15,7 +15,7 @@ from vistok.pretrained.image_input import resize
 from vistok.pretrained.lpips import LPIPS, VGG16Features, unit_features
 from vistok.weights.rules import to_official, to_ours, variable_shapes
 
-PICTURE = jnp.zeros((1, 32, 32, 3))
+IMAGE = jnp.zeros((1, 32, 32, 3))
 SMALL_CLIP = CLIPVision(width=64, layers=3, num_heads=4, patch=14, image_size=56, resize_method='nearest')
 SMALL_DINO = DINOv2(width=64, layers=3, num_heads=4, image_size=56, position_grid=7, resize_method='nearest')
 
@@ -27,7 +27,7 @@ def count(tree):
 @functools.cache
 def lpips():
     weights = load_pack('lpips').state_dict()
-    shapes = variable_shapes(LPIPS(), PICTURE, PICTURE)
+    shapes = variable_shapes(LPIPS(), IMAGE, IMAGE)
     return weights, to_ours(lpips_rules(weights), weights, shapes, LPIPS_IGNORED)
 
 
@@ -58,7 +58,7 @@ def test_lpips_reads_torchvisions_trunk_with_separate_heads():
         if name.startswith('net.'):
             pair['features.' + name.split('.', 2)[2]] = weight
     pair['classifier.0.bias'] = np.zeros(3, np.float32)
-    again = to_ours(lpips_rules(pair), pair, variable_shapes(LPIPS(), PICTURE, PICTURE), LPIPS_IGNORED)
+    again = to_ours(lpips_rules(pair), pair, variable_shapes(LPIPS(), IMAGE, IMAGE), LPIPS_IGNORED)
     assert again.ignored == ('classifier.0.bias',)
     jax.tree.map(np.testing.assert_array_equal, again.variables, converted.variables)
 
@@ -158,7 +158,7 @@ def original_dinov2_layout(weights):
 )
 def test_both_published_layouts_give_the_same_variables(pack, model, rules, ignored, other):
     weights = load_pack(pack).state_dict()
-    shapes = variable_shapes(model, PICTURE)
+    shapes = variable_shapes(model, IMAGE)
     first = to_ours(rules(weights), weights, shapes, ignored)
     second = to_ours(rules(other(weights)), other(weights), shapes, ignored)
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)

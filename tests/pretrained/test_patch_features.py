@@ -50,10 +50,10 @@ def test_they_are_the_patch_tokens_after_norm_and_projection(network):
 
 
 def test_clip_l14_gives_the_width_of_the_published_table():
-    picture = jnp.zeros((1, 224, 224, 3))
+    image = jnp.zeros((1, 224, 224, 3))
     model = clip_l14(patches=True)
-    shapes = variable_shapes(model, picture)
-    assert jax.eval_shape(model.apply, shapes, picture).shape == (1, 16, 16, 768)
+    shapes = variable_shapes(model, image)
+    assert jax.eval_shape(model.apply, shapes, image).shape == (1, 16, 16, 768)
 
 
 def test_the_stand_in_has_a_feature_for_every_eight_pixels():

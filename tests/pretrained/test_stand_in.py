@@ -13,11 +13,11 @@ from vistok.pretrained.stand_in import WEIGHTS
 def held_out_crops(offset=0):
     """The middle of every held-out photograph, 96 pixels."""
     source = Photographs('validation')
-    pictures = [source[i].image for i in range(len(source)) if ' crop ' not in source[i].name]
+    images = [source[i].image for i in range(len(source)) if ' crop ' not in source[i].name]
     crops = []
-    for picture in pictures:
-        top, left = picture.shape[0] // 2 - 48, picture.shape[1] // 2 - 48 + offset
-        crops.append(picture[top : top + 96, left : left + 96])
+    for image in images:
+        top, left = image.shape[0] // 2 - 48, image.shape[1] // 2 - 48 + offset
+        crops.append(image[top : top + 96, left : left + 96])
     return jnp.asarray(np.stack(crops).astype(np.float32) / 127.5 - 1)
 
 
@@ -49,7 +49,7 @@ def test_distance_is_zero_symmetric_and_bounded(distance):
 
 
 @pytest.mark.parametrize('kind', ['noise', 'blur'])
-def test_distance_grows_with_the_disturbance_of_unseen_pictures(distance, kind):
+def test_distance_grows_with_the_disturbance_of_unseen_images(distance, kind):
     a = held_out_crops()
     noise = jax.random.normal(jax.random.key(0), a.shape)
     worse = [a + s * noise if kind == 'noise' else blurred(a, int(40 * s)) for s in (0.05, 0.1, 0.2, 0.4)]
@@ -66,7 +66,7 @@ def test_distance_weighs_structure_more_than_brightness(distance):
     assert (distance(a, soft) > 2 * distance(a, a + error)).all()
 
 
-def test_distance_pulls_a_picture_towards_its_target(distance):
+def test_distance_pulls_a_image_towards_its_target(distance):
     judge = load_judge('stand_in_perceptual')
     target = held_out_crops()[:1]
 
@@ -88,6 +88,6 @@ def test_teacher_recognises_places_it_has_not_seen():
     np.testing.assert_array_equal((a @ b.T).argmax(-1), np.arange(len(a)))
 
 
-def test_teacher_takes_pictures_of_any_size():
+def test_teacher_takes_images_of_any_size():
     judge = load_judge('stand_in_teacher')
     assert judge(jnp.zeros((2, 48, 80, 3))).shape == (2, 64)

@@ -38,7 +38,7 @@ def test_default_sizes_are_about_those_of_vqgan():
     )  # fmt: skip
 
 
-def test_ids_of_several_groups_give_the_picture_back():
+def test_ids_of_several_groups_give_the_image_back():
     module = BSQ(**NETWORK, bits=8, groups=2)
     variables = random_variables(variable_shapes(module, IMAGE))
     images = jax.random.uniform(jax.random.key(0), IMAGE.shape, minval=-1, maxval=1)

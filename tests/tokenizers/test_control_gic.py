@@ -1,4 +1,4 @@
-"""Control-GIC: shares are kept for any picture of any size, and tokens alone are enough to decode."""
+"""Control-GIC: shares are kept for any image of any size, and tokens alone are enough to decode."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Figures of an evaluation are those of the pictures, however they are cut into batches and processes."""
+"""Figures of an evaluation are those of the images, however they are cut into batches and processes."""
 
 import json
 import os
@@ -21,13 +21,13 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (10, 16, 16, 3)).astype(np.floa
 
 
 def darken(images):
-    """A tokenizer for tests: dims the picture; each id follows from a pixel."""
+    """A tokenizer for tests: dims the image; each id follows from a pixel."""
     ids = np.stack([np.floor((images[:, ::8, ::8, 0] + 1) * 3.999), np.zeros_like(images[:, ::8, ::8, 0])], -1)
     return images * np.float32(0.9), Tokens(jnp.asarray(ids.astype(np.int32)))
 
 
 def batches(images, size, padding=0):
-    """Batches of one size; padding pictures are white and come first, where they would hurt most."""
+    """Batches of one size; padding images are white and come first, where they would hurt most."""
     mask = np.arange(len(images) + padding) >= padding
     images = np.concatenate([np.ones((padding, *images.shape[1:]), np.float32), images])
     assert len(images) % size == 0
@@ -42,7 +42,7 @@ class MeanDifference(nn.Module):
         return jnp.abs(a - b).mean((1, 2, 3))
 
 
-def test_figures_are_means_over_pictures():
+def test_figures_are_means_over_images():
     metrics = evaluate_tokenizer(darken, batches(IMAGES, 5), SPEC).metrics
     assert metrics['psnr'] == pytest.approx(psnr(IMAGES, IMAGES * np.float32(0.9)).mean(), abs=1e-9)
     assert metrics['ssim'] == pytest.approx(ssim(IMAGES, IMAGES * np.float32(0.9)).mean(), abs=1e-9)
@@ -90,15 +90,15 @@ def test_the_perceptual_distance_bears_the_name_of_its_judge():
     assert metrics['mean_difference'] == pytest.approx(0.1 * np.abs(IMAGES).mean(), rel=1e-5)
 
 
-def test_the_first_real_pictures_are_kept_for_the_sheet():
-    evaluation = evaluate_tokenizer(darken, batches(IMAGES, 4, padding=2), SPEC, pictures=3)
+def test_the_first_real_images_are_kept_for_the_sheet():
+    evaluation = evaluate_tokenizer(darken, batches(IMAGES, 4, padding=2), SPEC, shown=3)
     np.testing.assert_array_equal(evaluation.originals, IMAGES[:3])
     np.testing.assert_array_equal(evaluation.reconstructions, IMAGES[:3] * np.float32(0.9))
     assert evaluation.sheet().dtype == np.uint8
 
 
-def test_no_pictures_are_no_evaluation():
-    with pytest.raises(ValueError, match='no pictures'):
+def test_no_images_are_no_evaluation():
+    with pytest.raises(ValueError, match='no images'):
         evaluate_tokenizer(darken, batches(IMAGES[:0], 2, padding=2), SPEC)
 
 
@@ -153,7 +153,7 @@ def test_shares_of_the_grains_are_counted_and_shown():
         grain = np.where(images[:, :1, :1, 0] > 0, 2, 1) * np.ones((1, 2, 2), np.int32)
         return images, Tokens(jnp.zeros((len(images), 2, 2, 1), jnp.int32), jnp.asarray(grain.astype(np.int32)))
 
-    result = evaluate_tokenizer(reconstruct, batches(IMAGES, 4, padding=2), spec, pictures=3)
+    result = evaluate_tokenizer(reconstruct, batches(IMAGES, 4, padding=2), spec, shown=3)
     share = np.mean(IMAGES[:, 0, 0, 0] > 0)
     assert result.metrics['grain/2'] == pytest.approx(share)
     assert result.metrics['grain/1'] == pytest.approx(1 - share)

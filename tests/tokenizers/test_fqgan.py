@@ -115,7 +115,7 @@ def test_predicted_features_and_disentangling_teach_the_encoder_and_not_the_code
         assert float(jnp.abs(gradient['trunk']['conv_in']['kernel']).max()) > 0, name
 
 
-def test_other_picture_sizes_are_served_by_interpolated_positions(variables):
+def test_other_image_sizes_are_served_by_interpolated_positions(variables):
     def run(variables, images):
         output = TINY.apply(variables, images, train=True)
         return output.tokens.ids, output.reconstruction

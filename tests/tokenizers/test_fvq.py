@@ -109,7 +109,7 @@ def test_the_decoder_has_a_gradient_of_moderate_size_where_all_codewords_are_zer
 
 
 @pytest.mark.parametrize('kind', SUMS)
-def test_baked_sums_of_codewords_give_the_same_tokens_and_pictures(kind):
+def test_baked_sums_of_codewords_give_the_same_tokens_and_images(kind):
     module, plain = SUMS[kind]
     trained = TrainedTokenizer(module, random_variables(variable_shapes(module, IMAGE)))
     images = np.random.default_rng(1).uniform(-1, 1, IMAGE.shape).astype(np.float32)
@@ -122,7 +122,7 @@ def test_baked_sums_of_codewords_give_the_same_tokens_and_pictures(kind):
     np.testing.assert_allclose(baked.decode(tokens), trained.decode(tokens), atol=1e-5)
 
 
-def test_pictures_of_other_sizes_have_scales_in_proportion():
+def test_images_of_other_sizes_have_scales_in_proportion():
     module = SUMS['multiscale'][0]
     variables = random_variables(variable_shapes(module, IMAGE))
     images = jax.random.uniform(jax.random.key(1), (1, 32, 16, 3), minval=-1, maxval=1)

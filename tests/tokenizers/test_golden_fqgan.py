@@ -115,7 +115,7 @@ def test_codewords_are_concatenated_as_officially(case):
     assert_close(nchw(case.stages['embedded']), case.pack['quant'])
 
 
-def test_decoder_makes_the_official_pictures(case):
+def test_decoder_makes_the_official_images(case):
     assert_close(nchw(case.stages['dec']), case.pack['dec'])
 
 

@@ -50,7 +50,7 @@ def case(request):
     positions = np.asarray(sin_cos_positions(32, 32, 256))
     state_dict = pack.state_dict(kept={'quantize.qbridge.pos_embed': positions})
     model = vistok.from_official('fvq', state_dict, entropy_weight=0.1)
-    # The gradients of the picture's error pass the quantizer by: the bridge learns from the codebook loss alone.
+    # The gradients of the image's error pass the quantizer by: the bridge learns from the codebook loss alone.
     gradient = jax.jit(jax.value_and_grad(quantizer_loss, has_aux=True), static_argnames='module')
     (_, quantized), gradients = gradient(
         model.variables['params'], model.module, model.variables, jnp.asarray(pack.nhwc('z'))

@@ -107,13 +107,13 @@ def test_nearest_codewords_are_the_official_ones(case):
     np.testing.assert_array_equal(case.stages['ids'].ravel()[sure(case.pack)], case.pack['indices'][sure(case.pack)])
 
 
-def test_encoding_pictures_gives_the_official_indices(case):
+def test_encoding_images_gives_the_official_indices(case):
     np.testing.assert_array_equal(
         case.stages['encoded'].ravel()[sure(case.pack)], case.pack['indices'][sure(case.pack)]
     )
 
 
-def test_decoding_indices_gives_the_official_pictures(case):
+def test_decoding_indices_gives_the_official_images(case):
     name = 'dec_code' if 'dec_code' in case.pack.arrays else 'dec_from_indices'
     assert_close(nchw(case.stages['decoded']), case.pack[name])
 

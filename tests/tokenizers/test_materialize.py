@@ -1,4 +1,4 @@
-"""Baked codebooks: the same tokens, the same pictures, nothing left of what made the codewords."""
+"""Baked codebooks: the same tokens, the same images, nothing left of what made the codewords."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_ids_are_exactly_equal(case):
     np.testing.assert_array_equal(baked.encode(images).ids, ids)
 
 
-def test_pictures_are_equal(case):
+def test_images_are_equal(case):
     trained, baked, _, images = case
     tokens = trained.encode(images)
     np.testing.assert_allclose(baked.decode(tokens), trained.decode(tokens), atol=1e-5)

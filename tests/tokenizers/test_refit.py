@@ -42,7 +42,7 @@ def test_refitting_puts_codewords_where_vectors_are(tokenizer, images):
                  tokenizer.variables['params']['encoder'])  # fmt: skip
 
 
-def test_vectors_are_one_of_each_picture(tokenizer, images):
+def test_vectors_are_one_of_each_image(tokenizer, images):
     one = picked_vectors(tokenizer, images[:1], 64)
     z = np.asarray(tokenizer.module.apply(tokenizer.variables, jnp.asarray(images[0]), method='latents')).reshape(
         64, 64, -1
@@ -55,7 +55,7 @@ def test_what_cannot_be_refitted_is_refused(tokenizer, images):
     vectors = np.zeros((3, 8), np.float32)
     with pytest.raises(ValueError, match='4 codewords need'):
         refitted(tokenizer, vectors, 4)
-    with pytest.raises(ValueError, match='no pictures'):
+    with pytest.raises(ValueError, match='no images'):
         picked_vectors(tokenizer, [], 4)
     module = registry.tokenizer(cli.load_config('configs/fqgan.py:tiny'))
     with pytest.raises(ValueError, match='no plain form'):

@@ -10,7 +10,7 @@ from vistok.tokenizers.simvq import PRESETS, SimVQ, SimVQGAN
 from vistok.tokenizers.tokenizer import TokenSpec
 from vistok.weights.rules import variable_shapes
 
-PICTURE = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
+IMAGE = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
 TINY = {'channels': 8, 'channel_multipliers': (1, 2), 'res_blocks': 1, 'codebook_size': 32, 'codebook_dim': 8}
 
 
@@ -21,16 +21,16 @@ def count(tree):
 @pytest.mark.parametrize('preset', PRESETS)
 def test_presets_have_the_published_shapes(preset):
     module = SimVQ(**PRESETS[preset])
-    shapes = variable_shapes(module, PICTURE)
+    shapes = variable_shapes(module, IMAGE)
     assert count(shapes['frozen']) == 128 * module.codebook_size
     assert count(shapes['params']['quantizer']) == 128 * 128 + 128
-    ids = jax.eval_shape(lambda v: module.apply(v, jnp.zeros(PICTURE.shape), method='encode').ids, shapes)
+    ids = jax.eval_shape(lambda v: module.apply(v, jnp.zeros(IMAGE.shape), method='encode').ids, shapes)
     assert ids.shape == (1, 16, 16, 1)
     assert module.spec == TokenSpec((module.codebook_size,), 8)
 
 
 def test_there_is_no_attention_and_no_projection_around_the_codebook():
-    params = variable_shapes(SimVQ(), PICTURE)['params']
+    params = variable_shapes(SimVQ(), IMAGE)['params']
     assert set(params) == {'encoder', 'decoder', 'quantizer'}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert not [path for path in paths if 'attention' in path]

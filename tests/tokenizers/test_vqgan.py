@@ -81,6 +81,6 @@ def test_reduced_precision_leaves_parameters_and_result_in_float32(images):
     assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(run, images))} == {np.dtype('float32')}
 
 
-def test_pictures_that_do_not_fit_the_grid_are_refused(variables):
+def test_images_that_do_not_fit_the_grid_are_refused(variables):
     with pytest.raises(ValueError, match=r'multiples of 2, got \(15, 8\)'):
         TINY.apply(variables, jnp.zeros((1, 15, 8, 3)), method='encode')

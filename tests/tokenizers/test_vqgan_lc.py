@@ -20,7 +20,7 @@ SIZES = {
     'codebook_size': 32,
     'codebook_dim': 4,
 }
-PICTURE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
 
 def count(tree):
@@ -28,7 +28,7 @@ def count(tree):
 
 
 def test_the_f16_preset_has_the_published_number_of_parameters():
-    shapes = variable_shapes(VQGANLC(**PRESETS['f16']), PICTURE)
+    shapes = variable_shapes(VQGANLC(**PRESETS['f16']), IMAGE)
     assert count(shapes) == 148_558_483  # the table included
     assert count(shapes['frozen']) == 76_800_000
 
@@ -36,7 +36,7 @@ def test_the_f16_preset_has_the_published_number_of_parameters():
 def test_the_f8_preset_has_attention_in_the_middle_only():
     module = VQGANLC(**PRESETS['f8'])
     assert module.spec.downsample_factor == 8
-    trunk = variable_shapes(module, PICTURE)['params']['encoder']['trunk']
+    trunk = variable_shapes(module, IMAGE)['params']['encoder']['trunk']
     assert not [name for name in trunk if 'attention' in name]
     assert 'attention' in trunk['mid']
 
@@ -59,9 +59,9 @@ def test_the_switches_decide_what_is_trained(arguments, trained, frozen):
 
 def test_switches_that_make_no_model_are_refused():
     with pytest.raises(ValueError, match="unknown projector 'conv'; known: linear, mlp, none"):
-        variable_shapes(VQGANLC(**SIZES, projector='conv'), PICTURE)
+        variable_shapes(VQGANLC(**SIZES, projector='conv'), IMAGE)
     with pytest.raises(ValueError, match='table_width 768 must be codebook_dim 4'):
-        variable_shapes(VQGANLC(**SIZES, projector='none'), PICTURE)
+        variable_shapes(VQGANLC(**SIZES, projector='none'), IMAGE)
 
 
 def test_one_chosen_codeword_moves_all_codewords():

@@ -75,7 +75,7 @@ def test_a_new_run_starts_a_new_file(tmp_path):
     assert lines(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': 2.0}]
 
 
-def test_tensorboard_files_hold_scalars_pictures_texts_and_settings(tmp_path):
+def test_tensorboard_files_hold_scalars_images_texts_and_settings(tmp_path):
     writer = TensorBoardWriter(tmp_path)
     writer.write_scalars(7, {'loss/pixel': 0.5})
     writer.write_images(7, {'one': np.zeros((1, 4, 5, 3), np.uint8), 'two': np.zeros((2, 4, 5, 3), np.uint8)})

@@ -1,7 +1,7 @@
 """VQBridge: a small transformer that makes the codewords out of a table.
 
 Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization" (FVQ, 2025).  The table
-is laid out as a picture whose pixels are its rows, cut into patches (compress), passed through transformer blocks
+is laid out as an image whose pixels are its rows, cut into patches (compress), passed through transformer blocks
 (process) and put together again (recover).  Every codeword depends on every parameter, so codewords that are not
 chosen move as well.
 """
@@ -72,9 +72,9 @@ class VQBridge(nn.Module):
         """
         size, dim = table.shape
         rows, columns = (side // self.patch for side in code_grid(size, self.patch))
-        picture = table.astype(jnp.float32).reshape(1, rows * self.patch, columns * self.patch, dim)
+        image = table.astype(jnp.float32).reshape(1, rows * self.patch, columns * self.patch, dim)
         square = (self.patch, self.patch)
-        x = nn.Conv(self.width, square, square, 'VALID', kernel_init=_XAVIER_PATCH, name='compress')(picture)
+        x = nn.Conv(self.width, square, square, 'VALID', kernel_init=_XAVIER_PATCH, name='compress')(image)
         x = x.reshape(1, rows * columns, self.width)
         if self.positions:
             x = x + self.variable('frozen', 'positions', sin_cos_positions, rows, columns, self.width).value
@@ -139,7 +139,7 @@ class Modulation(nn.Module):
 
 
 def code_grid(size: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of the picture that `size` codewords make: the squarest that can be cut into patches.
+    """Rows and columns of the image that `size` codewords make: the squarest that can be cut into patches.
 
     Raises:
       ValueError: there is none.

@@ -20,15 +20,15 @@ from vistok.weights.official import Official, called_with, numbers, shape_of
 from vistok.weights.rules import Rule, StateDict, variable_shapes
 
 
-def _picture(module: Any, side: int = 64) -> jax.ShapeDtypeStruct:
+def _image(module: Any, side: int = 64) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
 
 
-def _smallest_picture(module: Any) -> tuple[Any, ...]:
-    return (_picture(module, module.spec.cell),)
+def _smallest_image(module: Any) -> tuple[Any, ...]:
+    return (_image(module, module.spec.cell),)
 
 
-_tokenizer = functools.partial(Official, shapes=called_with(_smallest_picture), finished=TrainedTokenizer)
+_tokenizer = functools.partial(Official, shapes=called_with(_smallest_image), finished=TrainedTokenizer)
 
 
 def _taming_levels(variables: Mapping[str, Any]) -> Sequence[Rule]:
@@ -51,7 +51,7 @@ def _patchgan_layers_of_ours(variables: Mapping[str, Any]) -> int:
 def _stylegan(state_dict: StateDict) -> StyleGANDiscriminator:
     size = 4 * 2 ** len(numbers(state_dict, r'blocks\.(\d+)\.net\.'))
     width = shape_of(state_dict, 'blocks.0.weight', 4)[0]
-    plain = variable_shapes(StyleGANDiscriminator(size), _picture(None, size))['params']['conv_in']['kernel'].shape[-1]
+    plain = variable_shapes(StyleGANDiscriminator(size), _image(None, size))['params']['conv_in']['kernel'].shape[-1]
     return StyleGANDiscriminator(size, max(width // plain, 1))
 
 
@@ -126,28 +126,28 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: patchgan_rules(_patchgan_layers(state_dict)),
         writing=lambda variables: patchgan_rules(_patchgan_layers_of_ours(variables)),
         ignored=lambda module: PATCHGAN_IGNORED,
-        shapes=called_with(lambda module: (_picture(module),), train=True),
+        shapes=called_with(lambda module: (_image(module),), train=True),
     ),
     'stylegan_disc': Official(
         model=_stylegan,
         reading=lambda state_dict: stylegan_rules(),
         writing=lambda variables: stylegan_rules(),
         ignored=lambda module: STYLEGAN_IGNORED,
-        shapes=called_with(lambda module: (_picture(module, module.image_size),)),
+        shapes=called_with(lambda module: (_image(module, module.image_size),)),
     ),
     'lpips': Official(
         model=lambda state_dict: LPIPS(),
         reading=lpips_rules,
         writing=lambda variables: lpips_rules({'net.slice1.0.weight': np.zeros(0)}),
         ignored=lambda module: LPIPS_IGNORED,
-        shapes=called_with(lambda module: (_picture(module), _picture(module))),
+        shapes=called_with(lambda module: (_image(module), _image(module))),
     ),
     'inception_fid': Official(
         model=lambda state_dict: FIDInception(),
         reading=lambda state_dict: inception_rules(),
         writing=lambda variables: inception_rules(),
         ignored=lambda module: INCEPTION_IGNORED,
-        shapes=called_with(lambda module: (_picture(module, SIDE),)),
+        shapes=called_with(lambda module: (_image(module, SIDE),)),
     ),
 }
 """The names of one paper differ in nothing but their sizes, which the shapes give."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Attention weights of one picture: 8 MiB, which a processor keeps at hand; with 8 times as many, attention over 16,384
+# Attention weights of one image: 8 MiB, which a processor keeps at hand; with 8 times as many, attention over 16,384
 # positions took twice as long.
 _WEIGHTS_AT_ONCE = 2**21
 

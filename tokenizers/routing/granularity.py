@@ -1,4 +1,4 @@
-"""Where a picture gets many tokens and where few: information density, and the routers that choose the grains.
+"""Where an image gets many tokens and where few: information density, and the routers that choose the grains.
 
 Huang et al., "Towards Accurate Image Coding: Improved Autoregressive Image Generation with Dynamic Vector
 Quantization" (DQ-VAE, 2023), and Li et al., "Once-for-All: Controllable Generative Image Compression with Dynamic
@@ -192,8 +192,8 @@ def budget_loss(
 class EntropyRouter(nn.Module):
     """Fine grains where the density of the coarsest cell is high (DQ-VAE, the variant of its released model).
 
-    With thresholds the share of each grain depends on the picture; they are variables of the collection 'frozen',
-    together with the range of the bins that they were measured with.  Without, every picture has the exact shares.
+    With thresholds the share of each grain depends on the image; they are variables of the collection 'frozen',
+    together with the range of the bins that they were measured with.  Without, every image has the exact shares.
 
     Attributes:
       grain_ratios: shares of the area, from coarse to fine.
@@ -224,7 +224,7 @@ class EntropyRouter(nn.Module):
 def quota_choice(
     density: Float[Array, 'b h w'], grain_ratios: Sequence[float] | Float[Array, ' s']
 ) -> Int[Array, 'b h w']:
-    """Number of each cell's grain, 0 for the least dense: exact shares of each picture, ties in raster order."""
+    """Number of each cell's grain, 0 for the least dense: exact shares of each image, ties in raster order."""
     b, h, w = density.shape
     ranks = _ranks(_integer(density).reshape(b, h * w))
     bounds = jnp.round(h * w * jnp.cumsum(jnp.asarray(grain_ratios, jnp.float32)[:-1]))
@@ -240,7 +240,7 @@ class RatioRouter:
 
     Attributes:
       strict_thresholds: the official rule instead of exact shares: one threshold for the whole batch, and cells of
-        exactly this density are not taken.  Pictures with constant areas then miss their shares by far.
+        exactly this density are not taken.  Images with constant areas then miss their shares by far.
     """
 
     strict_thresholds: bool = False
@@ -271,7 +271,7 @@ class RatioRouter:
     def _least(
         density: Float[Array, 'b h w'], taken: Bool[Array, 'b h w'], reached: Float[Array, '']
     ) -> Bool[Array, 'b h w']:
-        """The least dense free cells of each picture, as many as are missing to `reached`."""
+        """The least dense free cells of each image, as many as are missing to `reached`."""
         b, h, w = density.shape
         keys = jnp.where(taken, jnp.iinfo(jnp.int32).max, _integer(density)).reshape(b, h * w)
         missing = jnp.round(h * w * reached).astype(jnp.int32) - jnp.sum(taken, axis=(1, 2), dtype=jnp.int32)

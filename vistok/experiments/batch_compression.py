@@ -47,7 +47,7 @@ def compress_files(
     max_bytes: int | None = None,
     grain_ratios: Sequence[float] | None = None,
 ) -> int:
-    """Writes a bitstream for every picture; gives the number of those that could not be compressed.
+    """Writes a bitstream for every image; gives the number of those that could not be compressed.
 
     Args:
       codec: which compresses.
@@ -58,41 +58,41 @@ def compress_files(
       grain_ratios: shares of the grains; of the three at most one is given.
 
     Raises:
-      UserError, ValueError: the only picture cannot be compressed, or more than one size is asked for.
+      UserError, ValueError: the only image cannot be compressed, or more than one size is asked for.
     """
     if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
         raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
     grains, nested = len(codec.tokenizer.spec.grains), codec.nested
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
-        picture = image_files.read_picture(data, name)
-        height, width, channels = picture.shape
+        image = image_files.read_image(data, name)
+        height, width, channels = image.shape
         wanted = None if max_bytes is None else Target(max_bytes, never_above=True)
         wanted = wanted if bpp is None else Target.of_bpp(bpp, width, height)
 
         def compress(shares: Sequence[float] | None) -> bytes:
-            return codec.compress(picture, grain_ratios=shares, progress=progress)
+            return codec.compress(image, grain_ratios=shares, progress=progress)
 
         if wanted is None:
             packed = compress(grain_ratios)
         elif grains == 1 and nested is not None and codec.level == 0:
-            tokens = codec.encode(picture, progress=progress)
+            tokens = codec.encode(image, progress=progress)
 
             def pack(level: int) -> bytes:
-                return codec.at(level).pack(picture, nested.coarser(tokens, 0, level))
+                return codec.at(level).pack(image, nested.coarser(tokens, 0, level))
 
             packed = most_codewords(wanted, pack, len(nested.levels), width * height)
         else:
             packed = compress_to(wanted, compress, grains, width * height)
         rate = 8 * len(packed) / (height * width)
-        part = f'1:{picture.nbytes / len(packed):.0f}'
+        part = f'1:{image.nbytes / len(packed):.0f}'
         return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
 
     return _each(work, convert, force=force)
 
 
 def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = None, force: bool = False) -> int:
-    """Writes a picture for every bitstream; gives the number of those that could not be decompressed.
+    """Writes an image for every bitstream; gives the number of those that could not be decompressed.
 
     Args:
       codec: which decompresses.
@@ -106,16 +106,16 @@ def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = Non
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
         if restore is None:
-            picture = codec.decompress(data, progress=progress)
+            image = codec.decompress(data, progress=progress)
         else:
             salvaged = codec.salvage(data, restore, progress=progress)
-            picture = salvaged.picture
+            image = salvaged.image
             if salvaged.lost:
                 share = f'{salvaged.lost} of {salvaged.known.size} tokens ({salvaged.lost / salvaged.known.size:.1%})'
                 print(f'warning: {name}: {share} were lost and have been made up', file=sys.stderr)
-        height, width, channels = picture.shape
+        height, width, channels = image.shape
         kind = '.png' if target is None else target.suffix
-        return image_files.picture_bytes(picture, kind), f'{width}x{height}x{channels}'
+        return image_files.image_bytes(image, kind), f'{width}x{height}x{channels}'
 
     return _each(work, convert, force=force)
 

@@ -1,4 +1,4 @@
-"""What occurs in pictures: their tokens, and the codewords these stand for, to count or to cluster."""
+"""What occurs in images: their tokens, and the codewords these stand for, to count or to cluster."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,21 +13,21 @@ from vistok.tokenizers.trained import TrainedTokenizer
 _PLACES = (0.15, 0.3, 0.5, 0.7, 0.85)  # on the curve of shares, in turn, for tokenizers with grains
 
 
-def tokens_of(codec: Codec, source: str, pictures: int, crop: int = 0) -> list[Tokens]:
-    """Tokens of at most so many pictures of a source, evenly spread over it; none is taken twice.
+def tokens_of(codec: Codec, source: str, images: int, crop: int = 0) -> list[Tokens]:
+    """Tokens of at most so many images of a source, evenly spread over it; none is taken twice.
 
     Args:
       codec: whose tokens.
       source: as for training.
-      pictures: how many at most.
-      crop: side of the square in the middle of a picture that is looked at, in pixels; what is smaller is looked at
-        whole, as everything is if this is 0.  Networks are compiled for each size of pictures.
+      images: how many at most.
+      crop: side of the square in the middle of an image that is looked at, in pixels; what is smaller is looked at
+        whole, as everything is if this is 0.  Networks are compiled for each size of images.
     """
     opened = open_source(source, 'train')
     tokens, seen, grains = [], set(), codec.tokenizer.spec.grains
-    for index in tqdm(np.unique(np.linspace(0, len(opened) - 1, pictures).astype(int)), desc='counting', disable=None):
+    for index in tqdm(np.unique(np.linspace(0, len(opened) - 1, images).astype(int)), desc='counting', disable=None):
         record = opened[int(index)]
-        if record.name in seen:  # a source may give one picture many times
+        if record.name in seen:  # a source may give one image many times
             continue
         seen.add(record.name)
         shares = shares_at(_PLACES[len(seen) % len(_PLACES)], len(grains)) if len(grains) > 1 else None
@@ -36,7 +36,7 @@ def tokens_of(codec: Codec, source: str, pictures: int, crop: int = 0) -> list[T
 
 
 def middle(image: UInt8[np.ndarray, 'h w 3'], side: int) -> UInt8[np.ndarray, 'H W 3']:
-    """The square in the middle of a picture, not resized; of sides that are shorter, all."""
+    """The square in the middle of an image, not resized; of sides that are shorter, all."""
     top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
     return image[top : top + side, left : left + side]
 

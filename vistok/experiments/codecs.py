@@ -30,11 +30,11 @@ def open_any_tokenizer(weights: str) -> TrainedTokenizer:
 
 
 def open_tokenizer(weights: str) -> TrainedTokenizer:
-    """Likewise, for a codec; UserError also for one whose tokens do not belong to places of the picture."""
+    """Likewise, for a codec; UserError also for one whose tokens do not belong to places of the image."""
     model = open_any_tokenizer(weights)
     if isinstance(model.module, MultiScaleVQGAN):
         raise UserError(
-            f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole picture and '
+            f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole image and '
             'not for its places, so that it cannot be coded in windows and tiles; configs/fvq.py without :var can'
         )
     return model

@@ -40,7 +40,7 @@ class CodebookTable:
 
     Attributes:
       rows: float32.
-      about: where they come from: features, pictures, seed, sizes, digest.
+      about: where they come from: features, images, seed, sizes, digest.
     """
 
     rows: Float[np.ndarray, 'K width']
@@ -49,11 +49,11 @@ class CodebookTable:
 
 @dataclasses.dataclass(frozen=True)
 class PatchFeatures:
-    """Features of many pictures.
+    """Features of many images.
 
     Attributes:
-      vectors: p of each picture, float16.
-      labels: class of each picture.
+      vectors: p of each image, float16.
+      labels: class of each image.
     """
 
     vectors: Float[np.ndarray, 'n p width']
@@ -63,12 +63,12 @@ class PatchFeatures:
 def patch_features(
     judge: Judge, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
 ) -> PatchFeatures:
-    """Patch features of pictures, averaged over squares of `pool` x `pool` patches.
+    """Patch features of images, averaged over squares of `pool` x `pool` patches.
 
     Args:
       judge: network that gives a grid of features, `[b, h, w, width]`.
-      batches: 'image' and 'label', and 'mask' where some pictures do not count.
-      count: pictures at most.
+      batches: 'image' and 'label', and 'mask' where some images do not count.
+      count: images at most.
       pool: side of a square; grids with smaller sides are averaged whole.
       folder: for the temporary file if the features are more than memory should hold; None: the system's.
     """
@@ -91,7 +91,7 @@ def patch_features(
         if done == count:
             break
     if vectors is None or not done:
-        raise UserError('there are no pictures to make features of')
+        raise UserError('there are no images to make features of')
     return PatchFeatures(vectors[:done], labels[:done])
 
 
@@ -126,7 +126,7 @@ def clustered(
       features: what is clustered.
       size: number of centroids.
       per_class: equally many of each class, in the order of the labels, instead of all together.
-      parts: equally many of each of so many random parts of the pictures: as many times less work.
+      parts: equally many of each of so many random parts of the images: as many times less work.
       seed: of parts and clusters.
       iterations: updates of the centroids at most.
       on_iteration: called after each pass over a group.
@@ -141,13 +141,13 @@ def clustered(
         kind = 'classes' if per_class else 'parts'
         raise UserError(f'{size} rows cannot be shared out equally among {len(groups)} {kind}')
     tables = []
-    for i, pictures in enumerate(groups):
-        # Pictures of a group may lie anywhere, so theirs are copied; all together are read where they are.
-        chosen = features.vectors[pictures] if len(groups) > 1 else features.vectors
+    for i, images in enumerate(groups):
+        # Images of a group may lie anywhere, so theirs are copied; all together are read where they are.
+        chosen = features.vectors[images] if len(groups) > 1 else features.vectors
         vectors = chosen.reshape(-1, features.vectors.shape[-1])
         if len(vectors) < size // len(groups):
             raise UserError(
-                f'{len(pictures)} pictures give {len(vectors)} features, too few for {size // len(groups)} rows'
+                f'{len(images)} images give {len(vectors)} features, too few for {size // len(groups)} rows'
             )
         clusters = kmeans(vectors, size // len(groups), seed=seed + i, iterations=iterations, on_iteration=on_iteration)
         tables.append(clusters.centroids)
@@ -202,7 +202,7 @@ def initial_table(config: ConfigDict) -> CodebookTable | None:
     if not named:
         return None
     wanted = (config.model.codebook_size, config.model.get('table_width', config.model.codebook_dim))
-    table = _of_training_pictures(config, wanted[0]) if named == STAND_IN else read_table(pathlib.Path(named))
+    table = _of_training_images(config, wanted[0]) if named == STAND_IN else read_table(pathlib.Path(named))
     if table.rows.shape != wanted:
         raise UserError(
             f'config.table: {named} has {table.rows.shape[0]} rows of width {table.rows.shape[1]}, config.model wants '
@@ -211,12 +211,12 @@ def initial_table(config: ConfigDict) -> CodebookTable | None:
     return table
 
 
-def _of_training_pictures(config: ConfigDict, size: int) -> CodebookTable:
+def _of_training_images(config: ConfigDict, size: int) -> CodebookTable:
     """What the paper does, small: views as they are trained on, the stand-in's features, clusters of all together."""
     image_size, pool = config.data.image_size, 4
     judge = load_judge('stand_in_patches')
-    per_picture = max(1, image_size // 8 // pool) ** 2
-    views = -(-_FEATURES_PER_ROW * size // (per_picture * _BATCH)) * _BATCH
+    per_image = max(1, image_size // 8 // pool) ** 2
+    views = -(-_FEATURES_PER_ROW * size // (per_image * _BATCH)) * _BATCH
     batches = train_batches(
         open_source(config.data.source, 'train', data_dir=config.data.data_dir or None),
         image_size=image_size,

@@ -18,7 +18,7 @@ from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
 from vistok.experiments.loading import load
-from vistok.experiments.sampling import asked, draw_pictures
+from vistok.experiments.sampling import asked, draw_images
 from vistok.experiments.tokenizer_file import TOKENIZER, read_tokenizer, write_tokenizer
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.objective import GeneratorObjective
@@ -40,13 +40,13 @@ def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, Tra
       A config that says all that is needed to rebuild the generator, and the tokenizer.
 
     Raises:
-      UserError: there is no tokenizer, its tokens are not those that were extracted, or its pictures or captions do not
+      UserError: there is no tokenizer, its tokens are not those that were extracted, or its images or captions do not
         fit.
     """
     folder = token_folder(config.data.source)
     extracted = TokenSource(folder, 'train') if folder is not None else None
     if extracted is not None and registry.GENERATORS[config.model.name].needs_images:
-        raise UserError(f'{config.model.name} learns from pictures, and {config.data.source} holds tokens only')
+        raise UserError(f'{config.model.name} learns from images, and {config.data.source} holds tokens only')
     tokenizer = find_tokenizer(config, workdir, folder)
     spec = tokenizer.spec
     if extracted is not None:
@@ -151,16 +151,16 @@ def evaluation(
     folder: pathlib.Path,
     writer: MetricWriter,
 ) -> Callable[[TrainState, int], dict[str, float]]:
-    """What the loop calls when an evaluation is due: the loss over unseen pictures, and a sheet of samples by class."""
+    """What the loop calls when an evaluation is due: the loss over unseen images, and a sheet of samples by class."""
     tokenizer = objective.tokenizer
     assert tokenizer is not None
     frozen = jax.tree.map(lambda x: place(x, runner.replicated), tokenizer.variables)
     rng = jax.random.key(config.train.seed)
     compiled = runner.compile_evaluation(
-        lambda variables, batch: objective.losses_by_picture(variables['generator'], variables['tokenizer'], batch, rng)
+        lambda variables, batch: objective.losses_by_image(variables['generator'], variables['tokenizer'], batch, rng)
     )
     draw = runner.compile_evaluation(
-        draw_pictures(objective.generator, tokenizer.module, registry.sample_config(config), config.train.seed)
+        draw_images(objective.generator, tokenizer.module, registry.sample_config(config), config.train.seed)
     )
     shown, columns = _shown(config), config.evaluate.per_class
 
@@ -172,9 +172,9 @@ def evaluation(
 
         metrics = evaluate_generator(losses, batches)
         if columns:
-            pictures = _draw_all(draw, variables, runner, shown, columns, config.evaluate.batch_size)
+            images = _draw_all(draw, variables, runner, shown, columns, config.evaluate.batch_size)
             if jax.process_index() == 0:
-                sheet = class_sheet(pictures.reshape(-1, columns, *pictures.shape[1:]), shown.names)
+                sheet = class_sheet(images.reshape(-1, columns, *images.shape[1:]), shown.names)
                 save_png(folder / f'samples_{step:07d}.png', sheet)
                 writer.write_images(step, {'samples': sheet[None]})
         return metrics
@@ -192,15 +192,15 @@ class _Shown:
 
 
 def _shown(config: ConfigDict) -> _Shown:
-    """Classes, or first captions of validation pictures, evenly spread over all."""
+    """Classes, or first captions of validation images, evenly spread over all."""
     text, folder = registry.captions(config), token_folder(config.data.source)
     if text is None or folder is None:
         numbers = _spread(config.tokens.num_classes, config.evaluate.classes)
         return _Shown(numbers, [config.tokens.class_names[i] for i in numbers])
     unseen = TokenSource(folder, 'validation')
-    pictures = [unseen[int(i)].name for i in _spread(len(unseen), config.evaluate.classes)]
-    names = [text.texts(picture)[0] for picture in pictures]
-    return _Shown(np.arange(len(names), dtype=np.int32), names, text.first_features(pictures))
+    images = [unseen[int(i)].name for i in _spread(len(unseen), config.evaluate.classes)]
+    names = [text.texts(image)[0] for image in images]
+    return _Shown(np.arange(len(names), dtype=np.int32), names, text.first_features(images))
 
 
 def _spread(count: int, shown: int) -> np.ndarray:
@@ -209,7 +209,7 @@ def _spread(count: int, shown: int) -> np.ndarray:
 
 
 def _draw_all(draw: Any, variables: Any, runner: Runner, shown: _Shown, columns: int, batch_size: int) -> np.ndarray:
-    """A row of pictures for each class or caption; each process draws its share, and all get all."""
+    """A row of images for each class or caption; each process draws its share, and all get all."""
     labels = np.repeat(shown.numbers, columns)
     batch_size = min(batch_size, -(-len(labels) // runner.batch_shards) * runner.batch_shards)
     local = batch_size // jax.process_count()
@@ -217,8 +217,8 @@ def _draw_all(draw: Any, variables: Any, runner: Runner, shown: _Shown, columns:
     for start in range(0, len(labels), batch_size):
         rows = start + jax.process_index() * local + np.arange(local, dtype=np.int32)
         wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows.astype(np.int32), shown.text)
-        pictures = draw(variables, wanted)
+        images = draw(variables, wanted)
         if jax.process_count() > 1:
-            pictures = multihost_utils.process_allgather(pictures, tiled=True)
-        drawn.append(np.asarray(pictures))
+            images = multihost_utils.process_allgather(images, tiled=True)
+        drawn.append(np.asarray(images))
     return np.concatenate(drawn)[: len(labels)]

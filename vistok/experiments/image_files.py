@@ -1,6 +1,6 @@
-"""Picture files and bitstreams on disk: pictures with all their channels, and files that are written whole or not.
+"""Image files and bitstreams on disk: images with all their channels, and files that are written whole or not.
 
-Pictures are read like those of data sets (`vistok/data/images/decode.py`), but grey stays grey, transparency stays,
+Images are read like those of data sets (`vistok/data/images/decode.py`), but grey stays grey, transparency stays,
 and 16-bit grey keeps its bits.  16-bit colour is read at 8 bits, because Pillow gives no more of it.
 """
 
@@ -15,26 +15,26 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vistok.compression.format.header import Limits
-from vistok.compression.pixel_formats import Picture
+from vistok.compression.pixel_formats import ImageArray
 from vistok.data.images.folder import EXTENSIONS
 from vistok.errors import UserError
 
 MAX_PIXELS = Limits().pixels
-PICTURES = EXTENSIONS
+IMAGES = EXTENSIONS
 STANDARD = '-'
 """The name of standard input and standard output."""
 _MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
-def read_picture(data: bytes, name: str) -> Picture:
-    """The upright picture of a file, uint8 or uint16 `[h, w, channels]`.
+def read_image(data: bytes, name: str) -> ImageArray:
+    """The upright image of a file, uint8 or uint16 `[h, w, channels]`.
 
     Raises:
-      UserError: the bytes are no picture, damaged, or too large.
+      UserError: the bytes are no image, damaged, or too large.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow warns of large pictures and odd metadata
+            warnings.simplefilter('ignore')  # Pillow warns of large images and odd metadata
             with Image.open(io.BytesIO(data)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f'{image.width}x{image.height}'
@@ -45,46 +45,46 @@ def read_picture(data: bytes, name: str) -> Picture:
     except UserError:
         raise
     except Exception as error:  # decoders fail in many ways on damaged bytes
-        raise UserError(f'{name} is no picture that can be read ({error})') from None
+        raise UserError(f'{name} is no image that can be read ({error})') from None
 
 
-def _array(image: Image.Image, name: str) -> Picture:
+def _array(image: Image.Image, name: str) -> ImageArray:
     if image.mode.startswith('I'):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f'{name}: grey values go from {values.min()} to {values.max()}, outside of 16 bits')
         return values.astype(np.uint16)[..., None]
     if image.mode == 'F':
-        raise UserError(f'{name}: pictures of floating-point values have no fixed range')
+        raise UserError(f'{name}: images of floating-point values have no fixed range')
     grey = image.mode in ('1', 'L', 'LA', 'La')
     mode = ('LA' if grey else 'RGBA') if image.has_transparency_data else ('L' if grey else 'RGB')
     array = np.asarray(image.convert(mode))
     return array[..., None] if array.ndim == 2 else array
 
 
-def picture_bytes(picture: Picture, kind: str) -> bytes:
-    """A picture as a file.
+def image_bytes(pixels: ImageArray, kind: str) -> bytes:
+    """An image as a file.
 
     16 bits survive where the format and Pillow have them, for grey; else values are divided by 257 and rounded.
 
     Args:
-      picture: uint8 or uint16 `[h, w, channels]`.
+      pixels: uint8 or uint16 `[h, w, channels]`.
       kind: extension of the file, with its dot.
 
     Raises:
-      UserError: no such format, or one that cannot hold the picture.
+      UserError: no such format, or one that cannot hold the image.
     """
-    channels = picture.shape[-1]
-    deep = picture.dtype == np.uint16 and channels == 1 and kind.lower() in ('.png', '.tif', '.tiff')
-    if picture.dtype == np.uint16 and not deep:
-        picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    array = picture[..., 0] if channels == 1 else picture
-    image = Image.fromarray(array) if deep else Image.fromarray(array, _MODES[channels])
+    channels = pixels.shape[-1]
+    deep = pixels.dtype == np.uint16 and channels == 1 and kind.lower() in ('.png', '.tif', '.tiff')
+    if pixels.dtype == np.uint16 and not deep:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    pixels = pixels[..., 0] if channels == 1 else pixels
+    image = Image.fromarray(pixels) if deep else Image.fromarray(pixels, _MODES[channels])
     file = io.BytesIO()
     try:
         image.save(file, Image.registered_extensions()[kind.lower()])
     except (KeyError, OSError, ValueError) as error:
-        raise UserError(f'a picture of {channels} channels cannot be written as {kind!r}: {error}') from None
+        raise UserError(f'an image of {channels} channels cannot be written as {kind!r}: {error}') from None
     return file.getvalue()
 
 

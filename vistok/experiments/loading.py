@@ -25,7 +25,7 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
       which: of a run folder's checkpoints: 'latest', 'best', or a step.
 
     Returns:
-      A tokenizer (`encode`, `decode`), a generator (`sample`; `tokenizer.decode` makes pictures of that), with moving
+      A tokenizer (`encode`, `decode`), a generator (`sample`; `tokenizer.decode` makes images of that), with moving
       averages where the run kept them, or another converted network.
 
     Raises:

@@ -34,7 +34,7 @@ def complete(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
     They come from the run folder `config.encoder` and from the data, or from the run in `workdir` where it has begun.
 
     Raises:
-      UserError: there is no such run, it is of another kind of model, or its pictures have another size.
+      UserError: there is no such run, it is of another kind of model, or its images have another size.
     """
     if not wanted(config):
         return config
@@ -100,7 +100,7 @@ def evaluation(
     folder: pathlib.Path,
     writer: MetricWriter,
 ) -> Callable[[TrainState, int], dict[str, float]]:
-    """What the loop calls when an evaluation is due: loss and accuracy on unseen pictures."""
+    """What the loop calls when an evaluation is due: loss and accuracy on unseen images."""
     del config, folder, writer
     compiled = runner.compile_evaluation(objective.scores)
 

@@ -252,7 +252,7 @@ def runner(config: ConfigDict) -> Runner:
 
 
 def train_batches(config: ConfigDict) -> TrainIterator:
-    """This process's part of the training batches: pictures, or tokens for a generator."""
+    """This process's part of the training batches: images, or tokens for a generator."""
     folder = _token_folder(config)
     if folder is not None:
         return train_token_batches(
@@ -279,12 +279,12 @@ def train_batches(config: ConfigDict) -> TrainIterator:
 
 
 def evaluation_image_size(config: ConfigDict) -> int:
-    """Side of the pictures that a run is evaluated on, in pixels."""
+    """Side of the images that a run is evaluated on, in pixels."""
     return config.evaluate.get('image_size') or config.data.image_size
 
 
 def evaluation_batches(config: ConfigDict) -> EvaluationBatches | EvaluationTokenBatches:
-    """This process's part of the validation pictures, or of their tokens."""
+    """This process's part of the validation images, or of their tokens."""
     folder = _token_folder(config)
     if folder is not None:
         return EvaluationTokenBatches(
@@ -320,7 +320,7 @@ def example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 def _token_folder(config: ConfigDict) -> pathlib.Path | None:
     folder = token_folder(config.data.source)
     if folder is not None and not is_generator(config):
-        raise UserError(f'a tokenizer learns from pictures; data.source={config.data.source} holds tokens')
+        raise UserError(f'a tokenizer learns from images; data.source={config.data.source} holds tokens')
     return folder
 
 

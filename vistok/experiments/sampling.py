@@ -1,4 +1,4 @@
-"""From classes to pictures: a generator, then its tokenizer, in one program; and many of them, into files."""
+"""From classes to images: a generator, then its tokenizer, in one program; and many of them, into files."""
 
 import dataclasses
 import difflib
@@ -36,12 +36,12 @@ Variables = Mapping[str, Any]
 """'generator' and 'tokenizer': the variables of each."""
 
 
-def draw_pictures(
+def draw_images(
     generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
 ) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
-    """A function from variables and a batch, see `asked`, to pictures; to be compiled.
+    """A function from variables and a batch, see `asked`, to images; to be compiled.
 
-    What a picture looks like follows from the seed, its class or text, and its number.
+    What an image looks like follows from the seed, its class or text, and its number.
     """
 
     def draw(variables: Variables, batch: Mapping[str, Array]) -> UInt8[Array, 'b H W 3']:
@@ -169,34 +169,34 @@ def sample(
     keep_settings(work / 'sampling.json', settings, f'the unfinished work in {work}')
     runner = make_runner('jit')
     batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
-    draw = runner.compile_evaluation(draw_pictures(model.generator, tokenizer.module, plan.config, plan.seed))
+    draw = runner.compile_evaluation(draw_images(model.generator, tokenizer.module, plan.config, plan.seed))
     variables = {'generator': model.prepared, 'tokenizer': tokenizer.variables}
     variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
     labels = plan.labels
-    with tqdm(total=len(labels), desc='sampling', unit='picture', disable=not progress) as bar:
+    with tqdm(total=len(labels), desc='sampling', unit='image', disable=not progress) as bar:
         start = 0
         for done in [*_ranges(work), range(len(labels), len(labels))]:
             while start < done.start:
                 rows = np.arange(start, start + batch_size, dtype=np.int32)  # whole batches: one program
                 wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
                 stop = min(start + batch_size, done.start)
-                pictures = np.asarray(draw(variables, wanted))[: stop - start]
-                write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=pictures)
+                images = np.asarray(draw(variables, wanted))[: stop - start]
+                write_arrays(work / f'{start:010d}-{stop:010d}.npz', images=images)
                 bar.update(stop - start)
                 start = stop
             start = done.stop
             bar.update(len(done))
     written = []
     if sheet is not None:
-        save_png(sheet, _sheet(plan, names, _pictures(work)))
+        save_png(sheet, _sheet(plan, names, _images(work)))
         written.append(sheet)
     if folder is not None:
-        for i, picture in enumerate(_pictures(work)):
+        for i, image in enumerate(_images(work)):
             label = re.sub(r'[^\w.-]+', '_', names[labels[i]])[:_LONGEST_NAME]
-            save_png(folder / f'{i:06d}-{label}.png', picture)
+            save_png(folder / f'{i:06d}-{label}.png', image)
         written.append(folder)
     if npz is not None:
-        _write_npz(npz, _pictures(work), labels, _record(settings, len(names)))
+        _write_npz(npz, _images(work), labels, _record(settings, len(names)))
         written.append(npz)
     shutil.rmtree(work, ignore_errors=True)
     return written
@@ -207,22 +207,22 @@ def _ranges(work: pathlib.Path) -> list[range]:
     return [range(*map(int, path.stem.split('-'))) for path in sorted(work.glob('*-*.npz'))]
 
 
-def _pictures(work: pathlib.Path) -> Iterator[np.ndarray]:
+def _images(work: pathlib.Path) -> Iterator[np.ndarray]:
     for path in sorted(work.glob('*-*.npz')):
         with np.load(path) as stored:
             yield from stored['pictures']
 
 
-def _sheet(plan: Plan, names: Sequence[str], pictures: Iterator[np.ndarray]) -> np.ndarray:
+def _sheet(plan: Plan, names: Sequence[str], images: Iterator[np.ndarray]) -> np.ndarray:
     """The first samples of the first classes."""
     rows: dict[int, list[np.ndarray]] = {label: [] for label in sorted({*plan.classes})[:_SHEET_ROWS]}
     columns = min(_SHEET_COLUMNS, plan.per_class)
-    for label, picture in zip(plan.labels.tolist(), pictures, strict=True):
+    for label, image in zip(plan.labels.tolist(), images, strict=True):
         if label in rows and len(rows[label]) < columns:
-            rows[label].append(picture)
+            rows[label].append(image)
         if all(len(row) == columns for row in rows.values()):
             break
-    blank = np.full_like(picture, 255)
+    blank = np.full_like(image, 255)
     filled = [row + [blank] * (columns - len(row)) for row in rows.values()]
     return class_sheet(np.asarray(filled), [names[label] for label in rows])
 
@@ -234,20 +234,18 @@ def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {name: value for name, value in {**settings, **short, **classes}.items() if value is not None}
 
 
-def _write_npz(
-    path: pathlib.Path, pictures: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]
-) -> None:
-    """Writes one picture after the other: all of them may be more than memory holds."""
+def _write_npz(path: pathlib.Path, images: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]) -> None:
+    """Writes one image after the other: all of them may be more than memory holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = next(pictures)
+    first = next(images)
     temporary = path.with_name(f'.{path.name}.tmp')
     with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive:
         with archive.open('arr_0.npy', 'w', force_zip64=True) as file:
             shape = (len(labels), *first.shape)
             header = {'descr': np.lib.format.dtype_to_descr(first.dtype), 'fortran_order': False, 'shape': shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for picture in itertools.chain([first], pictures):
-                file.write(np.ascontiguousarray(picture).tobytes())
+            for image in itertools.chain([first], images):
+                file.write(np.ascontiguousarray(image).tobytes())
         for name, array in (('labels', labels), ('settings', np.asarray(json.dumps(record)))):
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array(file, array)

@@ -1,4 +1,4 @@
-"""Pictures to tokens on disk, in parts that survive a kill and can be shared out among processes."""
+"""Images to tokens on disk, in parts that survive a kill and can be shared out among processes."""
 
 import concurrent.futures
 import dataclasses
@@ -30,18 +30,18 @@ class Extraction:
 
     Args:
       tokenizer: that makes them.
-      source: pictures, as `open_source` takes them.
+      source: images, as `open_source` takes them.
       out: folder for the tokens; the tokenizer is put beside them.
       image_size: side of the views in pixels.
-      views: of the training pictures; of validation pictures it is the centre crop.
+      views: of the training images; of validation images it is the centre crop.
       zooms: see `cut_views`.
       data_dir: where TFDS datasets lie.
       batch_size: views that are encoded at a time.
-      part_size: pictures of a part.
+      part_size: images of a part.
       threads: that decode.
 
     Raises:
-      UserError: there are no such pictures, their size does not fit, or `out` holds other tokens.
+      UserError: there are no such images, their size does not fit, or `out` holds other tokens.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Extraction:
                 f'the side of the views is {image_size}, but this tokenizer needs a multiple of {spec.cell}'
             )
         if batch_size < 1 or part_size < 1:
-            raise UserError(f'batch and part have at least one picture, got {batch_size} and {part_size}')
+            raise UserError(f'batch and part have at least one image, got {batch_size} and {part_size}')
         self._tokenizer, self._out, self._size, self._threads = tokenizer, out, image_size, threads
         self._views: dict[Split, tuple[Views, tuple[float, ...]]] = {
             'train': (views, tuple(zooms)),
@@ -87,7 +87,7 @@ class Extraction:
         if has_tokens(out):
             about = TokenSource(out, 'train').about
             check_settings({key: about.get(key) for key in self._settings}, self._settings, f'the dataset in {out}')
-        counts: dict[Split, int] = {split: len(pictures) for split, pictures in self._sources.items()}
+        counts: dict[Split, int] = {split: len(images) for split, images in self._sources.items()}
         self._parts = TokenParts(out / 'parts', self._settings, counts, part_size)
         runner = make_runner('jit')
         self._batch = -(-batch_size // runner.batch_shards) * runner.batch_shards
@@ -101,7 +101,7 @@ class Extraction:
         """What the dataset holds, in a few words."""
         counts = ', '.join(f'{len(TokenSource(self._out, split))} {split}' for split in get_args(Split))
         return (
-            f'{counts} pictures, {self._settings["views_per_picture"]} views of each training picture, '
+            f'{counts} images, {self._settings["views_per_picture"]} views of each training image, '
             f'{self._side}x{self._side} tokens, tokenizer {self._tokenizer.fingerprint[:16]}'
         )
 
@@ -109,7 +109,7 @@ class Extraction:
         """Does the missing parts of this process, and writes the dataset if none is missing any more.
 
         Returns:
-          Names of the pictures that could not be used, and why; None if others have to finish.
+          Names of the images that could not be used, and why; None if others have to finish.
         """
         if has_tokens(self._out):
             self._parts.remove()  # left by a kill between the last two acts
@@ -117,7 +117,7 @@ class Extraction:
         missing = self._parts.missing(process_id, process_count)
         total = sum(part.stop - part.start for part in missing)
         with (
-            tqdm(total=total, desc='extracting', unit='picture', disable=not progress) as bar,
+            tqdm(total=total, desc='extracting', unit='image', disable=not progress) as bar,
             concurrent.futures.ThreadPoolExecutor(max(1, self._threads)) as pool,
         ):
             for part in missing:
@@ -151,8 +151,8 @@ class Extraction:
             bar.update(len(indices))
         self._parts.write(part, records, skipped)
 
-    def _encoded(self, pictures: list[tuple[np.ndarray, int, str]]) -> list[TokenRecord]:
-        images = np.concatenate([views for views, _, _ in pictures])
+    def _encoded(self, usable: list[tuple[np.ndarray, int, str]]) -> list[TokenRecord]:
+        images = np.concatenate([views for views, _, _ in usable])
         batches = []
         for start in range(0, len(images), self._batch):
             rows = images[start : start + self._batch]
@@ -162,7 +162,7 @@ class Extraction:
         ids = np.concatenate([ids for ids, _ in batches])
         grains = None if batches[0][1] is None else np.concatenate([np.asarray(grain) for _, grain in batches])
         records, start = [], 0
-        for views, label, name in pictures:
+        for views, label, name in usable:
             stop = start + len(views)
             grain = None if grains is None else grains[start:stop]
             records.append(TokenRecord(np.asarray(ids[start:stop]), grain, label, name))
@@ -181,9 +181,9 @@ class Extraction:
             for split, source in self._sources.items():
                 if next(self._parts.records(split), None) is None:
                     reason = next(iter(skipped.items()), ('there', 'is none'))
-                    raise UserError(f'none of the pictures of {source.name} can be used; {": ".join(reason)}')
+                    raise UserError(f'none of the images of {source.name} can be used; {": ".join(reason)}')
             write_tokenizer(self._out / TOKENIZER, self._tokenizer)
-            with tqdm(desc='writing', unit='picture', disable=not progress) as bar:
+            with tqdm(desc='writing', unit='image', disable=not progress) as bar:
                 write_tokens(
                     self._out,
                     {split: functools.partial(self._parts.records, split) for split in self._sources},

@@ -32,7 +32,7 @@ from vistok.visualization import save_png
 def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bool = True) -> RunResult:
     """Trains what `config` describes in `workdir`, going on where an earlier run of the same model stopped there.
 
-    Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, `pictures/`.
+    Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, `images/`.
 
     Raises:
       UserError, ValueError: a setting or file that does not fit; the folder is not touched before all are checked.
@@ -128,7 +128,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
         writer.close()
     if data.skipped and main_process:
         name, reason = next(iter(data.skipped.items()))
-        print(f'{len(data.skipped)} pictures could not be used and were skipped; the first: {name}: {reason}')
+        print(f'{len(data.skipped)} images could not be used and were skipped; the first: {name}: {reason}')
     return result
 
 
@@ -140,7 +140,7 @@ def _evaluation(
     folder: pathlib.Path,
     writer: MetricWriter,
 ) -> Callable[[TrainState, int], dict[str, float]]:
-    """What the loop calls when an evaluation is due: metrics over unseen pictures, and a sheet of reconstructions."""
+    """What the loop calls when an evaluation is due: metrics over unseen images, and a sheet of reconstructions."""
     tokenizer = objective.tokenizer
     perceptual = objective.perceptual
 
@@ -157,7 +157,7 @@ def _evaluation(
             batches,
             tokenizer.spec,
             perceptual=perceptual,
-            pictures=config.evaluate.pictures,
+            shown=config.evaluate.pictures,
         )
         if jax.process_index() == 0 and len(evaluation.originals):
             sheet = evaluation.sheet()
@@ -184,7 +184,7 @@ def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
     if 'psnr' not in metrics:
         bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
         bits += f' · {metrics["accuracy"]:.1%} recognised' if 'accuracy' in metrics else ''
-        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen pictures · {workdir}'
+        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["pictures"])} unseen images · {workdir}'
     usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
-    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen pictures'
+    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["pictures"])} unseen images'
     return f'{quality} · codebook usage: {usage} · {workdir}'

@@ -1,4 +1,4 @@
-"""Bytes of pictures -> features, by the network of a protocol."""
+"""Bytes of images -> features, by the network of a protocol."""
 
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ _SHA256_START = '6726825d'
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureFeatures:
-    """Features of n pictures on the host; None where the protocol does without.
+class ImageFeatures:
+    """Features of n images on the host; None where the protocol does without.
 
     Attributes:
-      pool: one vector per picture.
+      pool: one vector per image.
       spatial: for the spatial distance.
       logits: without bias, for the inception score.
     """
@@ -46,7 +46,7 @@ class FeatureExtractor:
     """A protocol with the weights of its network.
 
     Attributes:
-      protocol: how pictures are prepared.
+      protocol: how images are prepared.
       module: its network.
       variables: the weights.
     """
@@ -64,18 +64,18 @@ class FeatureExtractor:
             digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()
 
-    def __call__(self, images: UInt8[np.ndarray, 'n h w 3'], batch_size: int = 0) -> PictureFeatures:
-        """Features of n pictures.
+    def __call__(self, images: UInt8[np.ndarray, 'n h w 3'], batch_size: int = 0) -> ImageFeatures:
+        """Features of n images.
 
         Args:
           images: RGB, of any one size.
-          batch_size: fewer pictures are filled up to so many, so that a last batch needs no program of its own.
+          batch_size: fewer images are filled up to so many, so that a last batch needs no program of its own.
         """
         count = len(images)
         if count < batch_size:
             images = np.concatenate([images, np.zeros((batch_size - count, *images.shape[1:]), np.uint8)])
         found = jax.device_get(_features(self.module, self.protocol, self.variables, images))
-        return PictureFeatures(**{name: np.asarray(x)[:count] for name, x in found.items()})
+        return ImageFeatures(**{name: np.asarray(x)[:count] for name, x in found.items()})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

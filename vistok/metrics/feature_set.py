@@ -1,4 +1,4 @@
-"""What the metrics know of a set of pictures: moments, features, logits, and a digest that identifies the pictures."""
+"""What the metrics know of a set of images: moments, features, logits, and a digest that identifies the images."""
 
 import dataclasses
 import hashlib
@@ -16,31 +16,31 @@ from vistok.errors import UserError
 from vistok.metrics.feature_extractor import FeatureExtractor
 from vistok.metrics.frechet import Gaussian, Moments
 
-_FORMAT = 'vistok picture statistics'
+_FORMAT = 'vistok image statistics'
 KEPT = 10_000
-"""Features that a reference keeps for precision and recall: as many pictures as ADM's references hold."""
+"""Features that a reference keeps for precision and recall: as many images as ADM's references hold."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """A set of pictures as one protocol sees it.
+    """A set of images as one protocol sees it.
 
     Attributes:
       protocol: name of the protocol.
       network_sha256: digest of the weights; '' where it is not known (statistics of other evaluators).
-      pictures: where they come from.
-      pictures_sha256: digest of the pixels, or of the file of statistics where these are all there is.
+      images: where they come from.
+      images_sha256: digest of the pixels, or of the file of statistics where these are all there is.
       pool: of the last features.
       spatial: of the spatial features, where the protocol has them.
-      features: last features, of all pictures or of some spread evenly over the set; None: not known.
-      logits: of all pictures in their order; None: not known.
-      labels: of all pictures in their order; None: not known.
+      features: last features, of all images or of some spread evenly over the set; None: not known.
+      logits: of all images in their order; None: not known.
+      labels: of all images in their order; None: not known.
     """
 
     protocol: str
     network_sha256: str
-    pictures: str
-    pictures_sha256: str
+    images: str
+    images_sha256: str
     pool: Gaussian
     spatial: Gaussian | None = None
     features: Float[np.ndarray, 'n d'] | None = None
@@ -49,23 +49,23 @@ class FeatureSet:
 
 
 class FeatureCollector:
-    """Adds pictures batch by batch.
+    """Adds images batch by batch.
 
     Args:
       extractor: gives the features.
-      pictures: where the pictures come from.
+      images: where the images come from.
       batch_size: of a full batch.
       keep: how many of the last features are kept for precision and recall, spread evenly; None: all of them.
-      total: number of pictures that will come; needed to spread what is kept.
+      total: number of images that will come; needed to spread what is kept.
 
     Attributes:
-      count: pictures so far.
+      count: images so far.
     """
 
     def __init__(
-        self, extractor: FeatureExtractor, pictures: str, batch_size: int, *, keep: int | None = None, total: int = 0
+        self, extractor: FeatureExtractor, images: str, batch_size: int, *, keep: int | None = None, total: int = 0
     ) -> None:
-        self._extractor, self._pictures, self._batch_size = extractor, pictures, batch_size
+        self._extractor, self._images, self._batch_size = extractor, images, batch_size
         # Where fewer are kept than there are: evenly, because many sources are sorted by class.
         self._every = max(1.0, total / keep) if keep is not None else 1.0
         self._pool, self._spatial, self._digest, self.count = Moments(), Moments(), hashlib.sha256(), 0
@@ -74,7 +74,7 @@ class FeatureCollector:
         self._labels: list[np.ndarray] = []
 
     def add(self, images: UInt8[np.ndarray, 'n h w 3'], labels: Integer[np.ndarray, ' n'] | None = None) -> None:
-        """Adds pictures, RGB, of one size, and their classes where they are known."""
+        """Adds images, RGB, of one size, and their classes where they are known."""
         if self.count == 0:
             self._digest.update(repr(images.shape[1:]).encode())
         self._digest.update(np.ascontiguousarray(images).data)
@@ -91,12 +91,12 @@ class FeatureCollector:
         self.count += len(images)
 
     def collected(self) -> FeatureSet:
-        """Everything added so far; ValueError below two pictures."""
+        """Everything added so far; ValueError below two images."""
         labels = np.concatenate(self._labels) if self._labels else None
         return FeatureSet(
             self._extractor.protocol.name,
             self._extractor.network_sha256,
-            self._pictures,
+            self._images,
             self._digest.hexdigest(),
             self._pool.gaussian(),
             self._spatial.gaussian() if self._extractor.protocol.spatial else None,
@@ -115,8 +115,8 @@ def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
         'format': _FORMAT,
         'protocol': found.protocol,
         'network_sha256': found.network_sha256,
-        'pictures': found.pictures,
-        'pictures_sha256': found.pictures_sha256,
+        'pictures': found.images,
+        'pictures_sha256': found.images_sha256,
         'count': found.pool.count,
     }
     arrays: dict[str, Any] = {'about': np.array(json.dumps(about)), 'mu': found.pool.mean}
@@ -138,12 +138,12 @@ def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
 
 
 def has_statistics(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a file of statistics, ours or of another evaluator, rather than of pictures alone."""
+    """Whether this is a file of statistics, ours or of another evaluator, rather than of images alone."""
     return {'mu', 'sigma'} <= _arrays_in(path)
 
 
-def has_pictures(path: str | os.PathLike[str]) -> bool:
-    """Whether this is an `.npz` file that holds pictures."""
+def has_images(path: str | os.PathLike[str]) -> bool:
+    """Whether this is an `.npz` file that holds images."""
     return 'arr_0' in _arrays_in(path)
 
 

@@ -1,4 +1,4 @@
-"""From pictures, wherever they lie, to what the metrics know of them."""
+"""From images, wherever they lie, to what the metrics know of them."""
 
 import dataclasses
 import pathlib
@@ -9,13 +9,13 @@ from vistok.data.images.byte_batches import ByteBatches, SampleFile, open_byte_b
 from vistok.data.images.source import Split
 from vistok.errors import UserError
 from vistok.metrics.feature_extractor import FeatureExtractor
-from vistok.metrics.feature_set import KEPT, FeatureCollector, FeatureSet, has_pictures, has_statistics, load_statistics
+from vistok.metrics.feature_set import KEPT, FeatureCollector, FeatureSet, has_images, has_statistics, load_statistics
 
 
 def measure(
     batches: ByteBatches, extractor: FeatureExtractor, *, keep: int | None = None, progress: bool = False
 ) -> FeatureSet:
-    """Passes every picture of a set through the network of a protocol once.
+    """Passes every image of a set through the network of a protocol once.
 
     Args:
       batches: the set.
@@ -24,16 +24,16 @@ def measure(
       progress: shows a bar.
 
     Raises:
-      UserError: fewer than two pictures can be read.
+      UserError: fewer than two images can be read.
     """
     collector = FeatureCollector(extractor, batches.name, batches.batch_size, keep=keep, total=len(batches))
-    with tqdm(total=len(batches), desc=pathlib.Path(batches.name).name, unit='picture', disable=not progress) as bar:
+    with tqdm(total=len(batches), desc=pathlib.Path(batches.name).name, unit='image', disable=not progress) as bar:
         for batch in batches:
             if len(batch.images):
                 collector.add(batch.images, batch.labels)
             bar.update(len(batch.images))
     if collector.count < 2:
-        raise UserError(f'{batches.name} has {collector.count} readable pictures; at least 2 are needed')
+        raise UserError(f'{batches.name} has {collector.count} readable images; at least 2 are needed')
     return collector.collected()
 
 
@@ -47,7 +47,7 @@ def open_reference(
     batch_size: int = 64,
     progress: bool = False,
 ) -> FeatureSet:
-    """Real pictures: read from a file of statistics, or measured.
+    """Real images: read from a file of statistics, or measured.
 
     Args:
       spec: an `.npz` file of statistics (ours, ADM's or pytorch-fid's), or what `open_byte_batches` takes.
@@ -55,7 +55,7 @@ def open_reference(
       split: of a source.
       data_dir: where TFDS datasets are.
       image_size: side of the centre crops.
-      batch_size: pictures at a time.
+      batch_size: images at a time.
       progress: shows bars.
 
     Raises:
@@ -70,8 +70,8 @@ def open_reference(
         raise UserError(
             f'{spec} holds statistics of protocol {found.protocol!r}, which cannot be used for {protocol.name!r}'
         )
-    if found.features is None and protocol.neighbours and has_pictures(spec):
-        # ADM's references hold statistics of the whole set, and some of its pictures for precision and recall.
+    if found.features is None and protocol.neighbours and has_images(spec):
+        # ADM's references hold statistics of the whole set, and some of its images for precision and recall.
         some = measure(SampleFile(pathlib.Path(spec), batch_size), extractor, progress=progress)
         return dataclasses.replace(found, features=some.features)
     return found

@@ -13,8 +13,8 @@ class Gaussian:
 
     Attributes:
       mean: float64.
-      covariance: float64, divided by one less than the number of pictures.
-      count: of pictures; 0 where it is not known.
+      covariance: float64, divided by one less than the number of images.
+      count: of images; 0 where it is not known.
     """
 
     mean: Float[np.ndarray, ' d']
@@ -23,7 +23,7 @@ class Gaussian:
 
 
 class Moments:
-    """Adds up features batch by batch in float64; the memory does not grow with the number of pictures."""
+    """Adds up features batch by batch in float64; the memory does not grow with the number of images."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -32,7 +32,7 @@ class Moments:
         self._products = np.zeros((0, 0))
 
     def add(self, features: Real[np.ndarray, 'n d']) -> None:
-        """Adds the features of n pictures.
+        """Adds the features of n images.
 
         Raises:
           ValueError: they have another width than those before.
@@ -52,9 +52,9 @@ class Moments:
         self._products += x.T @ x
 
     def gaussian(self) -> Gaussian:
-        """Of everything added so far; ValueError below two pictures."""
+        """Of everything added so far; ValueError below two images."""
         if self._count < 2:
-            raise ValueError(f'a covariance needs at least 2 pictures, got {self._count}')
+            raise ValueError(f'a covariance needs at least 2 images, got {self._count}')
         mean = self._sum / self._count
         covariance = (self._products - self._count * np.outer(mean, mean)) / (self._count - 1)
         return Gaussian(self._origin + mean, covariance, self._count)
@@ -82,14 +82,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_error(
     features: Real[np.ndarray, 'n d'], reference: Gaussian, resamples: int, rng: np.random.Generator
 ) -> float:
-    """Standard error of the distance that comes from the choice of the n pictures: the bootstrap (Efron 1979).
+    """Standard error of the distance that comes from the choice of the n images: the bootstrap (Efron 1979).
 
-    A distance of few pictures is also too large on average, which this does not show.
+    A distance of few images is also too large on average, which this does not show.
 
     Args:
-      features: of the pictures.
+      features: of the images.
       reference: taken as exact.
-      resamples: how often n of the n pictures are drawn with replacement.
+      resamples: how often n of the n images are drawn with replacement.
       rng: draws them.
     """
     x = features.astype(np.float64)

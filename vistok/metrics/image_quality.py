@@ -68,5 +68,5 @@ def _unit(images: Float[np.ndarray, '*n h w c']) -> Float[np.ndarray, '*n h w c'
 
 
 def _quantized(images: Float[np.ndarray, '*n h w c']) -> Float[np.ndarray, '*n h w c']:
-    """The rule of `pictures.to_uint8`, on [0, 1]; unlike bytes, the result can say NaN."""
+    """The rule of `images.to_uint8`, on [0, 1]; unlike bytes, the result can say NaN."""
     return np.floor(np.clip(127.5 * images.astype(np.float64) + 128.0, 0, 255)) / 255.0

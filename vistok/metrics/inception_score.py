@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016): sure about each picture, and varied over all of them."""
+"""Inception score (Salimans et al. 2016): sure about each image, and varied over all of them."""
 
 import dataclasses
 import itertools
@@ -10,12 +10,12 @@ from jaxtyping import Integer, Real
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRule:
-    """How pictures are divided; published scores differ by it.
+    """How images are divided; published scores differ by it.
 
     Attributes:
-      split_size: pictures in each consecutive part, the last one may be smaller; 0: `splits` decides.
-      splits: number of parts, equal up to one picture.
-      shuffle_seed: pictures are shuffled first; None: their order counts.
+      split_size: images in each consecutive part, the last one may be smaller; 0: `splits` decides.
+      splits: number of parts, equal up to one image.
+      shuffle_seed: images are shuffled first; None: their order counts.
     """
 
     split_size: int = 0
@@ -23,7 +23,7 @@ class ScoreRule:
     shuffle_seed: int | None = None
 
     def parts(self, count: int) -> list[Integer[np.ndarray, ' n']]:
-        """Which pictures form each part."""
+        """Which images form each part."""
         order = np.arange(count)
         if self.shuffle_seed is not None:
             # The old generator, because the evaluator whose numbers these are used it.
@@ -49,17 +49,17 @@ class InceptionScore:
 
 
 def inception_score(logits: Real[np.ndarray, 'n classes'], rule: ScoreRule) -> InceptionScore:
-    """`exp(mean KL(p(y|x) || p(y)))` in float64, for each part of the pictures, averaged over the parts.
+    """`exp(mean KL(p(y|x) || p(y)))` in float64, for each part of the images, averaged over the parts.
 
     Args:
-      logits: of each picture, in the order in which they were sampled.
+      logits: of each image, in the order in which they were sampled.
       rule: how they are divided.
 
     Raises:
-      ValueError: there are no pictures.
+      ValueError: there are no images.
     """
     if not len(logits):
-        raise ValueError('an inception score needs pictures, got none')
+        raise ValueError('an inception score needs images, got none')
     scores = []
     for part in rule.parts(len(logits)):
         p = scipy.special.softmax(logits[part].astype(np.float64), axis=1)

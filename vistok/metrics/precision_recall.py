@@ -18,8 +18,8 @@ class PrecisionRecall:
     """Both in [0, 1].
 
     Attributes:
-      precision: share of the samples that lie in the ball of a reference picture.
-      recall: share of the reference pictures that lie in the ball of a sample.
+      precision: share of the samples that lie in the ball of a reference image.
+      recall: share of the reference images that lie in the ball of a sample.
     """
 
     precision: float
@@ -35,18 +35,18 @@ def precision_recall(
     chunk: int = _CHUNK,
     progress: bool = False,
 ) -> PrecisionRecall:
-    """Compares two sets; the ball of a picture reaches to its k-th nearest neighbour in its own set.
+    """Compares two sets; the ball of an image reaches to its k-th nearest neighbour in its own set.
 
     Args:
-      samples: features of generated pictures.
+      samples: features of generated images.
       reference: features of real ones.  The value depends on how many there are.
       neighbours: k.
       half: distances are computed in float16, as ADM's evaluator does, and in float32 where that overflows.
-      chunk: how many pictures meet how many at a time; the memory is chunk * chunk distances.
+      chunk: how many images meet how many at a time; the memory is chunk * chunk distances.
       progress: shows a bar.
 
     Raises:
-      ValueError: a set has not more than k pictures.
+      ValueError: a set has not more than k images.
     """
     for name, features in {'samples': samples, 'reference': reference}.items():
         if len(features) <= neighbours:
@@ -74,7 +74,7 @@ def _chunks(features: Real[np.ndarray, 'n d'], size: int) -> list[np.ndarray]:
 
 
 def _radii(chunks: list[np.ndarray], neighbours: int, dtype: Any, bar: tqdm) -> list[np.ndarray]:
-    """Squared distance of each picture to its k-th neighbour; each is its own nearest, at distance 0."""
+    """Squared distance of each image to its k-th neighbour; each is its own nearest, at distance 0."""
     radii = []
     for a in chunks:
         nearest = np.full((len(a), 0), np.inf, np.float32)

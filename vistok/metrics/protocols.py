@@ -1,4 +1,4 @@
-"""Evaluators of generated pictures by name.  Their numbers differ, so a number without its protocol says nothing."""
+"""Evaluators of generated images by name.  Their numbers differ, so a number without its protocol says nothing."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from vistok.pretrained.inception import SIDE
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How pictures become features, and what is computed of these.
+    """How images become features, and what is computed of these.
 
-    Covariances are divided by one less than the number of pictures in all of them.
+    Covariances are divided by one less than the number of images in all of them.
 
     Attributes:
       name: belongs to every number.
@@ -26,7 +26,7 @@ class Protocol:
       middle: the grey that becomes 0.
       half_range: the network sees `(x - middle) / half_range`.
       spatial: whether the distance of spatial features (sFID, Nash et al. 2021) is part of it.
-      score: how the inception score divides the pictures; None leaves it out.
+      score: how the inception score divides the images; None leaves it out.
       neighbours: of precision and recall; 0 leaves them out.
       half_distances: whether these compare in float16.
     """
@@ -48,7 +48,7 @@ class Protocol:
         return self.network == 'inception'
 
     def prepare(self, images: UInt8[Array, 'b h w 3']) -> Float[Array, 'b s s 3']:
-        """What the network sees of pictures of any size."""
+        """What the network sees of images of any size."""
         return (self.resize(images.astype(jnp.float32), self.side) - self.middle) / self.half_range
 
 

@@ -1,4 +1,4 @@
-"""How good generated pictures are, with everything that the numbers depend on, and with what makes them doubtful."""
+"""How good generated images are, with everything that the numbers depend on, and with what makes them doubtful."""
 
 import dataclasses
 import json
@@ -32,12 +32,12 @@ class GenerationReport:
       protocol: name of the protocol.
       network: what gave the features; says so if it is not Inception.
       network_sha256: digest of its weights.
-      samples: where the pictures come from.
+      samples: where the images come from.
       samples_sha256: digest of their pixels.
       count: how many.
       class_policy: how many of each class, as their labels say.
       settings: of the sampling, as far as they are known: 'seed', 'guidance_scale', 'temperature', 'top_k', 'top_p'.
-      reference: where the real pictures come from.
+      reference: where the real images come from.
       reference_sha256: digest of their pixels, or of the file of statistics.
       reference_count: how many; 0 where it is not known.
       warnings: why the numbers may mislead.
@@ -84,11 +84,11 @@ def report_on(
     settings: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> GenerationReport:
-    """Compares a set of pictures with real ones.
+    """Compares a set of images with real ones.
 
     Args:
-      samples: generated pictures, or reconstructions; with their features and logits.
-      reference: real pictures.
+      samples: generated images, or reconstructions; with their features and logits.
+      reference: real images.
       distance: what FID is called: 'gfid' of samples, 'rfid' of reconstructions.
       settings: of the sampling, for the record.
       progress: shows bars.
@@ -128,13 +128,13 @@ def report_on(
         protocol.name,
         'Inception 2015-12-05' if protocol.is_fid else 'a stand-in network: not FID',
         samples.network_sha256,
-        samples.pictures,
-        samples.pictures_sha256,
+        samples.images,
+        samples.images_sha256,
         samples.pool.count,
         class_policy(samples.labels),
         dict(settings or {}),
-        reference.pictures,
-        reference.pictures_sha256,
+        reference.images,
+        reference.images_sha256,
         reference.pool.count,
         tuple(_warnings(samples, reference, protocol)),
     )
@@ -156,12 +156,12 @@ def check_combinable(samples: FeatureSet, reference: FeatureSet) -> None:
     if samples.protocol != reference.protocol:
         raise UserError(
             f'samples measured by protocol {samples.protocol!r} cannot be compared with the reference '
-            f'{reference.pictures}, which was measured by {reference.protocol!r}'
+            f'{reference.images}, which was measured by {reference.protocol!r}'
         )
     ours, theirs = samples.network_sha256, reference.network_sha256
     if ours and theirs and ours != theirs:
         raise UserError(
-            f'the network of the samples has the digest {ours[:12]}, that of the reference {reference.pictures} '
+            f'the network of the samples has the digest {ours[:12]}, that of the reference {reference.images} '
             f'{theirs[:12]}: make the reference anew'
         )
 
@@ -184,7 +184,7 @@ def read_report(path: str | os.PathLike[str]) -> GenerationReport:
         found = json.loads(pathlib.Path(path).read_text())['distribution']
         return GenerationReport(**{**found, 'warnings': tuple(found['warnings'])})
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f'{path} holds no report on generated pictures: {error}') from None
+        raise UserError(f'{path} holds no report on generated images: {error}') from None
 
 
 def class_policy(labels: Integer[np.ndarray, ' n'] | None) -> str:
@@ -199,9 +199,9 @@ def class_policy(labels: Integer[np.ndarray, ' n'] | None) -> str:
     return f'{counts.min()} to {counts.max()} of each of {len(counts)} classes'
 
 
-def _with_neighbours(pictures: FeatureSet, protocol: Protocol) -> Float[np.ndarray, 'n d'] | None:
+def _with_neighbours(images: FeatureSet, protocol: Protocol) -> Float[np.ndarray, 'n d'] | None:
     """Features for precision and recall; None where the protocol does without, or there are too few."""
-    features = pictures.features
+    features = images.features
     enough = protocol.neighbours and features is not None and len(features) > protocol.neighbours
     return features if enough else None
 
@@ -213,10 +213,10 @@ def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) ->
     if not protocol.is_fid:
         found.append('the stand-in network is not Inception: these numbers compare with nothing published')
     if count < _STANDARD:
-        found.append(f'{count} pictures; published numbers take {_STANDARD}, and fewer make the distance larger')
+        found.append(f'{count} images; published numbers take {_STANDARD}, and fewer make the distance larger')
     for name, each in {'samples': samples, 'reference': reference}.items():
         if 0 < each.pool.count <= width:
-            found.append(f'the covariance of the {name} is singular: {each.pool.count} pictures, {width} features')
+            found.append(f'the covariance of the {name} is singular: {each.pool.count} images, {width} features')
         if protocol.neighbours and _with_neighbours(each, protocol) is None:
             found.append(f'no precision and recall: {protocol.neighbours} neighbours need features of more {name}')
     rule = protocol.score
@@ -224,7 +224,7 @@ def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) ->
         if rule.shuffle_seed is None and len(rule.parts(count)) > 1 and _in_class_order(samples.labels):
             found.append('the samples are in class order, which lowers the inception score of each part: shuffle them')
         if rule.split_size and count > rule.split_size and count % rule.split_size:
-            found.append(f'the last part of the inception score has only {count % rule.split_size} pictures')
+            found.append(f'the last part of the inception score has only {count % rule.split_size} images')
     return found
 
 

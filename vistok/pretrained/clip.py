@@ -14,7 +14,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class CLIPVision(nn.Module):
-    """Picture features: the class token of the last layer, before the final layer norm and the projection.
+    """Image features: the class token of the last layer, before the final layer norm and the projection.
 
     That is the feature FQGAN's semantic factor predicts.  With `patch_width` all patch tokens instead, after both, on
     their grid: the features that VQGAN-LC's codebook is made of.
@@ -24,7 +24,7 @@ class CLIPVision(nn.Module):
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.
-      image_size: side the pictures are resized to; a multiple of `patch`.
+      image_size: side the images are resized to; a multiple of `patch`.
       activation: 'quick_gelu' for OpenAI's weights.
       resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
       patch_width: width that patch tokens are projected to; None: the class token, not projected.

@@ -14,7 +14,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class DINOv2(nn.Module):
-    """Picture features: the class token after the final layer norm, or all patch tokens on their grid.
+    """Image features: the class token after the final layer norm, or all patch tokens on their grid.
 
     The published models learned their positions at 518 pixels (37 x 37 patches); for other sizes the table is
     interpolated at each call, bicubically without antialiasing as their published implementation does.
@@ -24,7 +24,7 @@ class DINOv2(nn.Module):
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.
-      image_size: side the pictures are resized to; a multiple of `patch`.
+      image_size: side the images are resized to; a multiple of `patch`.
       position_grid: side of the grid the position table was learned on.
       resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
       patches: whether the patch tokens are wanted instead of the class token.

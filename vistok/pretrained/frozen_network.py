@@ -1,4 +1,4 @@
-"""Frozen networks that judge pictures or teach features, each with its weights."""
+"""Frozen networks that judge images or teach features, each with its weights."""
 
 import dataclasses
 import hashlib
@@ -111,7 +111,7 @@ def load_judge(
             raise ValueError(f'{kind} comes with its weights; path {str(path)!r} cannot be used')
         module = _STAND_INS[kind](**options)
         params = stand_in_params()
-        wanted = variable_shapes(module, *_pictures(module))['params']
+        wanted = variable_shapes(module, *_images(module))['params']
         return Judge(kind, module, {'params': {name: jax.tree.map(jnp.asarray, params[name]) for name in wanted}})
     if kind == 'lpips':
         module = LPIPS(**options)
@@ -127,16 +127,16 @@ def load_judge(
     return _converted(kind, teacher.build(**options), weights, teacher.rules(weights), ignored)
 
 
-def _pictures(module: nn.Module) -> tuple[jax.Array, ...]:
+def _images(module: nn.Module) -> tuple[jax.Array, ...]:
     """Arguments that the module takes."""
-    picture = jnp.zeros((1, 32, 32, 3))
-    return (picture, picture) if isinstance(module, LPIPS | StandInPerceptual) else (picture,)
+    image = jnp.zeros((1, 32, 32, 3))
+    return (image, image) if isinstance(module, LPIPS | StandInPerceptual) else (image,)
 
 
 def _converted(
     kind: str, module: nn.Module, weights: StateDict, rules: Sequence[Rule], ignored: Sequence[str]
 ) -> Judge:
-    shapes = variable_shapes(module, *_pictures(module))
+    shapes = variable_shapes(module, *_images(module))
     variables = to_ours(rules, weights, shapes, ignored).variables
     return Judge(kind, module, jax.tree.map(jnp.asarray, variables))
 

@@ -1,4 +1,4 @@
-"""Pictures as frozen networks expect them: resized, and normalised by the statistics they were trained with."""
+"""Images as frozen networks expect them: resized, and normalised by the statistics they were trained with."""
 
 import functools
 

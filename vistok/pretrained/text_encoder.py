@@ -51,7 +51,7 @@ class T5Encoder:
             from transformers import AutoTokenizer, T5EncoderModel
         except ImportError as error:
             raise UserError(
-                f"texts are encoded by transformers and PyTorch, which are not installed: pip install '.[text]' "
+                f"texts are encoded by transformers and PyTorch, which are not installed: pip install '.[text]' in a checkout "
                 f'({error})'
             ) from None
         self.name, self.tokens, self._torch = name, tokens, torch

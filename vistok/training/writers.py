@@ -17,7 +17,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 Scalars = Mapping[str, Any]  # floats, or arrays of one element
-Pictures = Mapping[str, UInt8[np.ndarray, 'n h w c']]
+Images = Mapping[str, UInt8[np.ndarray, 'n h w c']]
 
 
 class MetricWriter:
@@ -29,8 +29,8 @@ class MetricWriter:
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Writes numbers; a name may have groups: 'loss/pixel'."""
 
-    def write_images(self, step: int, images: Pictures) -> None:
-        """Writes uint8 pictures, `[n, h, w, c]` for each name."""
+    def write_images(self, step: int, images: Images) -> None:
+        """Writes uint8 images, `[n, h, w, c]` for each name."""
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes texts."""
@@ -60,7 +60,7 @@ class MultiWriter(MetricWriter):
         for writer in self._writers:
             writer.write_scalars(step, scalars)
 
-    def write_images(self, step: int, images: Pictures) -> None:
+    def write_images(self, step: int, images: Images) -> None:
         """Passes on."""
         for writer in self._writers:
             writer.write_images(step, images)
@@ -158,12 +158,12 @@ class TensorBoardWriter(MetricWriter):
         for name, value in scalars.items():
             self._writer.add_scalar(name, float(value), step)
 
-    def write_images(self, step: int, images: Pictures) -> None:
-        """Writes each picture; where a name has several, they are numbered."""
-        for name, pictures in images.items():
-            for i, picture in enumerate(pictures):
-                tag = name if len(pictures) == 1 else f'{name}/{i}'
-                self._writer.add_image(tag, picture, step, dataformats='HWC')
+    def write_images(self, step: int, images: Images) -> None:
+        """Writes each image; where a name has several, they are numbered."""
+        for name, batch in images.items():
+            for i, image in enumerate(batch):
+                tag = name if len(batch) == 1 else f'{name}/{i}'
+                self._writer.add_image(tag, image, step, dataformats='HWC')
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes Markdown."""

@@ -30,7 +30,7 @@ CASES = ('plain', 'factorized', 'grains', 'transparent', 'level', 'packets')
 
 
 def tokenizer(name):
-    from toy_picture_tokenizer import ToyTokenizer
+    from toy_image_tokenizer import ToyTokenizer
 
     return {
         'factorized': ToyTokenizer(8, levels=5, codebooks=3),
@@ -38,7 +38,7 @@ def tokenizer(name):
     }.get(name, ToyTokenizer())
 
 
-def picture(seed, channels=3, dtype=np.uint8):
+def image(seed, channels=3, dtype=np.uint8):
     rng = np.random.default_rng(seed)
     y, x = np.indices((150, 200))[..., None]
     waves = np.sin(y / rng.uniform(5, 40, channels) + x / rng.uniform(5, 40, channels) + rng.uniform(0, 6, channels))

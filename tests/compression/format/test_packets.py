@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format import packets
@@ -34,7 +34,7 @@ from vistok.compression.priors.fitting import fit_prior
 WEIGHTS = b'weights!'
 
 
-def picture(seed=0, height=90, width=110, channels=3):
+def image(seed=0, height=90, width=110, channels=3):
     rng = np.random.default_rng(seed)
     y, x = np.indices((height, width))[..., None]
     waves = np.sin(y / rng.uniform(5, 40, channels) + x / rng.uniform(5, 40, channels) + rng.uniform(0, 6, channels))
@@ -47,7 +47,7 @@ def codec_of(tokenizer, count, *, with_prior=False):
     if not with_prior:
         return codec
     words = [np.arange(size, dtype=np.float32)[:, None] for size in tokenizer.spec.codebook_sizes]
-    prior = fit_prior([codec.encode(picture(100 + i)) for i in range(3)], words, tokenizer.spec, clusters=(4,))
+    prior = fit_prior([codec.encode(image(100 + i)) for i in range(3)], words, tokenizer.spec, clusters=(4,))
     return dataclasses.replace(codec, prior=prior)
 
 
@@ -90,7 +90,7 @@ def test_packets_are_as_square_as_their_number_allows():
 
 def test_every_cell_is_in_one_packet_and_its_neighbours_are_in_others(codecs):
     for codec in codecs:
-        header = codec.header(picture())
+        header = codec.header(image())
         owner = np.full(header.grid, -1)
         for part in parts(header, codec.packets):
             assert (owner[part.where] == -1).all()
@@ -103,7 +103,7 @@ def test_every_cell_is_in_one_packet_and_its_neighbours_are_in_others(codecs):
 
 def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
     for codec in codecs:
-        original = picture(1)
+        original = image(1)
         tokens, data = codec.encode(original), codec.compress(original)
         found = codec.unpack(codec.reader(data))
         np.testing.assert_array_equal(found.ids, tokens.ids)
@@ -112,7 +112,7 @@ def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
         np.testing.assert_array_equal(whole.decompress(data), codec.decompress(data))  # the file says how it is made
         salvaged = whole.salvage(data, nearest_known)
         assert salvaged.lost == 0
-        np.testing.assert_array_equal(salvaged.picture, codec.decompress(data))
+        np.testing.assert_array_equal(salvaged.image, codec.decompress(data))
     assert describe(codecs[1].compress(original)).streams['ids, coded'] > 0
 
 
@@ -120,7 +120,7 @@ def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
 def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage):
     rng = np.random.default_rng(0)
     for codec in codecs:
-        original = picture(2, 60, 50)
+        original = image(2, 60, 50)
         tokens, data = codec.encode(original), codec.compress(original)
         places = packet_places(data)
         for part in parts(codec.header(original), codec.packets):
@@ -143,7 +143,7 @@ def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage)
 
 
 def test_of_a_file_that_was_cut_off_the_beginning_is_known(codecs):
-    codec, original = codecs[0], picture(3)
+    codec, original = codecs[0], image(3)
     tokens, data = codec.encode(original), codec.compress(original)
     places = packet_places(data)
     start, before = min(here.start for here in places.values()), 0
@@ -160,12 +160,12 @@ def test_of_a_file_that_was_cut_off_the_beginning_is_known(codecs):
         )
     half = arrived(codec, data[: (start + len(data)) // 2]).known
     lower = np.arange(len(half)) % codec.tile % 2 == 1
-    assert not half[lower].any()  # the lower places everywhere, not the lower half of the picture
+    assert not half[lower].any()  # the lower places everywhere, not the lower half of the image
     assert half[~lower].any(axis=1).all()
 
 
 def test_packets_may_come_in_any_order_and_twice(codecs):
-    codec, original = codecs[1], picture(4)
+    codec, original = codecs[1], image(4)
     data = codec.compress(original)
     places = list(packet_places(data).values())
     start = min(here.start for here in places)
@@ -179,7 +179,7 @@ def test_whatever_happens_no_wrong_id_is_taken_for_one_that_has_arrived(codecs):
     rng = np.random.default_rng(1)
     some = 0
     for codec in codecs:
-        original = picture(5, 60, 50)
+        original = image(5, 60, 50)
         truth, data = np.asarray(codec.encode(original).ids)[0], codec.compress(original)
         start = min(here.start for here in packet_places(data).values())
         for _ in range(25):
@@ -206,26 +206,26 @@ def test_whatever_happens_no_wrong_id_is_taken_for_one_that_has_arrived(codecs):
 
 def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
     codec = codecs[0]
-    data = codec.compress(picture(6))
+    data = codec.compress(image(6))
     with pytest.raises(BitstreamError, match='was written with weights'):
         Codec(ToyTokenizer(), b'other!!!').salvage(data, nearest_known)
     with pytest.raises(BitstreamError, match='the header is damaged'):
         codec.salvage(data[:20] + b'?' + data[21:], nearest_known)
     plain = dataclasses.replace(codec, packets=None)
-    whole = plain.compress(picture(6))
+    whole = plain.compress(image(6))
     assert codec.salvage(whole, nearest_known).lost == 0
     with pytest.raises(BitstreamError, match='the bitstream ends'):  # no packets: nothing can be spared
         codec.salvage(whole[:-9], nearest_known)
     for wrong in (b'', b'\x01', b'\x01\x01', b'\x09\x09', b'\x02\x02\x02'):
-        header = dataclasses.replace(codec.header(picture(6)), features=(Feature(FEATURE, wrong),))
+        header = dataclasses.replace(codec.header(image(6)), features=(Feature(FEATURE, wrong),))
         with pytest.raises(BitstreamError, match='about packets'):
             shape_of(header)
 
 
 def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
-    """Tiles of one cell, of a picture that is as large as the limits allow."""
+    """Tiles of one cell, of an image that is as large as the limits allow."""
     header = dataclasses.replace(
-        codecs[0].header(picture()), width=8000, height=16_000, tile=1, downsample_factor=1, window=64, halo=0
+        codecs[0].header(image()), width=8000, height=16_000, tile=1, downsample_factor=1, window=64, halo=0
     )
     file = io.BytesIO()
     writer = BitstreamWriter(file)
@@ -241,7 +241,7 @@ def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
 def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
     for codec in codecs:
         for height, width in ((90, 110), (8, 8), (41, 300)):
-            header = codec.header(picture(0, height, width))
+            header = codec.header(image(0, height, width))
             listed = list(parts(header, codec.packets))
             assert part_count(header, codec.packets) == len(listed)
             assert [part_of(header, codec.packets, part.number) for part in listed] == listed
@@ -253,28 +253,28 @@ def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
 
 def test_packets_inside_of_each_other_take_time_in_proportion_to_the_file(codecs, monkeypatch):
     """Each of many beginnings claims all that follows; looking at all of it each time would be quadratic."""
-    header = dataclasses.replace(codecs[0].header(picture()), width=4096, height=4096, tile=512)
+    header = dataclasses.replace(codecs[0].header(image()), width=4096, height=4096, tile=512)
     data = b''.join([MARKER + b'\x00' + varint(2 * 6000)] * 2000)
     seen = []
     monkeypatch.setattr(packets.zlib, 'crc32', lambda part, *_: seen.append(len(part)) or 0)
     assert find_packets(data, header, PacketShape(2, 2)).records == {}
     assert len(data) < sum(seen) < 9 * len(data)
     monkeypatch.undo()
-    good = codecs[0].compress(picture())
+    good = codecs[0].compress(image())
     assert arrived(codecs[0], good + data).lost == 0  # what lies before is found
 
 
 def test_what_packets_cannot_hold_is_said():
     grains = Codec(ToyTokenizer(4, (1, 2, 4)), WEIGHTS, packets=PacketShape(2, 2))
     with pytest.raises(ValueError, match=r'packets hold tokens of one size, these have the grains \(1, 2, 4\)'):
-        grains.compress(picture())
+        grains.compress(image())
     plain = Codec(ToyTokenizer(), WEIGHTS, packets=PacketShape(2, 2))
     with pytest.raises(ValueError, match='packets hold no transparency'):
-        plain.compress(picture(channels=4))
+        plain.compress(image(channels=4))
 
 
 def test_each_packet_has_its_documented_bytes(codecs):
-    data = codecs[0].compress(picture(7))
+    data = codecs[0].compress(image(7))
     for number, here in packet_places(data).items():
         packet = data[here]
         assert packet[:3] == b'\xd7\x53' + bytes([number])
@@ -282,7 +282,7 @@ def test_each_packet_has_its_documented_bytes(codecs):
 
 
 def test_a_description_counts_what_has_arrived(codecs):
-    data = codecs[0].compress(picture(8))
+    data = codecs[0].compress(image(8))
     places = packet_places(data)
     found = describe(data)
     assert sum(found.streams.values()) == found.size == len(data)

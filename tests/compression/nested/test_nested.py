@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
 from vistok.compression.format.description import describe
@@ -28,7 +28,7 @@ TOKENIZERS = {
 SIZES = {'plain': (16, 4, 1), 'factorized': (4, 2), 'grains': (16, 4)}
 
 
-def picture(seed=0, channels=3):
+def image(seed=0, channels=3):
     rng = np.random.default_rng(seed)
     y, x = np.indices((90, 110))[..., None]
     waves = np.sin(y / rng.uniform(5, 40, channels) + x / rng.uniform(5, 40, channels) + rng.uniform(0, 6, channels))
@@ -45,7 +45,7 @@ def codewords(tokenizer):
 def codec_of(name, *, with_prior=False):
     tokenizer = TOKENIZERS[name]
     codec = Codec(tokenizer, WEIGHTS, window=64, halo=16, tile=8)
-    tokens = [codec.encode(picture(100 + i)) for i in range(3)]
+    tokens = [codec.encode(image(100 + i)) for i in range(3)]
     sizes = tokenizer.spec.codebook_sizes
     usage = [
         np.bincount(np.concatenate([t.ids[..., j].ravel() for t in tokens]), minlength=size)
@@ -92,7 +92,7 @@ def test_a_codeword_counts_as_often_as_it_occurs_and_a_member_stands_for_its_clu
 @pytest.mark.parametrize('with_prior', [False, True], ids=['plain', 'tables'])
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_level(codecs, name, with_prior):
-    codec, original = codecs[name, with_prior], picture(1, 4 if name == 'plain' else 3)
+    codec, original = codecs[name, with_prior], image(1, 4 if name == 'plain' else 3)
     levels = range(len(SIZES[name]) + 1)
     files = [codec.at(level).compress(original) for level in levels]
     assert sorted(map(len, files), reverse=True) == [len(data) for data in files]
@@ -113,14 +113,14 @@ def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_lev
 
 def test_packets_stay_packets(codecs):
     codec = dataclasses.replace(codecs['plain', True], packets=PacketShape(2, 2))
-    files = [codec.at(level).compress(picture(2)) for level in range(3)]
+    files = [codec.at(level).compress(image(2)) for level in range(3)]
     assert transcode(files[0], codec.nested, 2, codec.prior) == files[2]
     assert transcode(files[1], codec.nested, 2, codec.prior) == files[2]
 
 
 def test_the_most_codewords_that_fit_are_kept(codecs):
     codec = codecs['plain', False]
-    files = [codec.at(level).compress(picture(3)) for level in range(4)]
+    files = [codec.at(level).compress(image(3)) for level in range(4)]
     assert transcode_to_size(files[0], codec.nested, len(files[0])) == files[0]
     assert transcode_to_size(files[0], codec.nested, len(files[0]) - 1) == files[1]
     assert transcode_to_size(files[1], codec.nested, len(files[2])) == files[2]
@@ -130,7 +130,7 @@ def test_the_most_codewords_that_fit_are_kept(codecs):
 
 def test_what_does_not_fit_is_refused_by_name(codecs):
     codec, other = codecs['plain', False], codecs['factorized', False]
-    original = picture(4)
+    original = image(4)
     data = codec.at(1).compress(original)
     ours = codec.nested.fingerprint.hex()
     without = dataclasses.replace(codec, nested=None)
@@ -165,12 +165,12 @@ def test_tables_of_other_grains_are_refused(codecs):
     codec = codecs['grains', True]
     plain = dataclasses.replace(codec, tokenizer=ToyTokenizer(4, (1, 2, 8)), prior=None)
     with pytest.raises(BitstreamError, match=r'of the grains \(1, 2, 8\), the prior is one of \(1, 2, 4\)'):
-        transcode(plain.compress(picture(5)), codec.nested, 1, codec.prior)
+        transcode(plain.compress(image(5)), codec.nested, 1, codec.prior)
 
 
 def test_tables_that_a_file_needs_are_asked_for(codecs):
     codec = codecs['plain', True]
-    data = codec.at(1).compress(picture(5))
+    data = codec.at(1).compress(image(5))
     named = coarsened(codec.prior, codec.nested, 1).fingerprint.hex()
     with pytest.raises(BitstreamError, match=f'written with prior {named}, got none'):
         transcode(data, codec.nested, 2)
@@ -192,10 +192,10 @@ def test_counts_of_a_level_are_sums(codecs):
 
 def test_a_description_names_the_level(codecs):
     codec = codecs['plain', False]
-    lines = dict(describe(codec.at(2).compress(picture(6))).lines())
+    lines = dict(describe(codec.at(2).compress(image(6))).lines())
     assert lines['codebooks'] == '4'
     assert lines['level'] == f'2 of the nested codebooks {codec.nested.fingerprint.hex()}'
-    assert 'level' not in dict(describe(codec.compress(picture(6))).lines())
+    assert 'level' not in dict(describe(codec.compress(image(6))).lines())
 
 
 def test_tables_are_kept_in_a_file(codecs, tmp_path):

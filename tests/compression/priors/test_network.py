@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from autoregressive_cases import GENERATORS, variables_of
 from markov_generator import Markov
-from toy_picture_tokenizer import ToyTokenizer
+from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec, fingerprint
 from vistok.compression.entropy.entropy_coder import Decoder, Encoder, Meter
@@ -82,7 +82,7 @@ def coded(prior, ids):
     return data
 
 
-def picture(side=96, seed=0):
+def image(side=96, seed=0):
     rng = np.random.default_rng(seed)
     return np.kron(rng.integers(0, 256, (side // 8, side // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 
@@ -139,7 +139,7 @@ def test_what_does_not_decode_is_not_trusted(prior):
 
 
 class Drawn(ToyTokenizer):
-    """Sees ids that its generator likes, whatever the picture."""
+    """Sees ids that its generator likes, whatever the image."""
 
     def encode(self, images):
         prior = markov('plain')
@@ -150,13 +150,13 @@ class Drawn(ToyTokenizer):
 def written():
     """A codec with a network, and what it writes."""
     codec = Codec(Drawn(), WEIGHTS, window=96, halo=0, network=markov('plain'))
-    return codec, codec.compress(picture())
+    return codec, codec.compress(image())
 
 
 def test_a_file_says_what_it_was_written_with(written):
     codec, data = written
-    tokens = codec.encode(picture())
-    assert len(data) < len(dataclasses.replace(codec, network=None).compress(picture()))
+    tokens = codec.encode(image())
+    assert len(data) < len(dataclasses.replace(codec, network=None).compress(image()))
     reader = codec.reader(data)
     assert reader.header.prior_kind == 2
     assert reader.header.prior == codec.network.fingerprint
@@ -184,10 +184,10 @@ def test_other_probabilities_are_refused(written):
 def test_of_two_priors_the_smaller_file_is_written(written):
     codec, data = written
     spec, words = codec.tokenizer.spec, [np.arange(64, dtype=np.float32)[:, None]]
-    tables = fit_prior([codec.encode(picture())] * 3, words, spec, clusters=(1, 2))
+    tables = fit_prior([codec.encode(image())] * 3, words, spec, clusters=(1, 2))
     both = dataclasses.replace(codec, prior=tables)
-    assert both.compress(picture()) == min(dataclasses.replace(both, network=None).compress(picture()), data, key=len)
-    for found in (data, dataclasses.replace(both, network=None).compress(picture())):
+    assert both.compress(image()) == min(dataclasses.replace(both, network=None).compress(image()), data, key=len)
+    for found in (data, dataclasses.replace(both, network=None).compress(image())):
         np.testing.assert_array_equal(both.decompress(found), codec.decompress(data))
 
 

@@ -19,8 +19,8 @@ GRAINS = TokenSpec((60,), 4, grains=(1, 2, 4))
 SPECS = {'plain': PLAIN, 'factorized': FACTORIZED, 'grains': GRAINS}
 
 
-def picture(rng, spec, shape=(32, 24)):
-    """Tokens that look like their neighbours, and sub-codebooks like each other; one picture in a batch."""
+def image(rng, spec, shape=(32, 24)):
+    """Tokens that look like their neighbours, and sub-codebooks like each other; one image in a batch."""
     block = max(spec.grains)
     walk = np.cumsum(rng.normal(0, 0.3, (shape[0], 1)), 0) + np.cumsum(rng.normal(0, 0.3, (1, shape[1])), 1)
     levels = [np.clip(walk / 4 + 0.5 + rng.normal(0, 0.02, shape), 0, 0.999) for _ in spec.codebook_sizes]
@@ -41,7 +41,7 @@ def codewords(spec):
 def case(request):
     spec = SPECS[request.param]
     rng = np.random.default_rng(0)
-    return spec, fit_prior([picture(rng, spec) for _ in range(12)], codewords(spec), spec, clusters=(1, 6))
+    return spec, fit_prior([image(rng, spec) for _ in range(12)], codewords(spec), spec, clusters=(1, 6))
 
 
 def coded(tokens, spec, prior):
@@ -60,7 +60,7 @@ def test_any_tokens_come_back(case):
     spec, prior = case
     rng = np.random.default_rng(1)
     for shape in ((4, 4), (8, 20), (32, 24)):
-        likely = picture(rng, spec, shape)
+        likely = image(rng, spec, shape)
         noise = Tokens(np.stack([rng.integers(0, k, shape) for k in spec.codebook_sizes], -1)[None], likely.grain)
         if likely.grain is not None:
             y, x = np.indices(shape)
@@ -72,7 +72,7 @@ def test_any_tokens_come_back(case):
 
 def test_a_file_costs_what_the_tables_say(case):
     spec, prior = case
-    tokens = picture(np.random.default_rng(2), spec, (128, 96))
+    tokens = image(np.random.default_rng(2), spec, (128, 96))
     grain = None if tokens.grain is None else tokens.grain[0]
     meter, ids = Meter(), tokens.ids[0].copy()
     prior.code(meter, ids, grain)
@@ -85,9 +85,9 @@ def test_a_file_costs_what_the_tables_say(case):
 def test_neighbours_help(case):
     spec, prior = case
     rng = np.random.default_rng(0)
-    alone = fit_prior([picture(rng, spec) for _ in range(12)], codewords(spec), spec, clusters=(1,))
+    alone = fit_prior([image(rng, spec) for _ in range(12)], codewords(spec), spec, clusters=(1,))
     assert all(table.contexts.shape[-1] == 1 for table in alone.tables)
-    tokens = picture(np.random.default_rng(3), spec, (64, 64))
+    tokens = image(np.random.default_rng(3), spec, (64, 64))
     sizes = [len(coded(tokens, spec, model).ids.data) for model in (prior, alone, None)]
     assert sizes[0] < 0.9 * sizes[1] <= sizes[1] <= sizes[2]
 
@@ -107,7 +107,7 @@ def test_a_stored_prior_is_the_same(case, tmp_path):
     prior.save(tmp_path / 'prior.safetensors', {'pictures': '12'})
     loaded = StaticPrior.load(tmp_path / 'prior.safetensors')
     assert loaded.fingerprint == prior.fingerprint
-    tokens = picture(np.random.default_rng(5), spec)
+    tokens = image(np.random.default_rng(5), spec)
     assert coded(tokens, spec, loaded) == coded(tokens, spec, prior)
     check_fits(loaded, spec)
     with pytest.raises(ValueError, match='the tokenizer has'):
@@ -131,9 +131,9 @@ def test_a_file_that_is_no_prior_is_refused(tmp_path):
         StaticPrior.load(tmp_path / 'weights.safetensors')
 
 
-def test_a_prior_needs_pictures():
-    with pytest.raises(ValueError, match='at least two pictures, got 1'):
-        fit_prior([picture(np.random.default_rng(0), PLAIN)], codewords(PLAIN), PLAIN)
+def test_a_prior_needs_images():
+    with pytest.raises(ValueError, match='at least two images, got 1'):
+        fit_prior([image(np.random.default_rng(0), PLAIN)], codewords(PLAIN), PLAIN)
 
 
 def test_tokens_that_are_no_tokens_of_the_spec_are_refused():
@@ -152,6 +152,6 @@ def test_tokens_that_are_no_tokens_of_the_spec_are_refused():
 
 def test_coded_tokens_need_the_prior(case):
     spec, prior = case
-    record = coded(picture(np.random.default_rng(6), spec, (64, 64)), spec, prior)
+    record = coded(image(np.random.default_rng(6), spec, (64, 64)), spec, prior)
     with pytest.raises(BitstreamError, match='written with a prior, and none is given'):
         decode_tile(record, TileArea(0, 0, 64, 64), spec, None)

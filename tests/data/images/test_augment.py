@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from picture_files import colour_picture
+from image_files import colour_image
 from PIL import Image
 
 from vistok.data.images.augment import (
@@ -22,7 +22,7 @@ SIZES = [(64, 64), (64, 100), (100, 64), (129, 257), (20, 31), (33, 500), (3, 2)
 @pytest.mark.parametrize('how', Augmentation.__args__)
 @pytest.mark.parametrize(('height', 'width'), SIZES)
 def test_view_is_square_bytes_and_follows_from_the_generator(how, height, width):
-    image = colour_picture(0, height, width)
+    image = colour_image(0, height, width)
     if how == 'random_crop' and min(height, width) < 32:
         with pytest.raises(TooSmall, match=f'{width}x{height} pixels, less than the crop of 32x32'):
             augment(image, np.random.default_rng(0), size=32, how=how, flip=True)
@@ -57,7 +57,7 @@ def test_resize_crop_draws_every_side_from_size_to_a_quarter_more(monkeypatch):
     assert sides == set(range(256, 321))
 
 
-def test_zoom_crop_reaches_from_the_whole_picture_to_four_times_its_size(monkeypatch):
+def test_zoom_crop_reaches_from_the_whole_image_to_four_times_its_size(monkeypatch):
     sides = []
     monkeypatch.setattr(
         'vistok.data.images.augment.resize_shorter_side',
@@ -72,7 +72,7 @@ def test_zoom_crop_reaches_from_the_whole_picture_to_four_times_its_size(monkeyp
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip():
-    image = colour_picture(1, 16, 16)
+    image = colour_image(1, 16, 16)
     rng = np.random.default_rng(0)
     views = [augment(image, rng, size=16, how='random_crop', flip=True) for _ in range(400)]
     mirrored = [np.array_equal(view, image[:, ::-1]) for view in views]
@@ -82,34 +82,34 @@ def test_half_of_the_views_are_mirrored_and_none_without_flip():
     assert all(np.array_equal(view, image) for view in views)
 
 
-def test_centre_crop_of_an_exact_picture_is_the_picture():
-    image = colour_picture(2, 32, 32)
+def test_centre_crop_of_an_exact_image_is_the_image():
+    image = colour_image(2, 32, 32)
     np.testing.assert_array_equal(centre_crop(image, 32), image)
 
 
 @pytest.mark.parametrize(('height', 'width', 'top', 'left'), [(32, 41, 0, 4), (39, 32, 3, 0)])
 def test_centre_crop_takes_the_middle_rounded_down(height, width, top, left):
-    image = colour_picture(2, height, width)
+    image = colour_image(2, height, width)
     np.testing.assert_array_equal(centre_crop(image, 32), image[top : top + 32, left : left + 32])
 
 
-def test_large_pictures_are_halved_by_box_until_less_than_twice_the_size():
+def test_large_images_are_halved_by_box_until_less_than_twice_the_size():
     for height in (128, 130):
-        image = colour_picture(4, height, 140)
+        image = colour_image(4, height, 140)
         half = Image.fromarray(image).resize((70, height // 2), Image.Resampling.BOX)
         np.testing.assert_array_equal(
             resize_shorter_side(image, 32), np.asarray(half.resize((35, 32), Image.Resampling.BOX))
         )
-    once = Image.fromarray(colour_picture(4, 100, 126)).resize((63, 50), Image.Resampling.BOX)
+    once = Image.fromarray(colour_image(4, 100, 126)).resize((63, 50), Image.Resampling.BOX)
     expected = np.asarray(once.resize((40, 32), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(resize_shorter_side(colour_picture(4, 100, 126), 32), expected)
+    np.testing.assert_array_equal(resize_shorter_side(colour_image(4, 100, 126), 32), expected)
 
 
 @pytest.mark.parametrize(('height', 'width'), SIZES)
 def test_shorter_side_is_exact(height, width):
-    assert min(resize_shorter_side(colour_picture(0, height, width), 48).shape[:2]) == 48
+    assert min(resize_shorter_side(colour_image(0, height, width), 48).shape[:2]) == 48
 
 
 def test_unknown_augmentation_is_answered_with_the_known_ones():
     with pytest.raises((ValueError, TypeError), match=r"resize_crop.*'stretch'|how"):
-        augment(colour_picture(0), np.random.default_rng(0), size=8, how='stretch', flip=False)
+        augment(colour_image(0), np.random.default_rng(0), size=8, how='stretch', flip=False)

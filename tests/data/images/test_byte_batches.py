@@ -1,4 +1,4 @@
-"""Sets of pictures for metrics: every picture once, in order, as it was stored."""
+"""Sets of images for metrics: every image once, in order, as it was stored."""
 
 import json
 
@@ -47,14 +47,14 @@ def test_a_folder_is_read_whole_with_its_classes(tmp_path):
     assert open_byte_batches(str(tmp_path), split='validation')._source.name != batches.name
 
 
-def test_one_picture_is_a_set_too_and_without_class_folders_there_are_no_labels(tmp_path):
+def test_one_image_is_a_set_too_and_without_class_folders_there_are_no_labels(tmp_path):
     Image.fromarray(pixels(1, 6)[0]).save(tmp_path / 'only.png')
     found, labels = read(open_byte_batches(str(tmp_path)))
     np.testing.assert_array_equal(found, pixels(1, 6))
     assert labels is None
 
 
-def test_pictures_of_a_source_are_cropped(tmp_path):
+def test_images_of_a_source_are_cropped(tmp_path):
     batches = open_byte_batches('embedded:digits', split='validation', image_size=16, batch_size=100)
     found, labels = read(batches)
     assert found.shape == (len(batches), 16, 16, 3)
@@ -64,11 +64,11 @@ def test_pictures_of_a_source_are_cropped(tmp_path):
 @pytest.mark.parametrize(
     ('arrays', 'complaint'),
     [
-        ({'images': pixels(2)}, 'holds no pictures'),
+        ({'images': pixels(2)}, 'holds no images'),
         ({'arr_0': pixels(2).astype(np.float32)}, 'must be uint8'),
         ({'arr_0': pixels(2)[..., :1]}, 'must be uint8'),
         ({'arr_0': pixels(2)[:, :2]}, 'must be square, got 2x4'),
-        ({'arr_0': pixels(2), 'labels': np.zeros(3)}, '2 pictures but 3 labels'),
+        ({'arr_0': pixels(2), 'labels': np.zeros(3)}, '2 images but 3 labels'),
         ({'arr_0': pixels(2)}, 'of 4 pixels a side, not of 8'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every kind of picture file becomes the 8-bit RGB picture that the stated rules say, or a `BadImage` with a reason."""
+"""Every kind of image file becomes the 8-bit RGB image that the stated rules say, or a `BadImage` with a reason."""
 
 import io
 import struct
@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from picture_files import colour_picture, encode
+from image_files import colour_image, encode
 from PIL import Image
 
 from vistok.data.images import decode
@@ -16,16 +16,16 @@ from vistok.data.images.source import BadImage
 
 @pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF', 'WEBP'])
 def test_lossless_rgb_is_returned_unchanged(kind):
-    picture = colour_picture(0)
+    image = colour_image(0)
     options = {'lossless': True} if kind == 'WEBP' else {}
-    np.testing.assert_array_equal(decode_image(encode(picture, kind, **options), 'x'), picture)
+    np.testing.assert_array_equal(decode_image(encode(image, kind, **options), 'x'), image)
 
 
 def test_jpeg_is_close_to_what_was_encoded():
-    picture = colour_picture(0)
-    decoded = decode_image(encode(picture, 'JPEG', quality=95), 'x')
+    image = colour_image(0)
+    decoded = decode_image(encode(image, 'JPEG', quality=95), 'x')
     assert decoded.dtype == np.uint8
-    assert np.abs(decoded.astype(int) - picture).mean() < 3
+    assert np.abs(decoded.astype(int) - image).mean() < 3
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'GIF'])
@@ -50,7 +50,7 @@ def test_grey_with_alpha_is_composited_over_white():
     np.testing.assert_array_equal(decoded, np.full((2, 2, 3), 255))
 
 
-def palette_picture() -> Image.Image:
+def palette_image() -> Image.Image:
     image = Image.new('P', (2, 1))
     image.putpalette([200, 0, 0, 0, 0, 100])
     image.putdata([0, 1])
@@ -58,18 +58,18 @@ def palette_picture() -> Image.Image:
 
 
 def test_palette_becomes_its_colours():
-    np.testing.assert_array_equal(decode_image(encode(palette_picture()), 'x'), [[[200, 0, 0], [0, 0, 100]]])
+    np.testing.assert_array_equal(decode_image(encode(palette_image()), 'x'), [[[200, 0, 0], [0, 0, 100]]])
 
 
 @pytest.mark.parametrize('transparency', [1, b'\xff\x00'])
 def test_transparent_palette_entry_becomes_white(transparency):
-    data = encode(palette_picture(), transparency=transparency)
+    data = encode(palette_image(), transparency=transparency)
     np.testing.assert_array_equal(decode_image(data, 'x'), [[[200, 0, 0], [255, 255, 255]]])
 
 
 def test_transparent_colour_of_rgb_becomes_white():
-    picture = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
-    data = encode(picture, transparency=(4, 5, 6))
+    image = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    data = encode(image, transparency=(4, 5, 6))
     np.testing.assert_array_equal(decode_image(data, 'x'), [[[1, 2, 3], [255, 255, 255]]])
 
 
@@ -97,7 +97,7 @@ def test_cmyk_becomes_rgb():
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    upright = colour_picture(3, 6, 10)
+    upright = colour_image(3, 6, 10)
     turned = {
         1: upright,
         2: upright[:, ::-1],
@@ -115,9 +115,9 @@ def test_exif_orientation_is_applied(orientation):
 
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF data')  # Pillow says so, once
 def test_damaged_exif_is_ignored():
-    picture = colour_picture(1)
-    data = encode(picture, 'JPEG', quality=95, exif=b'Exif\x00\x00II*\x00\xff\xff\xff\xffgarbage')
-    np.testing.assert_array_equal(decode_image(data, 'x'), decode_image(encode(picture, 'JPEG', quality=95), 'x'))
+    image = colour_image(1)
+    data = encode(image, 'JPEG', quality=95, exif=b'Exif\x00\x00II*\x00\xff\xff\xff\xffgarbage')
+    np.testing.assert_array_equal(decode_image(data, 'x'), decode_image(encode(image, 'JPEG', quality=95), 'x'))
 
 
 def test_first_frame_of_an_animation_counts():
@@ -129,7 +129,7 @@ def test_first_frame_of_an_animation_counts():
 
 def test_every_truncation_is_a_bad_image_with_its_name():
     for kind in ('PNG', 'JPEG'):
-        data = encode(colour_picture(2), kind)
+        data = encode(colour_image(2), kind)
         for length in range(0, len(data) - 20, 37):
             with pytest.raises(BadImage, match=r'^some\.jpg: the file '):
                 decode_image(data[:length], 'some.jpg')
@@ -138,7 +138,7 @@ def test_every_truncation_is_a_bad_image_with_its_name():
 def test_damaged_bytes_decode_or_are_bad_images():
     rng = np.random.default_rng(0)
     for kind in ('PNG', 'JPEG', 'GIF', 'TIFF', 'BMP', 'WEBP'):
-        data = encode(colour_picture(2), kind)
+        data = encode(colour_image(2), kind)
         reasons = []
         for _ in range(40):
             damaged = bytearray(data)
@@ -154,9 +154,9 @@ def test_damaged_bytes_decode_or_are_bad_images():
 
 @pytest.mark.parametrize(
     ('data', 'reason'),
-    [(b'', 'the file is empty'), (b'<html>no</html>', 'the file is not a picture in a known format')],
+    [(b'', 'the file is empty'), (b'<html>no</html>', 'the file is not an image in a known format')],
 )
-def test_what_is_no_picture_says_so(data, reason):
+def test_what_is_no_image_says_so(data, reason):
     with pytest.raises(BadImage) as caught:
         decode_image(data, 'a/b.png')
     assert (caught.value.name, caught.value.reason, str(caught.value)) == ('a/b.png', reason, f'a/b.png: {reason}')
@@ -176,4 +176,4 @@ def test_decompression_bomb_is_refused_before_decoding(side):
 def test_our_own_limit_is_checked(monkeypatch):
     monkeypatch.setattr(decode, 'MAX_PIXELS', 24 * 32 - 1)
     with pytest.raises(BadImage, match='32x24 is above the limit of 767 pixels'):
-        decode_image(encode(colour_picture(0)), 'x')
+        decode_image(encode(colour_image(0)), 'x')

@@ -1,4 +1,4 @@
-"""The embedded pictures are there without a network, divided by picture, and look as documented."""
+"""The embedded images are there without a network, divided by image, and look as documented."""
 
 import socket
 from pathlib import Path
@@ -15,7 +15,7 @@ from vistok.errors import UserError
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
-        raise AssertionError('the embedded pictures must not use the network')
+        raise AssertionError('the embedded images must not use the network')
 
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     embedded._photograph.cache_clear()
@@ -43,7 +43,7 @@ def test_training_epoch_lists_each_photograph_64_times():
         assert record.label == 0
 
 
-def test_validation_is_whole_pictures_first_and_then_distinct_native_crops():
+def test_validation_is_whole_images_first_and_then_distinct_native_crops():
     validation = Photographs('validation')
     records = [validation[i] for i in range(len(validation))]
     assert len(records) == 28
@@ -84,7 +84,7 @@ def test_digits_are_divided_by_sample_and_stratified():
     np.testing.assert_array_equal(held_out, (kept + held_out) // 5)
 
 
-def test_digits_are_grey_pictures_of_their_class_with_full_range():
+def test_digits_are_grey_images_of_their_class_with_full_range():
     train = Digits('train')
     assert train.class_names == tuple('0123456789')
     records = [train[i] for i in range(len(train))]

@@ -1,4 +1,4 @@
-"""Every layout of a folder or .zip gives the same pictures, classes and splits; what is no such layout is refused."""
+"""Every layout of a folder or .zip gives the same images, classes and splits; what is no such layout is refused."""
 
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -6,24 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import colour_picture, encode, two_classes, write
+from image_files import colour_image, encode, two_classes, write
 
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.data.images.source import BadImage
 from vistok.errors import UserError
 
-PNG = encode(colour_picture(0))
+PNG = encode(colour_image(0))
 
 
-def names(source: PictureFolder) -> list[str]:
+def names(source: ImageFolder) -> list[str]:
     return [source.file_name(i) for i in range(len(source))]
 
 
 def zipped(folder: Path, compression: int = zipfile.ZIP_DEFLATED) -> Path:
     path = folder.with_suffix('.zip')
     with zipfile.ZipFile(path, 'w', compression) as file:
-        for picture in sorted(folder.rglob('*'), reverse=True):  # not in the order of the names
-            file.write(picture, picture.relative_to(folder).as_posix())
+        for image in sorted(folder.rglob('*'), reverse=True):  # not in the order of the names
+            file.write(image, image.relative_to(folder).as_posix())
     return path
 
 
@@ -37,43 +37,43 @@ def as_source(request):
 
 def test_class_folders_become_sorted_labels(tmp_path, as_source):
     path = as_source(two_classes(tmp_path / 'pictures'))
-    train = PictureFolder(path, 'train')
+    train = ImageFolder(path, 'train')
     assert train.class_names == ('cat', 'dog')
     for i in range(len(train)):
         record = train[i]
         number = int(record.name[-7:-4])
         assert record.label == number % 2
         assert record.name.startswith(('cat', 'dog')[record.label])
-        np.testing.assert_array_equal(record.image, colour_picture(number))
+        np.testing.assert_array_equal(record.image, colour_image(number))
 
 
-def test_held_out_pictures_are_disjoint_complete_and_sorted(tmp_path, as_source):
+def test_held_out_images_are_disjoint_complete_and_sorted(tmp_path, as_source):
     path = as_source(two_classes(tmp_path / 'pictures', 60))
-    train, validation = (names(PictureFolder(path, split)) for split in ('train', 'validation'))
+    train, validation = (names(ImageFolder(path, split)) for split in ('train', 'validation'))
     assert train == sorted(train)
     assert not set(train) & set(validation)
     assert len(train) + len(validation) == 60
     assert 1 <= len(validation) <= 10
 
 
-def test_adding_pictures_moves_none_between_the_splits(tmp_path):
-    before = names(PictureFolder(two_classes(tmp_path / 'a', 100), 'validation'))
-    after = names(PictureFolder(two_classes(tmp_path / 'a', 140), 'validation'))
+def test_adding_images_moves_none_between_the_splits(tmp_path):
+    before = names(ImageFolder(two_classes(tmp_path / 'a', 100), 'validation'))
+    after = names(ImageFolder(two_classes(tmp_path / 'a', 140), 'validation'))
     assert len(before) > 1
     assert set(before) <= set(after)
 
 
 @pytest.mark.parametrize('count', [2, 3, 5])
-def test_few_pictures_still_give_two_splits(tmp_path, count):
+def test_few_images_still_give_two_splits(tmp_path, count):
     root = write(tmp_path, {f'{i}.png': PNG for i in range(count)})
-    sizes = [len(PictureFolder(root, split)) for split in ('train', 'validation')]
+    sizes = [len(ImageFolder(root, split)) for split in ('train', 'validation')]
     assert min(sizes) >= 1
     assert sum(sizes) == count
 
 
-def test_pictures_without_class_folders_are_one_class(tmp_path, as_source):
-    path = as_source(write(tmp_path / 'p', {'b.PNG': PNG, 'a.jpeg': encode(colour_picture(1), 'JPEG')}))
-    sources = [PictureFolder(path, split) for split in ('train', 'validation')]
+def test_images_without_class_folders_are_one_class(tmp_path, as_source):
+    path = as_source(write(tmp_path / 'p', {'b.PNG': PNG, 'a.jpeg': encode(colour_image(1), 'JPEG')}))
+    sources = [ImageFolder(path, split) for split in ('train', 'validation')]
     assert all(source.class_names == ('picture',) for source in sources)
     assert sorted(names(sources[0]) + names(sources[1])) == ['a.jpeg', 'b.PNG']
     assert sources[0][0].label == 0
@@ -84,7 +84,7 @@ def test_pictures_without_class_folders_are_one_class(tmp_path, as_source):
 def test_split_folders_are_the_splits_and_share_their_classes(tmp_path, as_source, folder, outer):
     files = {f'{outer}train/a/1.png': PNG, f'{outer}train/c/2.png': PNG, f'{outer}{folder}/b/3.png': PNG}
     path = as_source(write(tmp_path / 'p', files))
-    train, validation = PictureFolder(path, 'train'), PictureFolder(path, 'validation')
+    train, validation = ImageFolder(path, 'train'), ImageFolder(path, 'validation')
     assert names(train) == [f'{outer}train/a/1.png', f'{outer}train/c/2.png']
     assert names(validation) == [f'{outer}{folder}/b/3.png']
     assert train.class_names == validation.class_names == ('a', 'b', 'c')
@@ -93,33 +93,33 @@ def test_split_folders_are_the_splits_and_share_their_classes(tmp_path, as_sourc
 
 def test_validation_is_preferred_to_test(tmp_path):
     root = write(tmp_path, {'train/1.png': PNG, 'test/2.png': PNG, 'val/3.png': PNG})
-    assert names(PictureFolder(root, 'validation')) == ['val/3.png']
-    assert names(PictureFolder(root, 'train')) == ['train/1.png']
+    assert names(ImageFolder(root, 'validation')) == ['val/3.png']
+    assert names(ImageFolder(root, 'train')) == ['train/1.png']
 
 
 def test_training_folder_alone_is_held_out_from(tmp_path):
     root = write(tmp_path, {f'train/n{i % 2}/{i}.png': PNG for i in range(10)})
-    train, validation = (PictureFolder(root, split) for split in ('train', 'validation'))
+    train, validation = (ImageFolder(root, split) for split in ('train', 'validation'))
     assert len(train) + len(validation) == 10
     assert train.class_names == validation.class_names == ('n0', 'n1')
 
 
 def test_common_outer_folder_is_no_class_and_deep_files_belong_to_the_first_level(tmp_path, as_source):
     path = as_source(write(tmp_path / 'p', {'outer/x/deep/1.png': PNG, 'outer/y/2.png': PNG, 'outer/y/z/3.png': PNG}))
-    assert PictureFolder(path, 'train').class_names == ('x', 'y')
+    assert ImageFolder(path, 'train').class_names == ('x', 'y')
 
 
 def test_hidden_and_other_files_are_ignored(tmp_path, as_source):
     junk = ['readme.txt', '.hidden.png', 'a/._1.png', '__MACOSX/a/1.png', '.cache/2.png', 'a/labels.csv']
     path = as_source(write(tmp_path / 'p', {'a/1.png': PNG, 'b/2.png': PNG, **dict.fromkeys(junk, PNG)}))
-    train, validation = (PictureFolder(path, split) for split in ('train', 'validation'))
+    train, validation = (ImageFolder(path, split) for split in ('train', 'validation'))
     assert sorted(names(train) + names(validation)) == ['a/1.png', 'b/2.png']
     assert train.class_names == ('a', 'b')
 
 
-def test_damaged_picture_names_itself_and_the_others_are_read(tmp_path, as_source):
+def test_damaged_image_names_itself_and_the_others_are_read(tmp_path, as_source):
     files = {'train/1.png': PNG, 'train/2.png': b'', 'train/3.png': PNG[:60], 'val/4.png': PNG}
-    source = PictureFolder(as_source(write(tmp_path / 'p', files)), 'train')
+    source = ImageFolder(as_source(write(tmp_path / 'p', files)), 'train')
     assert source[0].image.shape == (24, 32, 3)
     for i, name in ((1, 'train/2.png'), (2, 'train/3.png')):
         with pytest.raises(BadImage) as caught:
@@ -128,7 +128,7 @@ def test_damaged_picture_names_itself_and_the_others_are_read(tmp_path, as_sourc
 
 
 def test_file_that_vanished_is_a_bad_image(tmp_path):
-    source = PictureFolder(write(tmp_path, {'1.png': PNG, '2.png': PNG}), 'train')
+    source = ImageFolder(write(tmp_path, {'1.png': PNG, '2.png': PNG}), 'train')
     (tmp_path / names(source)[0]).unlink()
     with pytest.raises(BadImage, match='cannot be read'):
         source[0]
@@ -139,31 +139,31 @@ def test_damage_inside_a_zip_is_a_bad_image(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b'IDAT') + 6] ^= 255
     path.write_bytes(data)
-    # The names were written backwards, so the first bytes belong to the validation picture.
-    assert PictureFolder(path, 'train')[0].image.shape == (24, 32, 3)
+    # The names were written backwards, so the first bytes belong to the validation image.
+    assert ImageFolder(path, 'train')[0].image.shape == (24, 32, 3)
     with pytest.raises(BadImage, match='CRC'):
-        PictureFolder(path, 'validation')[0]
+        ImageFolder(path, 'validation')[0]
 
 
 def test_oversized_file_is_refused_unread(tmp_path, as_source, monkeypatch):
-    source = PictureFolder(as_source(write(tmp_path / 'p', {'1.png': PNG, '2.png': PNG})), 'train')
+    source = ImageFolder(as_source(write(tmp_path / 'p', {'1.png': PNG, '2.png': PNG})), 'train')
     monkeypatch.setattr('vistok.data.images.folder._MAX_BYTES', 10)
     with pytest.raises(BadImage, match='larger than 10 bytes'):
         source[0]
 
 
 def test_threads_read_the_same_as_one(tmp_path, as_source):
-    source = PictureFolder(as_source(two_classes(tmp_path / 'p', 40)), 'train')
+    source = ImageFolder(as_source(two_classes(tmp_path / 'p', 40)), 'train')
     order = np.random.default_rng(0).integers(len(source), size=600)
     with ThreadPoolExecutor(8) as pool:
         for i, record in zip(order, pool.map(lambda i: source[int(i)], order), strict=True):
-            np.testing.assert_array_equal(record.image, colour_picture(int(record.name[-7:-4])))
+            np.testing.assert_array_equal(record.image, colour_image(int(record.name[-7:-4])))
             assert record.name == names(source)[i]
 
 
 def refusal(path) -> str:
     with pytest.raises(UserError) as caught:
-        PictureFolder(path, 'train')
+        ImageFolder(path, 'train')
     message = str(caught.value)
     assert '\n' not in message
     assert str(path) in message
@@ -177,7 +177,7 @@ def test_missing_path_is_named(tmp_path):
 
 def test_empty_folder_and_empty_zip_are_named_with_the_extensions(tmp_path, as_source):
     message = refusal(as_source(write(tmp_path / 'p', {'notes.txt': b'x'})))
-    assert 'holds no pictures' in message
+    assert 'holds no images' in message
     assert '.jpeg, .jpg, .png' in message
 
 
@@ -187,11 +187,11 @@ def test_other_file_and_broken_zip_are_refused(tmp_path):
     assert 'cannot be opened as a .zip' in refusal(tmp_path / 'broken.zip')
 
 
-def test_one_picture_is_too_few(tmp_path):
+def test_one_image_is_too_few(tmp_path):
     assert 'at least two are needed' in refusal(write(tmp_path, {'1.png': PNG}))
 
 
-def test_picture_beside_class_folders_is_refused_by_name(tmp_path):
+def test_image_beside_class_folders_is_refused_by_name(tmp_path):
     assert 'stray.png is in none of them' in refusal(
         write(tmp_path, {'a/1.png': PNG, 'b/2.png': PNG, 'stray.png': PNG})
     )

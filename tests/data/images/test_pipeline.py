@@ -6,18 +6,18 @@ import re
 
 import numpy as np
 import pytest
-from picture_files import colour_picture, encode, two_classes, write
+from image_files import colour_image, encode, two_classes, write
 
 from vistok.data.images.augment import centre_crop
 from vistok.data.images.embedded import Digits, Photographs
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.data.images.pipeline import evaluation_batches, open_source, to_model_range, train_batches
 from vistok.data.images.source import BadImage, ImageRecord
 from vistok.errors import UserError
 
 
 class Numbered:
-    """Constant pictures of value `index`, so that a batch shows which records it holds; some may be bad."""
+    """Constant images of value `index`, so that a batch shows which records it holds; some may be bad."""
 
     name = 'numbered'
     class_names = ('even', 'odd')
@@ -58,13 +58,13 @@ OPTIONS = {'image_size': 16, 'batch_size': 6, 'seed': 3, 'threads': 2}
 
 
 @pytest.fixture
-def pictures(tmp_path) -> PictureFolder:
-    return PictureFolder(two_classes(tmp_path / 'pictures', 40), 'train')
+def images(tmp_path) -> ImageFolder:
+    return ImageFolder(two_classes(tmp_path / 'pictures', 40), 'train')
 
 
 @pytest.mark.parametrize('how', ['resize_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'])
-def test_batches_have_the_stated_form(pictures, how):
-    batch = next(train_batches(pictures, augmentation=how, **OPTIONS))
+def test_batches_have_the_stated_form(images, how):
+    batch = next(train_batches(images, augmentation=how, **OPTIONS))
     assert batch.keys() == {'image', 'label'}
     assert (batch['image'].shape, batch['image'].dtype) == ((6, 16, 16, 3), np.float32)
     assert (batch['label'].shape, batch['label'].dtype) == ((6,), np.int32)
@@ -92,42 +92,42 @@ def test_labels_stay_with_their_images():
         assert [v % 2 for v in values(batch)] == batch['label'].tolist()
 
 
-def test_augmentation_is_drawn_anew_in_every_epoch(pictures):
-    iterator = train_batches(pictures, image_size=16, batch_size=len(pictures), seed=0, threads=0, flip=False)
+def test_augmentation_is_drawn_anew_in_every_epoch(images):
+    iterator = train_batches(images, image_size=16, batch_size=len(images), seed=0, threads=0, flip=False)
     first, second = ({image.tobytes() for image in batch['image']} for batch in take(iterator, 2))
     assert len(first & second) < len(first) / 4
 
 
-def test_seed_decides_and_threads_do_not(pictures):
-    reference = take(train_batches(pictures, **OPTIONS), 12)
+def test_seed_decides_and_threads_do_not(images):
+    reference = take(train_batches(images, **OPTIONS), 12)
     for threads in (0, 1, 3, 5):
-        assert_equal(take(train_batches(pictures, **{**OPTIONS, 'threads': threads}), 12), reference)
-    other = next(train_batches(pictures, **{**OPTIONS, 'seed': 4}))
+        assert_equal(take(train_batches(images, **{**OPTIONS, 'threads': threads}), 12), reference)
+    other = next(train_batches(images, **{**OPTIONS, 'seed': 4}))
     assert not np.array_equal(other['image'], reference[0]['image'])
 
 
 @pytest.mark.parametrize('stop', [0, 1, 5, 6, 7, 13])
-def test_resumption_anywhere_equals_never_having_stopped(pictures, stop):
-    reference = take(train_batches(pictures, **OPTIONS), 18)  # 6 batches and a bit are an epoch
-    stopped = train_batches(pictures, **OPTIONS)
+def test_resumption_anywhere_equals_never_having_stopped(images, stop):
+    reference = take(train_batches(images, **OPTIONS), 18)  # 6 batches and a bit are an epoch
+    stopped = train_batches(images, **OPTIONS)
     take(stopped, stop)
     stored = json.loads(json.dumps(stopped.state()))
-    resumed = train_batches(pictures, **{**OPTIONS, 'threads': 3})
+    resumed = train_batches(images, **{**OPTIONS, 'threads': 3})
     next(resumed)
     resumed.restore(stored)
     assert resumed.state() == stored
     assert_equal(take(resumed, 18 - stop), reference[stop:])
 
 
-def test_state_is_of_the_batches_taken_not_of_those_read_ahead(pictures):
-    iterator = train_batches(pictures, **{**OPTIONS, 'threads': 4})
+def test_state_is_of_the_batches_taken_not_of_those_read_ahead(images):
+    iterator = train_batches(images, **{**OPTIONS, 'threads': 4})
     for count in range(1, 5):
         next(iterator)
-        assert iterator.state() == {'batches': count, 'batch_size': 6, 'seed': 3, 'pictures': len(pictures)}
+        assert iterator.state() == {'batches': count, 'batch_size': 6, 'seed': 3, 'pictures': len(images)}
 
 
-def test_restoring_goes_backwards_too(pictures):
-    iterator = train_batches(pictures, **OPTIONS)
+def test_restoring_goes_backwards_too(images):
+    iterator = train_batches(images, **OPTIONS)
     start = iterator.state()
     first = take(iterator, 5)
     iterator.restore(start)
@@ -135,9 +135,9 @@ def test_restoring_goes_backwards_too(pictures):
 
 
 @pytest.mark.parametrize('processes', [2, 3, 6])
-def test_processes_together_see_exactly_the_samples_of_one(pictures, processes):
-    one = train_batches(pictures, **OPTIONS)
-    several = [train_batches(pictures, process_index=p, process_count=processes, **OPTIONS) for p in range(processes)]
+def test_processes_together_see_exactly_the_samples_of_one(images, processes):
+    one = train_batches(images, **OPTIONS)
+    several = [train_batches(images, process_index=p, process_count=processes, **OPTIONS) for p in range(processes)]
     for _ in range(14):
         whole, parts = next(one), [next(iterator) for iterator in several]
         for p, part in enumerate(parts):
@@ -146,14 +146,14 @@ def test_processes_together_see_exactly_the_samples_of_one(pictures, processes):
             np.testing.assert_array_equal(part['label'], whole['label'][p::processes])
 
 
-def test_another_number_of_processes_continues_with_the_same_samples(pictures):
-    reference = take(train_batches(pictures, **OPTIONS), 9)
-    stopped = [train_batches(pictures, process_index=p, process_count=2, **OPTIONS) for p in range(2)]
+def test_another_number_of_processes_continues_with_the_same_samples(images):
+    reference = take(train_batches(images, **OPTIONS), 9)
+    stopped = [train_batches(images, process_index=p, process_count=2, **OPTIONS) for p in range(2)]
     for iterator in stopped:
         take(iterator, 4)
     assert stopped[0].state() == stopped[1].state()
     for p in range(3):
-        resumed = train_batches(pictures, process_index=p, process_count=3, **OPTIONS)
+        resumed = train_batches(images, process_index=p, process_count=3, **OPTIONS)
         resumed.restore(stopped[0].state())
         for batch, whole in zip(take(resumed, 5), reference[4:], strict=True):
             np.testing.assert_array_equal(batch['image'], whole['image'][p::3])
@@ -166,10 +166,10 @@ def test_another_number_of_processes_continues_with_the_same_samples(pictures):
         ({'seed': 9}, 'is for seed 3, but this run has 9'),
     ],
 )
-def test_state_of_another_stream_is_refused(pictures, change, sentence):
-    state = train_batches(pictures, **OPTIONS).state()
+def test_state_of_another_stream_is_refused(images, change, sentence):
+    state = train_batches(images, **OPTIONS).state()
     with pytest.raises(UserError, match=sentence):
-        train_batches(pictures, **{**OPTIONS, **change}).restore(state)
+        train_batches(images, **{**OPTIONS, **change}).restore(state)
 
 
 def test_state_of_another_source_or_form_is_refused():
@@ -180,7 +180,7 @@ def test_state_of_another_source_or_form_is_refused():
         iterator.restore({'next_index': 4})
 
 
-def test_bad_picture_is_replaced_by_the_next_usable_one_and_reported_once(caplog):
+def test_bad_image_is_replaced_by_the_next_usable_one_and_reported_once(caplog):
     good = train_batches(Numbered(12), image_size=8, batch_size=4, seed=0)
     with caplog.at_level(logging.WARNING):
         some_bad = train_batches(Numbered(12, bad=(5, 6, 11)), image_size=8, batch_size=4, seed=0)
@@ -195,12 +195,12 @@ def test_bad_picture_is_replaced_by_the_next_usable_one_and_reported_once(caplog
     assert good.skipped == {}
 
 
-def test_picture_smaller_than_a_native_crop_is_skipped_with_both_sizes():
+def test_image_smaller_than_a_native_crop_is_skipped_with_both_sizes():
     iterator = train_batches(
         Numbered(6, small=(2,)), image_size=8, batch_size=6, seed=0, augmentation='random_crop', flip=False
     )
     assert sorted(values(next(iterator))) == [0, 1, 3, 3, 4, 5]
-    assert iterator.skipped == {'2.png': 'the picture has 4x4 pixels, less than the crop of 8x8'}
+    assert iterator.skipped == {'2.png': 'the image has 4x4 pixels, less than the crop of 8x8'}
 
 
 @pytest.mark.parametrize('threads', [0, 2])
@@ -208,9 +208,7 @@ def test_nothing_usable_ends_with_one_sentence(threads):
     iterator = train_batches(Numbered(3, bad=(0, 1, 2)), image_size=8, batch_size=2, seed=0, threads=threads)
     with pytest.raises(UserError) as caught:
         next(iterator)
-    assert re.fullmatch(
-        r'none of the 3 pictures of numbered can be used; \d\.png: the file is empty', str(caught.value)
-    )
+    assert re.fullmatch(r'none of the 3 images of numbered can be used; \d\.png: the file is empty', str(caught.value))
 
 
 @pytest.mark.parametrize('make', [train_batches, evaluation_batches])
@@ -232,7 +230,7 @@ def test_seed_outside_of_32_bits_is_refused(seed):
 
 @pytest.mark.parametrize(('count', 'batches'), [(1, 1), (8, 2), (9, 3), (11, 3)])
 @pytest.mark.parametrize('processes', [1, 2, 4])
-def test_evaluation_shows_each_picture_once_in_order_and_pads_the_end(count, batches, processes):
+def test_evaluation_shows_each_image_once_in_order_and_pads_the_end(count, batches, processes):
     parts = [
         list(evaluation_batches(Numbered(count), image_size=8, batch_size=4, process_index=p, process_count=processes))
         for p in range(processes)
@@ -249,21 +247,21 @@ def test_evaluation_shows_each_picture_once_in_order_and_pads_the_end(count, bat
         assert batch['label'].dtype == np.int32
 
 
-def test_evaluation_can_be_repeated_and_its_length_is_known(pictures):
-    batches = evaluation_batches(pictures, image_size=16, batch_size=8)
+def test_evaluation_can_be_repeated_and_its_length_is_known(images):
+    batches = evaluation_batches(images, image_size=16, batch_size=8)
     first = list(batches)
     assert len(first) == len(batches)
     assert_equal(list(batches), first)
 
 
-def test_evaluation_uses_the_centre_crop(pictures):
-    batch = next(iter(evaluation_batches(pictures, image_size=16, batch_size=4)))
+def test_evaluation_uses_the_centre_crop(images):
+    batch = next(iter(evaluation_batches(images, image_size=16, batch_size=4)))
     for i in range(4):
-        np.testing.assert_array_equal(batch['image'][i], to_model_range(centre_crop(pictures[i].image, 16)))
-        assert batch['label'][i] == pictures[i].label
+        np.testing.assert_array_equal(batch['image'][i], to_model_range(centre_crop(images[i].image, 16)))
+        assert batch['label'][i] == images[i].label
 
 
-def test_bad_picture_in_evaluation_does_not_count_and_is_not_replaced(caplog):
+def test_bad_image_in_evaluation_does_not_count_and_is_not_replaced(caplog):
     batches = evaluation_batches(Numbered(6, bad=(1, 4)), image_size=8, batch_size=4)
     masks = [batch['mask'].tolist() for batch in batches]
     assert masks == [[True, False, True, True], [False, True, False, False]]
@@ -273,7 +271,7 @@ def test_bad_picture_in_evaluation_does_not_count_and_is_not_replaced(caplog):
 def test_specs_open_their_sources(tmp_path):
     assert isinstance(open_source('embedded:photographs', 'train'), Photographs)
     assert isinstance(open_source('embedded:digits', 'validation'), Digits)
-    assert isinstance(open_source(str(two_classes(tmp_path / 'p')), 'train'), PictureFolder)
+    assert isinstance(open_source(str(two_classes(tmp_path / 'p')), 'train'), ImageFolder)
 
 
 def test_unknown_specs_are_answered_with_what_is_known(tmp_path):
@@ -287,7 +285,7 @@ def test_unknown_specs_are_answered_with_what_is_known(tmp_path):
 
 def test_damaged_files_in_a_folder_do_not_stop_training(tmp_path):
     root = two_classes(tmp_path / 'p', 20)
-    write(root, {'cat/empty.png': b'', 'dog/cut.png': encode(colour_picture(0))[:80]})
-    iterator = train_batches(PictureFolder(root, 'train'), image_size=16, batch_size=10, seed=0)
+    write(root, {'cat/empty.png': b'', 'dog/cut.png': encode(colour_image(0))[:80]})
+    iterator = train_batches(ImageFolder(root, 'train'), image_size=16, batch_size=10, seed=0)
     take(iterator, 4)
     assert set(iterator.skipped) == {'cat/empty.png', 'dog/cut.png'}

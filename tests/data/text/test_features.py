@@ -77,7 +77,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     with pytest.raises(UserError, match=r'no features of captions in .*launch/text_features\.py'):
         TextFeatureSource(tmp_path)
     write_text_features(tmp_path, CAPTIONS, ENCODER)
-    with pytest.raises(UserError, match=r'the picture z\.png has no caption in'):
+    with pytest.raises(UserError, match=r'the image z\.png has no caption in'):
         TextFeatureSource(tmp_path).features('z.png')
     np.save(tmp_path / '000000000-000000006.npy', np.zeros((2, 3), np.float16))
     with pytest.raises(UserError, match='is damaged'):
@@ -104,5 +104,5 @@ def test_the_stand_in_knows_words_and_where_a_text_ends():
 def test_without_its_libraries_flan_t5_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     monkeypatch.setitem(sys.modules, 'torch', None)
-    with pytest.raises(UserError, match=r"not installed: pip install 'vistok\[text\]'"):
+    with pytest.raises(UserError, match=r"not installed: pip install '\.\[text\]'"):
         T5Encoder()

@@ -16,23 +16,23 @@ COUNTS = {'train': 7, 'validation': 3}
 ABOUT = {'fingerprint': 'ab' * 32, 'views': 'ten_crop'}
 
 
-def picture(height, width):
+def image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_ten_views_are_the_corners_and_the_centre_of_an_enlarged_crop_and_their_mirrors():
-    image = picture(40, 50)
-    views = cut_views(image, 20, 'ten_crop', (1.1,))
-    enlarged = centre_crop(image, 22)
+    view = image(40, 50)
+    views = cut_views(view, 20, 'ten_crop', (1.1,))
+    enlarged = centre_crop(view, 22)
     for i, (top, left) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]):
         np.testing.assert_array_equal(views[i], enlarged[top : top + 20, left : left + 20])
         np.testing.assert_array_equal(views[i + 5], views[i][:, ::-1])
-    np.testing.assert_array_equal(cut_views(image, 20, 'five_crop', (1.1,)), views[:5])
-    np.testing.assert_array_equal(cut_views(image, 20, 'centre')[0], centre_crop(image, 20))
+    np.testing.assert_array_equal(cut_views(view, 20, 'five_crop', (1.1,)), views[:5])
+    np.testing.assert_array_equal(cut_views(view, 20, 'centre')[0], centre_crop(view, 20))
 
 
 def test_every_zoom_gives_a_set_of_views():
-    assert view_count('ten_crop', (1.1, 1.05)) == len(cut_views(picture(40, 50), 20, 'ten_crop', (1.1, 1.05))) == 20
+    assert view_count('ten_crop', (1.1, 1.05)) == len(cut_views(image(40, 50), 20, 'ten_crop', (1.1, 1.05))) == 20
 
 
 @pytest.mark.parametrize('zooms', [(0.9,), ()])
@@ -48,7 +48,7 @@ def record(split, i, grain):
 
 
 def extract(folder, *, grain=False, process=(0, 1), stop_after=None):
-    """Does the missing parts, as far as `stop_after` of them; picture 1 of each split cannot be used."""
+    """Does the missing parts, as far as `stop_after` of them; image 1 of each split cannot be used."""
     parts = TokenParts(folder / 'parts', ABOUT, COUNTS, 2)
     for done, part in enumerate(parts.missing(*process)):
         if done == stop_after:
@@ -140,7 +140,7 @@ def test_a_folder_is_known_by_its_prefix_or_by_what_lies_in_it(tokens, tmp_path)
         TokenSource(tmp_path, 'train')
 
 
-def test_an_epoch_has_every_picture_once_in_a_random_view(tokens):
+def test_an_epoch_has_every_image_once_in_a_random_view(tokens):
     batches = train_token_batches(TokenSource(tokens, 'train'), batch_size=3, seed=1, threads=0)
     views = set()
     for _ in range(8):
@@ -167,7 +167,7 @@ def test_the_stream_goes_on_where_it_was_and_processes_share_it(tokens):
     np.testing.assert_array_equal(np.stack([h['ids'] for h in halves], 1).reshape(4, 2, 2, 1), batches[0]['ids'])
 
 
-def test_evaluation_has_every_picture_once_and_masks_the_padding(tokens):
+def test_evaluation_has_every_image_once_and_masks_the_padding(tokens):
     source = TokenSource(tokens, 'train')
     for processes in (1, 2):
         parts = [

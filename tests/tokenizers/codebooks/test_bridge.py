@@ -1,4 +1,4 @@
-"""The bridge: its picture of codewords, its beginning at zero, and gradients that reach every row."""
+"""The bridge: its image of codewords, its beginning at zero, and gradients that reach every row."""
 
 import functools
 
@@ -24,7 +24,7 @@ def codebook(kind: str, **kwargs) -> BridgedCodebook:
     ('size', 'patch', 'grid'),
     [(16_384, 4, (128, 128)), (65_536, 8, (256, 256)), (32, 4, (4, 8)), (48, 2, (6, 8)), (4 * 7, 2, (2, 14))],
 )
-def test_codewords_make_the_squarest_picture_that_can_be_cut_into_patches(size, patch, grid):
+def test_codewords_make_the_squarest_image_that_can_be_cut_into_patches(size, patch, grid):
     assert code_grid(size, patch) == grid
 
 

@@ -93,7 +93,7 @@ def test_the_coarsest_scale_sees_the_mean_and_speaks_for_all_positions():
     np.testing.assert_array_equal(ids[:, 0, 0], ((mean[:, None] - rows) ** 2).sum(-1).argmin(-1))
 
 
-def test_grids_are_in_proportion_to_the_picture():
+def test_grids_are_in_proportion_to_the_image():
     module = MultiScaleQuantizer(LearnedCodebook(4, 4), dim=4, scales=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
     assert module.grids((16, 16)) == [(s, s) for s in module.scales]
     assert module.grids((32, 8)) == [

@@ -44,11 +44,11 @@ def constant():
 
 
 def strip():
-    """What padding makes of a picture that is one pixel wide: rows of equal pixels."""
+    """What padding makes of an image that is one pixel wide: rows of equal pixels."""
     return np.repeat(photograph()[:, :1], 16, axis=1)
 
 
-PICTURES = {f.__name__: f for f in (photograph, page, constant, strip)}
+IMAGES = {f.__name__: f for f in (photograph, page, constant, strip)}
 
 
 @jax.jit
@@ -64,9 +64,9 @@ def blocks_are_whole(grain):
         assert ((corner == side) == (grain == side)).all()
 
 
-@pytest.mark.parametrize('picture', PICTURES)
-def test_requested_shares_are_realised_to_one_cell(picture):
-    images = jnp.asarray(PICTURES[picture]())[None]
+@pytest.mark.parametrize('picture', IMAGES)
+def test_requested_shares_are_realised_to_one_cell(image):
+    images = jnp.asarray(IMAGES[image]())[None]
     found = densities(images)
     route = jax.jit(RatioRouter())
     for shares in SHARES:
@@ -82,8 +82,8 @@ def test_requested_shares_are_realised_to_one_cell(picture):
             assert share > 1e-9 or count == 0
 
 
-def test_each_picture_of_a_batch_has_the_shares_whatever_the_others_are():
-    images = jnp.stack([jnp.asarray(PICTURES[name]()) for name in ('photograph', 'page', 'constant')])
+def test_each_image_of_a_batch_has_the_shares_whatever_the_others_are():
+    images = jnp.stack([jnp.asarray(IMAGES[name]()) for name in ('photograph', 'page', 'constant')])
     together = RatioRouter()(densities(images), SHARES[0])
     for i in range(3):
         np.testing.assert_array_equal(together[i], RatioRouter()(densities(images[i : i + 1]), SHARES[0])[0])
@@ -153,7 +153,7 @@ def test_patches_that_do_not_fit_and_wrong_shares_are_refused():
 
 
 def test_thresholds_give_a_data_set_its_shares_and_lie_with_their_range_in_a_frozen_collection():
-    images = np.stack([PICTURES[name]() for name in ('photograph', 'photograph')])
+    images = np.stack([IMAGES[name]() for name in ('photograph', 'photograph')])
     thresholds = density_thresholds([images[:1], images[1:]], 16, (0.5, 0.25, 0.25))
     router = EntropyRouter((0.5, 0.25, 0.25), thresholds, (-1.0, 1.0))
     choice, variables = router.init_with_output(jax.random.key(0), jnp.asarray(images), 16)
@@ -167,10 +167,10 @@ def test_thresholds_give_a_data_set_its_shares_and_lie_with_their_range_in_a_fro
         EntropyRouter((0.5, 0.25, 0.25), (1.0,)).init(jax.random.key(0), jnp.asarray(images), 16)
 
 
-def test_quotas_are_exact_for_every_picture():
-    found = densities(jnp.stack([jnp.asarray(PICTURES[name]()) for name in ('photograph', 'page', 'constant')]))[0]
+def test_quotas_are_exact_for_every_image():
+    found = densities(jnp.stack([jnp.asarray(IMAGES[name]()) for name in ('photograph', 'page', 'constant')]))[0]
     choice = np.asarray(quota_choice(found, (0.25, 0.5, 0.25)))
-    assert [[(picture == i).sum() for i in range(3)] for picture in choice] == [[48, 96, 48]] * 3
+    assert [[(image == i).sum() for i in range(3)] for image in choice] == [[48, 96, 48]] * 3
     assert found[0][choice[0] == 0].max() <= found[0][choice[0] == 2].min() + 1e-3
 
 

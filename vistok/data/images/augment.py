@@ -1,4 +1,4 @@
-"""From a picture of any size to a square one: random crops for training, one fixed crop for evaluation.
+"""From an image of any size to a square one: random crops for training, one fixed crop for evaluation.
 
 Each function maps 8-bit RGB to 8-bit RGB and takes all its randomness from the generator it is given, so that the same
 generator state gives the same crop on every machine, in every thread.
@@ -14,8 +14,8 @@ from PIL import Image
 Augmentation = Literal['resize_crop', 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
 
 
-class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the picture
-    """The picture is smaller than the crop that is to be cut from it unresized."""
+class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the image
+    """The image is smaller than the crop that is to be cut from it unresized."""
 
 
 def augment(
@@ -35,10 +35,10 @@ def augment(
       how: 'resize_crop' (LlamaGen), 'zoom_crop', 'centre_crop': see the functions of these names;
         'shorter_side_crop' (taming-transformers): shorter side resized to `size`, then a random crop; 'random_crop': of
         the pixels as they are.
-      flip: mirrors every other picture, at random.
+      flip: mirrors every other image, at random.
 
     Raises:
-      TooSmall: a 'random_crop' larger than the picture.
+      TooSmall: a 'random_crop' larger than the image.
       ValueError: `how` is none of the above.
     """
     if how == 'resize_crop':
@@ -61,7 +61,7 @@ def resize_crop(
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
     """Shorter side resized to a random whole number in [size, 1.25 size] (256 to 320 at 256), then a random crop.
 
-    The recipe of LlamaGen (Sun et al. 2024) and of the papers built on it.  Small pictures are enlarged.
+    The recipe of LlamaGen (Sun et al. 2024) and of the papers built on it.  Small images are enlarged.
     """
     shorter_side = int(rng.integers(size, math.ceil(size / 0.8), endpoint=True))
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
@@ -72,7 +72,7 @@ def zoom_crop(
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
     """Shorter side resized to between 1 and 4 times `size`, all zooms equally likely, then a random crop.
 
-    From the whole picture to a sixteenth of it: many different views of few photographs.
+    From the whole image to a sixteenth of it: many different views of few photographs.
     """
     shorter_side = round(size * math.exp(rng.uniform(0, math.log(4))))
     return random_crop(resize_shorter_side(image, shorter_side), rng, size)
@@ -84,11 +84,11 @@ def random_crop(
     """A random square of the pixels as they are; every position is equally likely.
 
     Raises:
-      TooSmall: the square is larger than the picture.
+      TooSmall: the square is larger than the image.
     """
     height, width = image.shape[:2]
     if min(height, width) < size:
-        raise TooSmall(f'the picture has {width}x{height} pixels, less than the crop of {size}x{size}')
+        raise TooSmall(f'the image has {width}x{height} pixels, less than the crop of {size}x{size}')
     top = int(rng.integers(height - size, endpoint=True))
     left = int(rng.integers(width - size, endpoint=True))
     return image[top : top + size, left : left + size]
@@ -108,11 +108,11 @@ def centre_crop(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarra
 def resize_shorter_side(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarray, 'H W 3']:
     """Resizes to a shorter side of `size` pixels: halved by box filter while at least twice as large, then bicubic."""
     height, width = image.shape[:2]
-    picture = Image.fromarray(image)
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    resized = (round(picture.width * scale), round(picture.height * scale))
+    shrunk = Image.fromarray(image)
+    while min(shrunk.size) >= 2 * size:
+        shrunk = shrunk.resize((shrunk.width // 2, shrunk.height // 2), Image.Resampling.BOX)
+    scale = size / min(shrunk.size)
+    resized = (round(shrunk.width * scale), round(shrunk.height * scale))
     if resized != (width, height):
-        picture = picture.resize(resized, Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+        shrunk = shrunk.resize(resized, Image.Resampling.BICUBIC)
+    return np.asarray(shrunk)

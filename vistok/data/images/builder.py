@@ -1,4 +1,4 @@
-"""Writes a folder or .zip file of pictures as a TFDS dataset, which `tfds:<name>` then reads.
+"""Writes a folder or .zip file of images as a TFDS dataset, which `tfds:<name>` then reads.
 
 The files are stored as they are where they are JPEG or PNG, and as PNG otherwise, so that any reader of TFDS can open
 them.  A dataset appears at its place only when it is complete.
@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vistok.data.images.decode import decode_image
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.data.images.source import BadImage
 from vistok.errors import UserError
 
@@ -34,9 +34,9 @@ class Prepared:
 
     Attributes:
       path: folder of the dataset.
-      counts: pictures of each split.
+      counts: images of each split.
       class_names: of the labels.
-      skipped: names of the pictures that could not be decoded, and why.
+      skipped: names of the images that could not be decoded, and why.
     """
 
     path: Path
@@ -51,13 +51,13 @@ def prepare_dataset(
     """Writes the dataset `name` into `data_dir`.
 
     Args:
-      source: folder or .zip file of pictures, in a layout that `PictureFolder` knows.
+      source: folder or .zip file of images, in a layout that `ImageFolder` knows.
       name: of the dataset: small letters, digits and underscores.
       data_dir: root folder of the datasets; created if it is missing.
       progress: shows a progress bar.
 
     Raises:
-      UserError: the source has no usable picture, the name is not allowed or taken, or the folder cannot be written.
+      UserError: the source has no usable image, the name is not allowed or taken, or the folder cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -66,10 +66,10 @@ def prepare_dataset(
     data_dir = Path(data_dir).expanduser()
     if (path := data_dir / name / _VERSION).exists():
         raise UserError(f'{path} exists already; choose another name or remove it')
-    folders = {'train': PictureFolder(source, 'train'), 'validation': PictureFolder(source, 'validation')}
+    folders = {'train': ImageFolder(source, 'train'), 'validation': ImageFolder(source, 'validation')}
     skipped: dict[str, str] = {}
     total = sum(map(len, folders.values()))
-    tfds.disable_progress_bar()  # it shows several for every split; ours counts pictures
+    tfds.disable_progress_bar()  # it shows several for every split; ours counts images
     try:
         # TFDS insists on a folder for downloads and would leave it behind in `data_dir`.
         with tempfile.TemporaryDirectory() as downloads, tqdm(total=total, desc=name, disable=not progress) as bar:
@@ -86,7 +86,7 @@ def prepare_dataset(
 
 
 def _builder_class(
-    dataset_name: str, folders: dict[str, PictureFolder], skipped: dict[str, str], bar: tqdm
+    dataset_name: str, folders: dict[str, ImageFolder], skipped: dict[str, str], bar: tqdm
 ) -> type[tfds.core.GeneratorBasedBuilder]:
     """A builder class for these folders; TFDS knows a dataset by its class."""
 
@@ -119,13 +119,13 @@ def _builder_class(
                     yield name, {'image': stored, 'label': folder.label(i), 'file_name': name}
                 bar.update()
             if usable == 0:
-                raise UserError(f'none of the {len(folder)} pictures of {folder.name} can be used')
+                raise UserError(f'none of the {len(folder)} images of {folder.name} can be used')
 
     return PictureFolderBuilder
 
 
 def _stored(data: bytes, name: str) -> bytes:
-    """The bytes to store for a picture file; a file that cannot be decoded raises `BadImage`."""
+    """The bytes to store for an image file; a file that cannot be decoded raises `BadImage`."""
     image = decode_image(data, name)
     if data.startswith(_STORED_AS_THEY_ARE):
         return data

@@ -1,4 +1,4 @@
-"""Sets of pictures as batches of bytes, for metrics: `.npz` files of samples, folders, and every source."""
+"""Sets of images as batches of bytes, for metrics: `.npz` files of samples, folders, and every source."""
 
 import abc
 import contextlib
@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.data.images.pipeline import EvaluationBatches, evaluation_batches, open_source
 from vistok.data.images.source import ImageSource, Split
 from vistok.errors import UserError
@@ -21,7 +21,7 @@ from vistok.visualization import to_uint8
 
 @dataclasses.dataclass(frozen=True)
 class ByteBatch:
-    """Some pictures.
+    """Some images.
 
     Attributes:
       images: RGB.
@@ -33,13 +33,13 @@ class ByteBatch:
 
 
 class ByteBatches(abc.ABC):
-    """Every picture once, in order; can be iterated again.
+    """Every image once, in order; can be iterated again.
 
     Attributes:
       name: of the set.
-      image_size: side of the pictures in pixels.
-      batch_size: of all batches but the last, and but those with pictures that cannot be read.
-      settings: how the pictures were made, as far as the file says.
+      image_size: side of the images in pixels.
+      batch_size: of all batches but the last, and but those with images that cannot be read.
+      settings: how the images were made, as far as the file says.
     """
 
     def __init__(self, name: str, image_size: int, batch_size: int, settings: dict[str, Any] | None = None) -> None:
@@ -49,25 +49,25 @@ class ByteBatches(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[ByteBatch]: ...
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the pictures that could not be read so far, and why."""
+        """Names of the images that could not be read so far, and why."""
         return {}
 
 
 class SampleFile(ByteBatches):
     """An `.npz` file as evaluators exchange it, read in pieces: it may be larger than the memory.
 
-    `arr_0` holds the pictures, uint8 `[n, h, w, 3]`; 'labels' (ADM: `arr_1`) their classes; 'settings', a string of
+    `arr_0` holds the images, uint8 `[n, h, w, 3]`; 'labels' (ADM: `arr_1`) their classes; 'settings', a string of
     JSON, how they were sampled.  The last two may be missing.
 
     Raises:
-      UserError: the file is missing or damaged, or holds no pictures.
+      UserError: the file is missing or damaged, or holds no images.
     """
 
     def __init__(self, path: pathlib.Path, batch_size: int) -> None:
@@ -79,32 +79,32 @@ class SampleFile(ByteBatches):
                 self._labels = arrays[label_name].reshape(-1) if label_name else None
                 settings = json.loads(arrays['settings'].item()) if 'settings' in names else {}
             if 'arr_0' not in names:
-                raise UserError(f'{path} holds no pictures (arr_0); it has {", ".join(sorted(names))}')
-            with _pictures_of(path) as (_, self._shape):
+                raise UserError(f'{path} holds no images (arr_0); it has {", ".join(sorted(names))}')
+            with _images_of(path) as (_, self._shape):
                 pass
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f'{path} is missing, damaged or no .npz file: {error}') from None
         if self._labels is not None and len(self._labels) != self._shape[0]:
-            raise UserError(f'{path} holds {self._shape[0]} pictures but {len(self._labels)} labels')
+            raise UserError(f'{path} holds {self._shape[0]} images but {len(self._labels)} labels')
         if self._shape[1] != self._shape[2]:
-            raise UserError(f'{path}: pictures must be square, got {self._shape[1]}x{self._shape[2]} pixels')
+            raise UserError(f'{path}: images must be square, got {self._shape[1]}x{self._shape[2]} pixels')
         super().__init__(str(path), self._shape[1], batch_size, settings)
 
     def __len__(self) -> int:
         return self._shape[0]
 
     def __iter__(self) -> Iterator[ByteBatch]:
-        count, *picture = self._shape
-        with _pictures_of(self._path) as (file, _):
+        count, *image = self._shape
+        with _images_of(self._path) as (file, _):
             for start in range(0, count, self.batch_size):
                 n = min(self.batch_size, count - start)
-                data = file.read(n * int(np.prod(picture)))
-                images = np.frombuffer(data, np.uint8).reshape(n, *picture)
+                data = file.read(n * int(np.prod(image)))
+                images = np.frombuffer(data, np.uint8).reshape(n, *image)
                 yield ByteBatch(images, None if self._labels is None else self._labels[start : start + n])
 
 
 @contextlib.contextmanager
-def _pictures_of(path: pathlib.Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+def _images_of(path: pathlib.Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
     """The stream of `arr_0` inside the file, behind its header, and its shape."""
     with zipfile.ZipFile(path) as archive, archive.open('arr_0.npy') as file:
         version = np.lib.format.read_magic(file)
@@ -115,8 +115,8 @@ def _pictures_of(path: pathlib.Path) -> Iterator[tuple[IO[bytes], tuple[int, ...
         yield file, shape
 
 
-class SourcePictures(ByteBatches):
-    """ADM's centre crops of the pictures of a source."""
+class SourceImages(ByteBatches):
+    """ADM's centre crops of the images of a source."""
 
     def __init__(self, source: ImageSource, image_size: int, batch_size: int) -> None:
         super().__init__(source.name, image_size, batch_size)
@@ -134,7 +134,7 @@ class SourcePictures(ByteBatches):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the pictures that could not be read so far, and why."""
+        """Names of the images that could not be read so far, and why."""
         return self._batches.skipped
 
 
@@ -146,28 +146,28 @@ def open_byte_batches(
     image_size: int | None = None,
     batch_size: int = 64,
 ) -> ByteBatches:
-    """Opens a set of pictures.
+    """Opens a set of images.
 
     Args:
       spec: an `.npz` file of samples, or what `open_source` takes.
-      split: of a source; None: all pictures of a folder, the training split of any other source.
+      split: of a source; None: all images of a folder, the training split of any other source.
       data_dir: where TFDS datasets are.
-      image_size: side of the centre crops; None: of the shorter side of the first picture.  A file of samples is taken
+      image_size: side of the centre crops; None: of the shorter side of the first image.  A file of samples is taken
         as it is.
-      batch_size: pictures at a time.
+      batch_size: images at a time.
 
     Raises:
-      UserError: there is no such set, it has no pictures, or a file of samples is not of that size.
+      UserError: there is no such set, it has no images, or a file of samples is not of that size.
     """
     path = pathlib.Path(spec)
     if path.suffix == '.npz':
         batches = SampleFile(path, batch_size)
         if image_size not in (None, batches.image_size):
-            raise UserError(f'{path} holds pictures of {batches.image_size} pixels a side, not of {image_size}')
+            raise UserError(f'{path} holds images of {batches.image_size} pixels a side, not of {image_size}')
         return batches
     is_set = spec.startswith(('embedded:', 'tfds:'))
     if is_set or split is not None:
         source = open_source(spec, split or 'train', data_dir=data_dir)
     else:
-        source = PictureFolder(path, None)
-    return SourcePictures(source, image_size or min(source[0].image.shape[:2]), batch_size)
+        source = ImageFolder(path, None)
+    return SourceImages(source, image_size or min(source[0].image.shape[:2]), batch_size)

@@ -1,7 +1,7 @@
-"""Bytes of a picture file -> 8-bit RGB, with one stated rule for every kind of file.
+"""Bytes of an image file -> 8-bit RGB, with one stated rule for every kind of file.
 
 Grey is replicated to three channels.  Transparency is composited over white.  16-bit grey is divided by 257 and
-rounded.  CMYK and the other colour models are converted by Pillow.  The EXIF orientation is applied, so that pictures
+rounded.  CMYK and the other colour models are converted by Pillow.  The EXIF orientation is applied, so that images
 stand upright; a damaged EXIF block is ignored.  Of an animation the first frame counts.  All else is a `BadImage`.
 """
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vistok.data.images.source import BadImage
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused unread: 256 MiB of RGB, Pillow's own limit for what may be a decompression bomb."""
+"""Larger images are refused unread: 256 MiB of RGB, Pillow's own limit for what may be a decompression bomb."""
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
@@ -23,13 +23,13 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
 
     Args:
       data: the content of the file.
-      name: of the picture, for the error.
+      name: of the image, for the error.
 
     Returns:
-      The upright picture, RGB, read-only.
+      The upright image, RGB, read-only.
 
     Raises:
-      BadImage: empty, truncated, damaged, too large, or not a picture.
+      BadImage: empty, truncated, damaged, too large, or not an image.
     """
     if not data:
         raise BadImage(name, 'the file is empty')
@@ -44,7 +44,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage(name, 'the file is not a picture in a known format') from None
+        raise BadImage(name, 'the file is not an image in a known format') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(name, _too_large('it')) from None
     except Exception as error:  # decoders fail in many ways on damaged bytes, and none of them may stop a run
@@ -65,7 +65,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith('I'):  # 'I;16', 'I;16B' ... and 'I', the form some files with 16-bit grey open as
         image = _from_16_bit(image, name)
     elif image.mode == 'F':
-        raise BadImage(name, 'pictures of floating-point values have no fixed range')
+        raise BadImage(name, 'images of floating-point values have no fixed range')
     # A palette entry or a colour can be declared transparent without an alpha channel.
     if image.has_transparency_data:
         image = image.convert('RGBA')

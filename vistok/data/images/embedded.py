@@ -1,7 +1,7 @@
-"""Real pictures that need no download: they ship inside the wheels of scikit-image and scikit-learn.
+"""Real images that need no download: they ship inside the wheels of scikit-image and scikit-learn.
 
 The files are opened by path inside the installed packages.  The packages' own loaders are not used, because they may go
-to the network for pictures that a release no longer ships.  Authors and licences: docs/data.md.
+to the network for images that a release no longer ships.  Authors and licences: docs/data.md.
 """
 
 import functools
@@ -45,10 +45,10 @@ _CROP_ROWS, _CROP_COLUMNS = 2, 3
 
 
 class Photographs:
-    """Sixteen photographs, divided by picture: what validation measures was never seen in training.
+    """Sixteen photographs, divided by image: what validation measures was never seen in training.
 
-    The training split lists every picture 64 times, so that an epoch is 64 random views of each.  The validation split
-    lists each whole picture first, then six crops of 256x256 pixels spread evenly over each.
+    The training split lists every image 64 times, so that an epoch is 64 random views of each.  The validation split
+    lists each whole image first, then six crops of 256x256 pixels spread evenly over each.
     """
 
     def __init__(self, split: Split) -> None:
@@ -62,8 +62,8 @@ class Photographs:
         return len(self._files) * views
 
     def __getitem__(self, index: int) -> ImageRecord:
-        view, picture = divmod(range(len(self))[index], len(self._files))
-        file, place = self._files[picture]
+        view, number = divmod(range(len(self))[index], len(self._files))
+        file, place = self._files[number]
         image = _photograph(file, *place)
         name = file
         if self._split == 'validation' and view > 0:

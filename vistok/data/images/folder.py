@@ -1,11 +1,11 @@
-"""A folder or a .zip file of pictures, with or without class folders, with or without split folders.
+"""A folder or a .zip file of images, with or without class folders, with or without split folders.
 
 Layouts, all of them also below one common outer folder:
-  picture.jpg                                one class
-  <class>/.../picture.jpg                    a class is a first-level folder
+  image.jpg                                one class
+  <class>/.../image.jpg                    a class is a first-level folder
   train/..., validation/... (or val, valid, test)   the same within each split
 
-Without a validation folder every twentieth picture is held out, chosen by a hash of its name, so that adding pictures
+Without a validation folder every twentieth image is held out, chosen by a hash of its name, so that adding images
 moves none of the others between the splits.
 """
 
@@ -22,27 +22,27 @@ from vistok.errors import UserError
 
 EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 _VALIDATION_FOLDERS = ('validation', 'val', 'valid', 'test')  # the first that exists is used
-_HOLD_OUT = 20  # one picture in so many
-_MAX_BYTES = 1 << 29  # of one file; more is no picture, or a decompression bomb
+_HOLD_OUT = 20  # one image in so many
+_MAX_BYTES = 1 << 29  # of one file; more is no image, or a decompression bomb
 
 
-class PictureFolder:
-    """The pictures of one split of a folder or .zip file, sorted by name; decoded when asked for.
+class ImageFolder:
+    """The images of one split of a folder or .zip file, sorted by name; decoded when asked for.
 
     Args:
       path: of the folder or the .zip file.
-      split: 'train' or 'validation'; None: all pictures, without a look at split folders.
+      split: 'train' or 'validation'; None: all images, without a look at split folders.
 
     Raises:
-      UserError: the path is missing or neither folder nor .zip, or the split has no pictures.
+      UserError: the path is missing or neither folder nor .zip, or the split has no images.
     """
 
     def __init__(self, path: str | os.PathLike[str], split: Split | None) -> None:
         self.name = str(path) if split is None else f'{path} ({split})'
         self._files = _open(Path(path))
-        names = sorted(n for n in self._files.names() if _is_picture(n))
+        names = sorted(n for n in self._files.names() if _is_image(n))
         if not names:
-            raise UserError(f'{path} holds no pictures; allowed extensions are {", ".join(EXTENSIONS)}')
+            raise UserError(f'{path} holds no images; allowed extensions are {", ".join(EXTENSIONS)}')
         if split is None:
             root, self._names = _outer_folders(names), names
             self.class_names = _class_names(names, root, path)
@@ -61,7 +61,7 @@ class PictureFolder:
         return ImageRecord(decode_image(self.read(index), name), self._labels[index], name)
 
     def read(self, index: int) -> bytes:
-        """The file of one picture, undecoded.
+        """The file of one image, undecoded.
 
         Raises:
           BadImage: it cannot be read.
@@ -69,21 +69,21 @@ class PictureFolder:
         return self._files.read(self._names[index])
 
     def label(self, index: int) -> int:
-        """The label of one picture."""
+        """The label of one image."""
         return self._labels[index]
 
     def file_name(self, index: int) -> str:
-        """The name of one picture, relative to the folder, with '/' between the parts."""
+        """The name of one image, relative to the folder, with '/' between the parts."""
         return self._names[index]
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     hidden = name.startswith(('.', '__MACOSX/')) or '/.' in name
     return name.lower().endswith(EXTENSIONS) and not hidden
 
 
 def _outer_folders(names: list[str]) -> int:
-    """How many folders all pictures share."""
+    """How many folders all images share."""
     parts = [name.split('/') for name in names]
     depth = 0
     while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
@@ -104,13 +104,13 @@ def _split(names: list[str], path: str | os.PathLike[str]) -> tuple[dict[Split, 
         return _hold_out(train, path), depth + 1
     validation = [n for n, p in zip(names, parts, strict=True) if p[depth] == found[0]]
     if unused := len(names) - len(train) - len(validation):
-        logging.info('%s: %d pictures are outside of %r and %r and not used', path, unused, 'train', found[0])
+        logging.info('%s: %d images are outside of %r and %r and not used', path, unused, 'train', found[0])
     return {'train': train, 'validation': validation}, depth + 1
 
 
 def _hold_out(names: list[str], path: str | os.PathLike[str]) -> dict[Split, list[str]]:
     if len(names) < 2:
-        raise UserError(f'{path} holds one picture, {names[0]}; at least two are needed, one of them for validation')
+        raise UserError(f'{path} holds one image, {names[0]}; at least two are needed, one of them for validation')
     rank = {name: int.from_bytes(hashlib.sha1(name.encode(), usedforsecurity=False).digest()[:8]) for name in names}
     held_out = {name for name in names if rank[name] % _HOLD_OUT == 0}
     if not held_out:
@@ -141,8 +141,8 @@ def _open(path: Path) -> '_Directory | _Zip':
     if path.suffix.lower() == '.zip' and path.is_file():
         return _Zip(path)
     if path.exists():
-        raise UserError(f'{path} is neither a folder nor a .zip file of pictures ({", ".join(EXTENSIONS)})')
-    raise UserError(f'{path} does not exist; expected a folder or a .zip file of pictures ({", ".join(EXTENSIONS)})')
+        raise UserError(f'{path} is neither a folder nor a .zip file of images ({", ".join(EXTENSIONS)})')
+    raise UserError(f'{path} does not exist; expected a folder or a .zip file of images ({", ".join(EXTENSIONS)})')
 
 
 class _Directory:

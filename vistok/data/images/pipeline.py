@@ -1,4 +1,4 @@
-"""From a source to batches: endless shuffled ones for training, each picture exactly once for evaluation.
+"""From a source to batches: endless shuffled ones for training, each image exactly once for evaluation.
 
 Grain shuffles, draws the randomness of each sample, and reads ahead in threads.  Everything about a sample follows
 from the seed and its place in the stream, so batches do not depend on threads, on how often training stopped, or on the
@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 
 from vistok.data.images.augment import Augmentation, TooSmall, augment, centre_crop
 from vistok.data.images.embedded import Digits, Photographs
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.data.images.source import BadImage, ImageRecord, ImageSource, Split
 from vistok.errors import UserError
 
@@ -28,15 +28,15 @@ _EMBEDDED: dict[str, Callable[[Split], ImageSource]] = {'embedded:photographs': 
 
 
 def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> ImageSource:
-    """Opens a set of pictures.
+    """Opens a set of images.
 
     Args:
-      spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of pictures.
+      spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of images.
       split: 'train' or 'validation'.
       data_dir: where TFDS datasets are; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
 
     Raises:
-      UserError: there is no such set, or it has no pictures.
+      UserError: there is no such set, or it has no images.
     """
     if split not in ('train', 'validation'):
         raise UserError(f"split must be 'train' or 'validation', got {split!r}")
@@ -48,11 +48,11 @@ def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> Imag
         from vistok.data.images.tfds_source import TfdsSource  # TFDS takes a second to import
 
         return TfdsSource(spec.removeprefix('tfds:'), split, data_dir=data_dir)
-    return PictureFolder(spec, split)
+    return ImageFolder(spec, split)
 
 
 class _Skipped:
-    """Names and reasons of the pictures that could not be used; each is reported once."""
+    """Names and reasons of the images that could not be used; each is reported once."""
 
     def __init__(self, source_name: str) -> None:
         self._source_name = source_name
@@ -73,7 +73,7 @@ class _Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainSample:
-    """Index and randomness -> augmented sample; a picture that cannot be used is replaced by the next one that can."""
+    """Index and randomness -> augmented sample; an image that cannot be used is replaced by the next one that can."""
 
     source: ImageSource
     size: int
@@ -92,7 +92,7 @@ class _TrainSample:
                 reasons.append(bad)
                 continue
             return {'image': view, 'label': np.asarray(record.label, np.int32)}
-        raise UserError(f'none of the {len(reasons)} pictures of {self.source.name} can be used; {reasons[0]}')
+        raise UserError(f'none of the {len(reasons)} images of {self.source.name} can be used; {reasons[0]}')
 
     def _view(self, record: ImageRecord, rng: np.random.Generator) -> UInt8[np.ndarray, 's s 3']:
         try:
@@ -128,7 +128,7 @@ class TrainIterator(Iterator[Batch]):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the pictures that could not be used so far, and why."""
+        """Names of the images that could not be used so far, and why."""
         return self._skipped()
 
     def state(self) -> dict[str, int]:
@@ -145,7 +145,7 @@ class TrainIterator(Iterator[Batch]):
           state: from `state()`, of this run or of a stopped one.
 
         Raises:
-          UserError: the state belongs to another stream: other batch size, seed or number of pictures.
+          UserError: the state belongs to another stream: other batch size, seed or number of images.
         """
         if set(state) != {'batches', *self._identity}:
             raise UserError(
@@ -176,12 +176,12 @@ def train_batches(
     """Endless shuffled batches.
 
     Args:
-      source: the pictures.
+      source: the images.
       image_size: side of the square crops in pixels.
       batch_size: of all processes together.
       seed: of order and augmentation.
       augmentation: how a crop is cut; see `vistok.data.images.augment.augment`.
-      flip: mirror every other picture, at random; wrong for digits and text.
+      flip: mirror every other image, at random; wrong for digits and text.
       process_index: of this process.
       process_count: among which each batch is divided.
       threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
@@ -191,7 +191,7 @@ def train_batches(
 
     Raises:
       ValueError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
-      UserError: while iterating: no picture of the source can be used.
+      UserError: while iterating: no image of the source can be used.
     """
     skipped = _Skipped(source.name)
     return shuffled_batches(
@@ -222,10 +222,10 @@ def shuffled_batches(
     """Endless shuffled batches of anything; `train_batches` has the arguments that are not explained here.
 
     Args:
-      count: of the pictures.
+      count: of the images.
       sample: gives one, with the randomness that it may use.
       finish: what happens to a whole batch in the end.
-      skipped: names of the pictures that could not be used so far, and why.
+      skipped: names of the images that could not be used so far, and why.
 
     Raises:
       ValueError: as `train_batches`.
@@ -241,7 +241,7 @@ def shuffled_batches(
 
 
 class EvaluationBatches:
-    """Every picture exactly once, in order, in batches of one shape; can be iterated again."""
+    """Every image exactly once, in order, in batches of one shape; can be iterated again."""
 
     def __init__(
         self, source: ImageSource, *, image_size: int, local: int, process_index: int, process_count: int, threads: int
@@ -261,7 +261,7 @@ class EvaluationBatches:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the pictures that could not be decoded so far, and why."""
+        """Names of the images that could not be decoded so far, and why."""
         return self._skipped.reasons()
 
     def _sample(self, position: int) -> Batch:
@@ -287,13 +287,13 @@ def evaluation_batches(
     process_count: int = 1,
     threads: int = 4,
 ) -> EvaluationBatches:
-    """The whole source once, ADM's centre crop of each picture, in the order of the source.
+    """The whole source once, ADM's centre crop of each image, in the order of the source.
 
-    Where 'mask' is False (padding of the last batch, or a picture that cannot be decoded) the image is black and must
+    Where 'mask' is False (padding of the last batch, or an image that cannot be decoded) the image is black and must
     not count.
 
     Args:
-      source: the pictures.
+      source: the images.
       image_size: side of the square crops in pixels.
       batch_size: of all processes together.
       process_index: of this process.

@@ -1,4 +1,4 @@
-"""What a set of pictures is: random access to decoded images with a label and a name."""
+"""What a set of images is: random access to decoded images with a label and a name."""
 
 import dataclasses
 from typing import Literal, Protocol, runtime_checkable
@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 Split = Literal['train', 'validation']
 
 
-class BadImage(Exception):  # noqa: N818 - a property of the picture, not of the program
-    """One picture cannot be used; the others can.
+class BadImage(Exception):  # noqa: N818 - a property of the image, not of the program
+    """One image cannot be used; the others can.
 
     Attributes:
-      name: which picture.
+      name: which image.
       reason: why, as the rest of a sentence that starts with the name.
     """
 
@@ -25,7 +25,7 @@ class BadImage(Exception):  # noqa: N818 - a property of the picture, not of the
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One decoded picture.
+    """One decoded image.
 
     Attributes:
       image: RGB, 8 bits, of its own size.
@@ -40,7 +40,7 @@ class ImageRecord:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A list of pictures, decoded when they are asked for; safe to use from several threads.
+    """A list of images, decoded when they are asked for; safe to use from several threads.
 
     Attributes:
       name: of the set, for messages.
@@ -58,6 +58,6 @@ class ImageSource(Protocol):
         """Decodes one record.
 
         Raises:
-          BadImage: this picture cannot be decoded.
+          BadImage: this image cannot be decoded.
         """
         ...

@@ -1,4 +1,4 @@
-"""Any TFDS dataset of pictures that is prepared as `array_record`, read without TensorFlow and without the network."""
+"""Any TFDS dataset of images that is prepared as `array_record`, read without TensorFlow and without the network."""
 
 import os
 import re
@@ -33,7 +33,7 @@ class TfdsSource:
       data_dir: where the datasets are; None: see `default_data_dir`.
 
     Raises:
-      UserError: the dataset is not there, not readable without TensorFlow, or not one of pictures.
+      UserError: the dataset is not there, not readable without TensorFlow, or not one of images.
     """
 
     def __init__(self, name: str, split: Split, *, data_dir: str | os.PathLike[str] | None = None) -> None:
@@ -81,7 +81,7 @@ def _find(name: str, data_dir: Path) -> Path:
     raise UserError(
         f'the TFDS dataset {name} is not prepared in {data_dir}; write it there once with '
         f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare(), "
-        f'or launch/prepare_data.py for pictures of your own'
+        f'or launch/prepare_data.py for images of your own'
     )
 
 
@@ -128,6 +128,6 @@ def _records(name: str, folder: Path, builder: Any, split: Split, image: str) ->
     except Exception as error:
         raise UserError(f'the split {selected!r} of the TFDS dataset in {folder} cannot be opened: {error}') from error
     for part in splits[selected].file_instructions:
-        if not Path(part.filename).exists():  # found out now, and not as so many bad pictures later
+        if not Path(part.filename).exists():  # found out now, and not as so many bad images later
             raise UserError(f'the TFDS dataset in {folder} is incomplete: {Path(part.filename).name} is missing')
     return records

@@ -1,22 +1,22 @@
-"""Captions of pictures, and prompts: texts by name.
+"""Captions of images, and prompts: texts by name.
 
 Three forms:
-  FOLDER         pictures with a `.txt` file of the same name beside each, one caption a line; or, in the folder, a file
+  FOLDER         images with a `.txt` file of the same name beside each, one caption a line; or, in the folder, a file
                  `captions.jsonl`
   FILE.jsonl     lines such as {"file_name": "cats/1.jpg", "text": "a cat"}; "text" may be a list of captions
   FILE.txt       one prompt a line, named by its number
 
-Names of pictures are relative to the folder, with '/' between the parts, as in folders of tokens.
+Names of images are relative to the folder, with '/' between the parts, as in folders of tokens.
 """
 
 import json
 from pathlib import Path
 
-from vistok.data.images.folder import PictureFolder
+from vistok.data.images.folder import ImageFolder
 from vistok.errors import UserError
 
 Captions = dict[str, tuple[str, ...]]
-"""Texts of each picture by its name; a picture without any has one that is empty."""
+"""Texts of each image by its name; an image without any has one that is empty."""
 _FILE = 'captions.jsonl'
 
 
@@ -34,23 +34,23 @@ def read_captions(source: str | Path) -> Captions:
     elif path.is_file() and path.suffix == '.txt':
         found = {f'{i:06d}': (text,) for i, text in enumerate(_lines(path))}
     else:
-        raise UserError(f'{path} is neither a folder of pictures with captions, nor a .jsonl or .txt file')
+        raise UserError(f'{path} is neither a folder of images with captions, nor a .jsonl or .txt file')
     if not any(text for texts in found.values() for text in texts):
         raise UserError(
-            f'{path} holds no captions: beside each picture lies a .txt file of the same name, or in the folder {_FILE}'
+            f'{path} holds no captions: beside each image lies a .txt file of the same name, or in the folder {_FILE}'
         )
     return dict(sorted(found.items()))
 
 
 def _of_folder(path: Path) -> Captions:
-    pictures = PictureFolder(path, None)
-    names = [pictures.file_name(i) for i in range(len(pictures))]
+    images = ImageFolder(path, None)
+    names = [images.file_name(i) for i in range(len(images))]
     if not (path / _FILE).is_file():
         beside = {name: (path / name).with_suffix('.txt') for name in names}
         return {name: (tuple(_lines(file)) if file.is_file() else ()) or ('',) for name, file in beside.items()}
     told = _of_lines(path / _FILE)
     if strange := sorted(set(told) - set(names)):
-        raise UserError(f'{path / _FILE} has captions of {strange[0]}, and there is no such picture')
+        raise UserError(f'{path / _FILE} has captions of {strange[0]}, and there is no such image')
     return {name: told.get(name, ('',)) for name in names}
 
 

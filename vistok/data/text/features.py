@@ -152,7 +152,7 @@ class TextFeatureSource:
       encoder: name of the text encoder.
       tokens: vectors of a padded text.
       width: of a vector.
-      names: of the pictures or prompts, in order.
+      names: of the images or prompts, in order.
 
     Raises:
       UserError: there are none, some are missing, or they are damaged.
@@ -184,17 +184,17 @@ class TextFeatureSource:
         self._vectors = functools.lru_cache(_OPEN_PARTS)(functools.partial(np.load, mmap_mode='r'))
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """The captions of a picture.
+        """The captions of an image.
 
         Raises:
           UserError: it has none.
         """
         if name not in self._entries:
-            raise UserError(f'the picture {name} has no caption in {self.folder}')
+            raise UserError(f'the image {name} has no caption in {self.folder}')
         return tuple(entry.text for _, entry in self._entries[name])
 
     def features(self, name: str, which: int = 0) -> PaddedText:
-        """Those of one caption of a picture.
+        """Those of one caption of an image.
 
         Raises:
           UserError: there are none, or they are damaged.
@@ -210,7 +210,7 @@ class TextFeatureSource:
         return padded(np.asarray(vectors), self.tokens)
 
     def first_features(self, names: Sequence[str]) -> PaddedText:
-        """Those of the first captions of several pictures."""
+        """Those of the first captions of several images."""
         each: Iterator[PaddedText] = map(self.features, names)
         features, masks = zip(*((text.features, text.mask) for text in each), strict=True)
         return PaddedText(np.stack(features), np.stack(masks))

@@ -45,7 +45,7 @@ def train_token_batches(
 ) -> TrainIterator:
     """Endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, and 'grain' where there are grains.
 
-    Every picture comes once in an epoch, in one of its views, at random, with one of its captions where there is
+    Every image comes once in an epoch, in one of its views, at random, with one of its captions where there is
     `text`: 'text' float16 `[b, n, c]` and 'text_mask' `[b, n]`.  Other arguments and errors as `train_batches`.
     """
     return shuffled_batches(
@@ -60,7 +60,7 @@ def train_token_batches(
 
 
 class EvaluationTokenBatches:
-    """The first view of every picture exactly once, in order, in batches of one shape; can be iterated again.
+    """The first view of every image exactly once, in order, in batches of one shape; can be iterated again.
 
     Args:
       source: the tokens.
@@ -68,7 +68,7 @@ class EvaluationTokenBatches:
       process_index: of this process.
       process_count: among which each batch is divided.
       threads: that read ahead; 0: read when asked.
-      text: captions, of which each picture comes with its first.
+      text: captions, of which each image comes with its first.
 
     Attributes:
       skipped: nothing, since whatever lies on disk can be used.

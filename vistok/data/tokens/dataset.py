@@ -1,7 +1,7 @@
-"""Tokens on disk: a TFDS dataset, stored as `array_record`, of the token grids of several views of each picture.
+"""Tokens on disk: a TFDS dataset, stored as `array_record`, of the token grids of several views of each image.
 
 A folder of tokens holds the dataset in `tokens/1.0.0/`; who wrote it may put further files beside.  What the tokens are
-of (tokenizer, pictures, views) is the dataset's metadata, `TokenSource.about`.
+of (tokenizer, images, views) is the dataset's metadata, `TokenSource.about`.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ PREFIX = 'tokens:'
 
 @dataclasses.dataclass(frozen=True)
 class TokenRecord:
-    """Tokens of one picture.
+    """Tokens of one image.
 
     Attributes:
       ids: of v views.
       grain: of the same views, or None for tokenizers without grains.
       label: index into the source's `class_names`.
-      name: of the picture.
+      name: of the image.
     """
 
     ids: Int[np.ndarray, 'v h w k']

@@ -1,7 +1,7 @@
 """Work that is cut into parts, so that several processes can share it and a killed one can go on: tokens on their way.
 
-Each part is a range of the pictures of a split and one file, which appears when it is complete.  A part that is there
-is done; one that is not is done from its beginning.  Hence no picture is ever missing or there twice.
+Each part is a range of the images of a split and one file, which appears when it is complete.  A part that is there
+is done; one that is not is done from its beginning.  Hence no image is ever missing or there twice.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from vistok.files import keep_settings, write_arrays
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Pictures `start` to `stop` (excluded) of a split."""
+    """Images `start` to `stop` (excluded) of a split."""
 
     split: Split
     start: int
@@ -35,8 +35,8 @@ class TokenParts:
     Args:
       folder: made if it is not there.
       settings: what decides the tokens; JSON values.
-      counts: pictures of each split.
-      part_size: pictures of a part.
+      counts: images of each split.
+      part_size: images of a part.
 
     Raises:
       UserError: the folder holds parts that were made with other settings, or cannot be written.
@@ -58,7 +58,7 @@ class TokenParts:
         return [part for part in mine if not self._path(part).exists()]
 
     def write(self, part: Part, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
-        """Writes a part: its usable pictures, and the names of the others with the reasons."""
+        """Writes a part: its usable images, and the names of the others with the reasons."""
         grains = [r.grain for r in records if r.grain is not None]
         grain = {'grain': np.stack(grains)} if grains else {}
         stored: dict[str, Any] = {
@@ -70,7 +70,7 @@ class TokenParts:
         write_arrays(self._path(part), **stored, **grain)
 
     def records(self, split: Split) -> Iterator[TokenRecord]:
-        """All usable pictures of a split, in order.
+        """All usable images of a split, in order.
 
         Raises:
           UserError: a part is damaged.
@@ -84,7 +84,7 @@ class TokenParts:
                     yield TokenRecord(ids, grain, int(label), name)
 
     def skipped(self) -> dict[str, str]:
-        """Names of the pictures that could not be used, and why."""
+        """Names of the images that could not be used, and why."""
         found: dict[str, str] = {}
         for part in self._parts:
             found |= json.loads(str(self._read(part)['skipped']))

@@ -1,7 +1,7 @@
-"""The views of a picture that are turned into tokens once and for all.
+"""The views of an image that are turned into tokens once and for all.
 
 LlamaGen's recipe (Sun et al. 2024, training code): ADM's centre crop to 1.1 times the size, then the corners and the
-centre of that, and their mirrors; a second set comes from 1.05 times the size.  Training draws one view of each picture
+centre of that, and their mirrors; a second set comes from 1.05 times the size.  Training draws one view of each image
 in every epoch.
 """
 
@@ -19,7 +19,7 @@ Views = Literal['centre', 'five_crop', 'ten_crop']
 def cut_views(
     image: UInt8[np.ndarray, 'h w 3'], size: int, views: Views, zooms: Sequence[float] = (1.1,)
 ) -> UInt8[np.ndarray, 'v {size} {size} 3']:
-    """Cuts all views of one picture.
+    """Cuts all views of one image.
 
     Args:
       image: RGB of any size.
@@ -29,7 +29,7 @@ def cut_views(
       zooms: how much larger than `size` that crop is; each gives one set of views.
 
     Returns:
-      `view_count(views, zooms)` pictures.
+      `view_count(views, zooms)` images.
 
     Raises:
       ValueError: a zoom is below 1, or there is none.

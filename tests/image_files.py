@@ -1,4 +1,4 @@
-"""Small real picture files for tests that need something to read."""
+"""Small real image files for tests that need something to read."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 
-def colour_picture(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth picture that differs for every seed: uint8 [height, width, 3]."""
+def colour_image(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+    """A smooth image that differs for every seed: uint8 [height, width, 3]."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -30,6 +30,6 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def two_classes(root: Path, count: int = 30) -> Path:
-    """`count` PNG pictures in the class folders 'cat' and 'dog'."""
-    files = {f'{("cat", "dog")[i % 2]}/{i:03}.png': encode(colour_picture(i)) for i in range(count)}
+    """`count` PNG images in the class folders 'cat' and 'dog'."""
+    files = {f'{("cat", "dog")[i % 2]}/{i:03}.png': encode(colour_image(i)) for i in range(count)}
     return write(root, files)
