@@ -24,13 +24,17 @@ class TrainedGenerator:
       generator: the generator; its arguments are hashable (tuples, not lists).
       variables: its collections ('params', ...).
       ignored: names of official entries it was made without.
-      tokenizer: what decodes its tokens, where that is known: something with `decode(tokens) -> images`.
+      tokenizer: decoder of its tokens, where one is known: an object with `decode(tokens) -> images`.
+      class_names: names of the classes in the order of their numbers; empty where they are unknown.
+      sample_config: sampling defaults of the model (guidance, temperature, top-k, ...).
     """
 
     generator: Generator
     variables: dict[str, Any]
     ignored: tuple[str, ...] = ()
     tokenizer: Any = None
+    class_names: tuple[str, ...] = ()
+    sample_config: SampleConfig = SampleConfig()  # noqa: RUF009 (frozen)
 
     def sample(
         self,
