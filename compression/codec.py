@@ -26,6 +26,7 @@ from vistok.compression.nested.prior import coarsened
 from vistok.compression.pixel_formats import ImageArray
 from vistok.compression.priors.prior import Prior, StaticPrior, check_fits
 from vistok.compression.windows import Span, Strips, blend_weights, spans
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
 _CONVERTED = 32
@@ -101,7 +102,7 @@ class Codec:
 
     def __post_init__(self) -> None:
         if len(self.weights) != FINGERPRINT_BYTES:
-            raise ValueError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights)}')
+            raise UserError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights)}')
         for prior in self._priors:
             check_fits(prior, self.tokenizer.spec)
 
@@ -116,7 +117,7 @@ class Codec:
           progress: is told after each window.
 
         Raises:
-          ValueError: no such image, larger than the limits, or grains that the tokenizer does not have.
+          UserError: no such image, larger than the limits, or grains that the tokenizer does not have.
         """
         return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
 
@@ -213,13 +214,13 @@ class Codec:
         Its prior has tables that are added up from those of the whole codebook; a network knows the whole one only.
 
         Raises:
-          ValueError: there are no nested codebooks, there is no such level, or this codec is at one already.
+          UserError: there are no nested codebooks, there is no such level, or this codec is at one already.
         """
         if level == self.level:
             return self
         if self.nested is None or self.level:
             state = 'has no nested codebooks' if self.nested is None else f'is at level {self.level} already'
-            raise ValueError(f'there is no level {level}: the codec {state}')
+            raise UserError(f'there is no level {level}: the codec {state}')
         if level not in self._at:
             self._at[level] = dataclasses.replace(
                 self,
@@ -266,7 +267,7 @@ class Codec:
         return image
 
     def header(self, image: ImageArray) -> Header:
-        """What the bitstream of an image says before its tokens, but for the prior; ValueError for no image."""
+        """What the bitstream of an image says before its tokens, but for the prior; UserError for no image."""
         pixel_formats.check_image(image)
         spec = self.tokenizer.spec
         height, width, channels = image.shape

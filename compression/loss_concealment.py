@@ -16,6 +16,7 @@ import scipy.ndimage
 from jaxtyping import Array, Bool, Int, Integer
 
 from vistok.compression.windows import spans
+from vistok.errors import UserError
 from vistok.generators.masked.mage import MAGE
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -67,10 +68,10 @@ class MaskedRestorer:
         """See `Restorer`.
 
         Raises:
-          ValueError: there are several ids for a cell.
+          UserError: there are several ids for a cell.
         """
         if ids.shape[-1] != 1:
-            raise ValueError(f'{type(self.generator).__name__} restores one id for each cell, here are {ids.shape[-1]}')
+            raise UserError(f'{type(self.generator).__name__} restores one id for each cell, here are {ids.shape[-1]}')
         (rows, columns), grid = known.shape, self.generator.grid
         margins = [(0, max(0, side - length)) for side, length in zip(grid, known.shape, strict=True)]
         given, there = np.pad(ids[..., 0], margins), np.pad(known, margins)

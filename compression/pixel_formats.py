@@ -12,16 +12,17 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
 from vistok.compression.format.header import BitstreamError, Header
+from vistok.errors import UserError
 
 ImageArray = UInt8[np.ndarray, 'h w c'] | UInt16[np.ndarray, 'h w c']
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def check_image(image: np.ndarray) -> None:
-    """ValueError unless the array is an image of 1 to 4 channels, of 8 or 16 bits."""
+    """UserError unless the array is an image of 1 to 4 channels, of 8 or 16 bits."""
     sound = image.ndim == 3 and 1 <= image.shape[-1] <= 4 and image.dtype in (np.uint8, np.uint16)
     if not sound or not image.size:
-        raise ValueError(f'an image is uint8 or uint16 [h, w, 1 to 4], got {image.dtype} of shape {tuple(image.shape)}')
+        raise UserError(f'an image is uint8 or uint16 [h, w, 1 to 4], got {image.dtype} of shape {tuple(image.shape)}')
 
 
 def to_images(image: ImageArray) -> Float[np.ndarray, '1 h w 3']:

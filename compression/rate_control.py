@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from vistok.errors import UserError
+
 _TRIALS = 14
 _CLOSE = 0.003  # part of the wanted size
 _NEAR = 1.02  # times the wanted size still are what was wanted, where it may be above
@@ -33,9 +35,9 @@ class Target:
 
     @classmethod
     def of_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
-        """A size in bits per pixel of the original image; ValueError for none."""
+        """A size in bits per pixel of the original image; UserError for none."""
         if not 0 < bpp < math.inf:
-            raise ValueError(f'bits per pixel must be a number above 0, got {bpp}')
+            raise UserError(f'bits per pixel must be a number above 0, got {bpp}')
         return cls(max(1, round(bpp * width * height / 8)), never_above=False)
 
 
@@ -56,7 +58,7 @@ def compress_to(
       pixels: of the image, for messages.
 
     Raises:
-      ValueError: no bitstream of the image is as small; or the tokenizer has one grain and hence one size, which is
+      UserError: no bitstream of the image is as small; or the tokenizer has one grain and hence one size, which is
         not the wanted one.
     """
     if count == 1:
@@ -69,7 +71,7 @@ def compress_to(
         sizes[t] = len(data)
         best = _better(best, data, target)
         if t == 0.0 and len(data) > target.most:
-            raise ValueError(
+            raise UserError(
                 f'with coarse tokens only, this image has {_size(len(data), pixels)}; asked for were '
                 f'{_size(target.size, pixels)}'
             )
@@ -99,14 +101,14 @@ def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pi
       pixels: of the image, for messages.
 
     Raises:
-      ValueError: even with the fewest codewords there are more bytes.
+      UserError: even with the fewest codewords there are more bytes.
     """
     data = b''
     for level in range(levels + 1):
         data = pack(level)
         if len(data) <= target.most:
             return data
-    raise ValueError(
+    raise UserError(
         f'with the fewest codewords there are, this image has {_size(len(data), pixels)}; asked for were '
         f'{_size(target.size, pixels)}'
     )
@@ -121,7 +123,7 @@ def _better(best: bytes | None, data: bytes, target: Target) -> bytes | None:
 def _only_size(target: Target, data: bytes, pixels: int) -> bytes:
     enough = target.never_above or len(data) >= target.size * (2 - _NEAR)
     if len(data) > target.most or not enough:
-        raise ValueError(
+        raise UserError(
             f'this tokenizer has tokens of one grain, so the size of an image is given: {_size(len(data), pixels)}, '
             f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice, '
             'and so do nested codebooks'

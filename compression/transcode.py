@@ -10,6 +10,7 @@ from vistok.compression.format.token_file import read_tokens, write_tokens
 from vistok.compression.nested.codebooks import Level, NestedCodebooks, level_of
 from vistok.compression.nested.prior import coarsened
 from vistok.compression.priors.prior import StaticPrior
+from vistok.errors import UserError
 
 
 def transcode(
@@ -30,12 +31,12 @@ def transcode(
 
     Raises:
       BitstreamError: the bytes are no bitstream, damaged, or belong to other tables, another prior, or to a network.
-      ValueError: there is no such level, or the bitstream has fewer codewords already.
+      UserError: there is no such level, or the bitstream has fewer codewords already.
     """
     reader = BitstreamReader(data, limits or Limits())
     header, start = reader.header, _start(reader.header, nested)
     if level < start:
-        raise ValueError(f'the bitstream has {_sizes(nested, start)} codewords, fewer than {_sizes(nested, level)}')
+        raise UserError(f'the bitstream has {_sizes(nested, start)} codewords, fewer than {_sizes(nested, level)}')
     if prior is not None and prior.grains != header.grains:
         raise BitstreamError(f'bitstream has tokens of the grains {header.grains}, the prior is one of {prior.grains}')
     alpha = reader.alpha()
@@ -65,14 +66,14 @@ def transcode_to_size(
 
     Raises:
       BitstreamError: as `transcode`.
-      ValueError: with the fewest codewords it has more.
+      UserError: with the fewest codewords it has more.
     """
     smallest = data
     for level in range(_start(BitstreamReader(data, limits or Limits()).header, nested), len(nested.levels) + 1):
         smallest = transcode(data, nested, level, prior, limits)
         if len(smallest) <= most:
             return smallest
-    raise ValueError(
+    raise UserError(
         f'with {_sizes(nested, len(nested.levels))} codewords, the fewest there are, the file has {len(smallest)} '
         f'bytes, more than {most}'
     )

@@ -7,6 +7,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
+from vistok.errors import UserError
+
 Batch = Mapping[str, np.ndarray]
 
 
@@ -24,7 +26,7 @@ def evaluate_generator(
       batches: of images or tokens, with 'label' and 'mask' (False on padding, which does not count).
 
     Raises:
-      ValueError: there are no images.
+      UserError: there are no images.
     """
     sums: dict[str, float] = {}
     count, position = 0.0, 0
@@ -43,5 +45,5 @@ def evaluate_generator(
         gathered = np.asarray(multihost_utils.process_allgather(totals.view(np.uint32)))
         totals = gathered.view(np.float64).sum(axis=0)
     if not totals[0]:
-        raise ValueError('there are no images to evaluate on')
+        raise UserError('there are no images to evaluate on')
     return dict(zip(sums, (totals[1:] / totals[0]).tolist(), strict=True)) | {'images': float(totals[0])}

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 Variables = dict[str, Any]
@@ -35,10 +36,10 @@ def class_labels(cond: Condition) -> Int[Array, ' b']:
     """The class numbers of a condition, for generators that know nothing else.
 
     Raises:
-      ValueError: it is text.
+      UserError: it is text.
     """
     if isinstance(cond, TextFeatures):
-        raise ValueError('this generator is conditioned on class numbers, got text features')
+        raise UserError('this generator is conditioned on class numbers, got text features')
     return cond
 
 
@@ -76,7 +77,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.window < 0:
-            raise ValueError(
+            raise UserError(
                 f'temperature {self.temperature}, top_k {self.top_k} and window {self.window} must be at least 0, '
                 f'top_p {self.top_p} above 0 and at most 1'
             )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.collectives import replica_axis
+from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, TextFeatures, Variables
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -58,12 +59,12 @@ class GeneratorObjective:
         """The tokens of a batch.
 
         Raises:
-          ValueError: it holds images, and there is no tokenizer.
+          UserError: it holds images, and there is no tokenizer.
         """
         if 'ids' in batch:
             return Tokens(batch['ids'], batch.get('grain'))
         if self.tokenizer is None or frozen is None:
-            raise ValueError('batches of images need a tokenizer')
+            raise UserError('batches of images need a tokenizer')
         tokens: Any = self.tokenizer.module.apply(frozen, batch['image'], method='encode')
         return tokens
 
@@ -71,12 +72,12 @@ class GeneratorObjective:
         """The images of a batch, for a generator that asks for them.
 
         Raises:
-          ValueError: the batch holds tokens only.
+          UserError: the batch holds tokens only.
         """
         if not self.generator.needs_images:
             return None
         if 'image' not in batch:
-            raise ValueError(f'{type(self.generator).__name__} learns from images, and extracted tokens come without')
+            raise UserError(f'{type(self.generator).__name__} learns from images, and extracted tokens come without')
         return batch['image']
 
     def losses(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.generator import SampleConfig
 
 
@@ -15,7 +16,7 @@ def guidance_scales(config: SampleConfig, positions: int) -> Float[np.ndarray, '
     Generation", 2024).
 
     Raises:
-      ValueError: an unknown schedule.
+      UserError: an unknown schedule.
     """
     t, scale = np.arange(positions), config.guidance_scale
     share: np.ndarray
@@ -26,7 +27,7 @@ def guidance_scales(config: SampleConfig, positions: int) -> Float[np.ndarray, '
     elif config.guidance_schedule == 'power_cosine':
         share = (1 - np.cos(np.pi * (t / positions) ** config.guidance_power)) / 2
     else:
-        raise ValueError(
+        raise UserError(
             f'unknown guidance_schedule {config.guidance_schedule!r}; known: constant, interval, power_cosine'
         )
     return (1 + (scale - 1) * share).astype(np.float32)

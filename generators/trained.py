@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -53,7 +54,7 @@ class TrainedGenerator:
             and its condition, not on what else is in the batch.
 
         Raises:
-          ValueError: a class number that there is none of.
+          UserError: a class number that there is none of.
         """
         asked = self._checked(cond)
         rng = jax.random.key(seed) if isinstance(seed, int) else seed
@@ -79,7 +80,7 @@ class TrainedGenerator:
         numbers, most = np.asarray(cond, np.int32), self.generator.num_classes
         if numbers.size and not (numbers.min() >= 0 and numbers.max() <= most):
             wrong = numbers.min() if numbers.min() < 0 else numbers.max()
-            raise ValueError(f'there is no class {wrong}: classes are 0 to {most - 1}, and {most} asks for nothing')
+            raise UserError(f'there is no class {wrong}: classes are 0 to {most - 1}, and {most} asks for nothing')
         return jnp.asarray(numbers)
 
 

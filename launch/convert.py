@@ -38,6 +38,7 @@ def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> 
     """
     from vistok.experiments.official_models import OFFICIAL, from_official
     from vistok.weights.files import WRAPPERS, is_ours, read_state_dict, save_variables
+    from vistok.weights.rules import ConversionError
 
     if name not in OFFICIAL:
         raise UserError(f'name the model with --name, one of: {", ".join(OFFICIAL)}; got {name!r}')
@@ -52,6 +53,8 @@ def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> 
         raise UserError(f'{source} holds no named tensors')
     try:
         model = from_official(name, state_dict)
+    except ConversionError:
+        raise
     except ValueError as error:  # sizes no model can have
         raise UserError(f'{source} does not fit {name}: {error}') from None
     save_variables(target, name, model.variables)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
 from vistok.tokenizers.networks.autoencoder import Middle, SpatialNorm, decoder_level
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
@@ -142,7 +143,7 @@ class ControlGIC(Tokenizer):
         """Builds the parts."""
         check_grain_ratios(self.grain_ratios, _GRAINS)
         if self.density not in _DENSITIES:
-            raise ValueError(f'density is {" or ".join(map(repr, _DENSITIES))}, got {self.density!r}')
+            raise UserError(f'density is {" or ".join(map(repr, _DENSITIES))}, got {self.density!r}')
         networks: dict[str, Any] = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import symmetric_uniform
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import Decoder
@@ -142,7 +143,7 @@ class DQVAE(Tokenizer):
         """Builds the parts."""
         check_grain_ratios(self.grain_ratios)
         if self.router not in ROUTERS:
-            raise ValueError(f'unknown router {self.router!r}; known: {", ".join(ROUTERS)}')
+            raise UserError(f'unknown router {self.router!r}; known: {", ".join(ROUTERS)}')
         levels, grains = len(self.channel_multipliers), len(self.grain_ratios)
         attended = range(levels - grains, levels) if self.attention_levels is None else self.attention_levels
         computing: dict[str, Any] = {'res_blocks': self.res_blocks, 'dtype': self.dtype, 'remat': self.remat}

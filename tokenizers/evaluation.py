@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Integer
 
+from vistok.errors import UserError
 from vistok.metrics.image_quality import psnr, ssim
 from vistok.pretrained.frozen_network import Judge
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
@@ -43,7 +44,7 @@ class TokenizerEvaluation:
     grain: Integer[np.ndarray, 'n h w'] | None = None
 
     def sheet(self) -> np.ndarray:
-        """An image, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; ValueError without any."""
+        """An image, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; UserError without any."""
         captions = [f'{value:.1f} dB' for value in psnr(self.originals, self.reconstructions)]
         return reconstruction_sheet(self.originals, self.reconstructions, captions, self.grain)
 
@@ -73,7 +74,7 @@ def evaluate_tokenizer(
       observe: is given the originals and the reconstructions of each batch, without padding.
 
     Raises:
-      ValueError: there are no images, or an id lies outside its codebook.
+      UserError: there are no images, or an id lies outside its codebook.
     """
     sides = spec.grains if len(spec.grains) > 1 else ()
     names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
@@ -137,7 +138,7 @@ class _Totals:
         for j, counts in enumerate(self._counts):
             found = np.bincount(ids[..., j].ravel(), minlength=counts.size)
             if found.size > counts.size:
-                raise ValueError(
+                raise UserError(
                     f'codebook {self._spec.codebook_names[j]} has {counts.size} codewords, got id {found.size - 1}'
                 )
             counts += found
@@ -157,7 +158,7 @@ class _Totals:
     def metrics(self) -> dict[str, float]:
         """Means and the use of the codebooks."""
         if self._images == 0:
-            raise ValueError('there are no images to evaluate on')
+            raise UserError('there are no images to evaluate on')
         metrics = {name: total / self._images for name, total in self._sums.items()}
         for name, size, counts in zip(self._spec.codebook_names, self._spec.codebook_sizes, self._counts, strict=True):
             usage = CodebookUsage(size)

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.networks.positions import on_grid
 from vistok.networks.transformer import TransformerBlock
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
@@ -173,13 +174,13 @@ class FQGAN(Tokenizer):
     def setup(self) -> None:
         """Builds the parts; the dicts' parameters lie under 'adapter_vis' and so on."""
         if not len(self.factors) == len(self.teachers) == len(self.teacher_widths):
-            raise ValueError(
+            raise UserError(
                 f'factors, teachers and teacher_widths must be equally many, got {tuple(self.factors)}, '
                 f'{tuple(self.teachers)}, {tuple(self.teacher_widths)}'
             )
         taught = [teacher for teacher in self.teachers if teacher]
         if len(set(taught)) < len(taught):
-            raise ValueError(f'each teacher serves one factor, got {tuple(self.teachers)}')
+            raise UserError(f'each teacher serves one factor, got {tuple(self.teachers)}')
         sizes: dict[str, Any] = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,

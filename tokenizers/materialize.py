@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.tokenizers.magvit2 import Magvit2VQ
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from vistok.tokenizers.tokenizer import Tokenizer
@@ -29,13 +30,13 @@ def materialize(trained: TrainedTokenizer) -> TrainedTokenizer:
       A tokenizer of a class in `PLAIN`, with 'params' only.
 
     Raises:
-      ValueError: a tokenizer that is more than one codebook between two networks.
+      UserError: a tokenizer that is more than one codebook between two networks.
     """
     module = trained.module
     plain = next((cls for cls in PLAIN if isinstance(module, cls)), None)
     if plain is None or _quantizer_maker(type(module)) is not _quantizer_maker(plain):
         known = ', '.join(cls.__name__ for cls in PLAIN)
-        raise ValueError(f'a {type(module).__name__} has no plain form; only these and what derives from them: {known}')
+        raise UserError(f'a {type(module).__name__} has no plain form; only these and what derives from them: {known}')
     arguments = {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(plain)

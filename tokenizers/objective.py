@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.losses.adversarial import ADVERSARIAL_LOSSES, LeCam, adaptive_weight, adversarial_weight
 from vistok.losses.contrastive import info_nce
 from vistok.pretrained.frozen_network import Judge
@@ -83,9 +84,9 @@ class TokenizerObjective:
 
     def __post_init__(self) -> None:
         if self.pixel_loss not in PIXEL_LOSSES:
-            raise ValueError(f'unknown pixel_loss {self.pixel_loss!r}; known: {", ".join(PIXEL_LOSSES)}')
+            raise UserError(f'unknown pixel_loss {self.pixel_loss!r}; known: {", ".join(PIXEL_LOSSES)}')
         if self.game is not None and self.game.loss not in ADVERSARIAL_LOSSES:
-            raise ValueError(f'unknown adversarial loss {self.game.loss!r}; known: {", ".join(ADVERSARIAL_LOSSES)}')
+            raise UserError(f'unknown adversarial loss {self.game.loss!r}; known: {", ".join(ADVERSARIAL_LOSSES)}')
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -155,7 +156,7 @@ class TokenizerObjective:
         terms |= output.losses
         for name, judge in self.teachers.items():
             if name not in output.predictions:
-                raise ValueError(
+                raise UserError(
                     f'the tokenizer predicts no features for teacher {name!r}; it has {sorted(output.predictions)}'
                 )
             target: Any = jax.lax.stop_gradient(judge.module.apply(frozen['teachers'][name], images))

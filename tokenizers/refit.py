@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vistok.clustering.kmeans import kmeans
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import unit_norm
 from vistok.tokenizers.materialize import materialize
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -33,7 +34,7 @@ def picked_vectors(
       seed: of the places.
 
     Raises:
-      ValueError: there are no images.
+      UserError: there are no images.
     """
     module: Any = trained.module
     latents = jax.jit(functools.partial(module.apply, method='latents'))
@@ -46,7 +47,7 @@ def picked_vectors(
         if done >= count:
             break
     if not found:
-        raise ValueError('there are no images to take vectors of')
+        raise UserError('there are no images to take vectors of')
     return np.concatenate(found)[:count]
 
 
@@ -62,15 +63,15 @@ def refitted(
       seed: of the clustering.
 
     Raises:
-      ValueError: another tokenizer, or fewer vectors than codewords.
+      UserError: another tokenizer, or fewer vectors than codewords.
     """
     plain = materialize(trained)
     module = plain.module
     if type(module) is not VQGAN:
-        raise ValueError(f'the vectors of a {type(trained.module).__name__} do not lie around its codewords alone')
+        raise UserError(f'the vectors of a {type(trained.module).__name__} do not lie around its codewords alone')
     size = size or module.codebook_size
     if not 1 <= size <= len(vectors):
-        raise ValueError(f'{size} codewords need at least as many vectors, got {len(vectors)}')
+        raise UserError(f'{size} codewords need at least as many vectors, got {len(vectors)}')
     if module.normalize:
         vectors = np.asarray(unit_norm(jnp.asarray(vectors)))
     centres = jnp.asarray(kmeans(vectors, size, seed=seed).centroids)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.tokenizers.quantizers.multiscale import MultiScaleQuantizer
 from vistok.tokenizers.quantizers.residual import ResidualQuantizer
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
@@ -89,7 +90,7 @@ class MultiScaleVQGAN(VQGAN):
 
 def _refuse_unit_norm_and_entropy(tokenizer: VQGAN) -> None:
     if tokenizer.normalize or tokenizer.entropy_weight:
-        raise ValueError(
+        raise UserError(
             f'sums of codewords have neither unit norm nor an entropy loss, got normalize={tokenizer.normalize} and '
             f'entropy_weight={tokenizer.entropy_weight}'
         )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.routing.granularity import check_grain_ratios
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
@@ -75,12 +76,12 @@ class TrainedTokenizer:
             shares need no other program.
 
         Raises:
-          ValueError: the tokenizer has other grains, or the shares do not add up to 1.
+          UserError: the tokenizer has other grains, or the shares do not add up to 1.
         """
         if grain_ratios is None:
             return _apply(self.module, 'encode', self.variables, images)
         if len(self.spec.grains) == 1:
-            raise ValueError(f'{type(self.module).__name__} has no grains that could have shares {tuple(grain_ratios)}')
+            raise UserError(f'{type(self.module).__name__} has no grains that could have shares {tuple(grain_ratios)}')
         check_grain_ratios(grain_ratios, len(self.spec.grains))
         return _encode_with_shares(self.module, self.variables, images, jnp.asarray(grain_ratios, jnp.float32))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -46,12 +47,12 @@ class VQGANLC(VQGAN):
         """The projected table.
 
         Raises:
-          ValueError: an unknown projector, or none between widths that differ.
+          UserError: an unknown projector, or none between widths that differ.
         """
         if self.projector not in PROJECTORS:
-            raise ValueError(f'unknown projector {self.projector!r}; known: {", ".join(PROJECTORS)}')
+            raise UserError(f'unknown projector {self.projector!r}; known: {", ".join(PROJECTORS)}')
         if self.projector == 'none' and self.table_width != self.codebook_dim:
-            raise ValueError(
+            raise UserError(
                 f'without a projector the rows of the table are the codewords: table_width {self.table_width} must be '
                 f'codebook_dim {self.codebook_dim}'
             )

@@ -1,5 +1,5 @@
-"""The one exception type for mistakes a user can mend."""
+"""Exception for mistakes that the user can correct."""
 
 
-class UserError(Exception):
-    """Bad input, a wrong setting, a missing file: the message is one complete sentence, shown without a traceback."""
+class UserError(ValueError):
+    """Invalid input, setting or file, described in one complete sentence that commands print without a traceback."""

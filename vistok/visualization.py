@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from vistok.errors import UserError
+
 _GAP = 6
 _CAPTION = 15  # height of a caption line
 _LABEL = 16  # width of the row labels, which stand upright
@@ -48,15 +50,15 @@ def reconstruction_sheet(
       The sheet.  Small images are enlarged by a whole factor without smoothing, so that each pixel stays a pixel.
 
     Raises:
-      ValueError: there is no image, or captions or maps and images differ in number.
+      UserError: there is no image, or captions or maps and images differ in number.
     """
     count, height, width = originals.shape[:3]
     if count == 0:
-        raise ValueError('a sheet needs at least one image, got none')
+        raise UserError('a sheet needs at least one image, got none')
     if captions is not None and len(captions) != count:
-        raise ValueError(f'expected one caption for each of {count} images, got {len(captions)}')
+        raise UserError(f'expected one caption for each of {count} images, got {len(captions)}')
     if grain is not None and len(grain) != count:
-        raise ValueError(f'expected one map of grains for each of {count} images, got {len(grain)}')
+        raise UserError(f'expected one map of grains for each of {count} images, got {len(grain)}')
     factor = max(1, round(_SMALLEST_SIDE / min(height, width)))
     tile_h, tile_w = height * factor, width * factor
     columns = min(count, max(1, (_SHEET_WIDTH - _LABEL - _GAP) // (tile_w + _GAP)))
@@ -97,13 +99,13 @@ def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) ->
       The sheet.  Small images are enlarged by a whole factor without smoothing.
 
     Raises:
-      ValueError: there is no image, or names and rows differ in number.
+      UserError: there is no image, or names and rows differ in number.
     """
     rows, columns, height, width = images.shape[:4]
     if not rows * columns:
-        raise ValueError('a sheet needs at least one image, got none')
+        raise UserError('a sheet needs at least one image, got none')
     if len(names) != rows:
-        raise ValueError(f'expected one name for each of {rows} rows, got {len(names)}')
+        raise UserError(f'expected one name for each of {rows} rows, got {len(names)}')
     factor = max(1, round(_SMALLEST_SIDE / 2 / min(height, width)))
     tile_h, tile_w = height * factor, width * factor
     font = ImageFont.load_default(size=11)

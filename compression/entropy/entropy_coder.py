@@ -12,6 +12,7 @@ import constriction
 import numpy as np
 
 from vistok.compression.format.header import BitstreamError
+from vistok.errors import UserError
 
 PRECISION = 24
 TOTAL = 1 << PRECISION
@@ -31,7 +32,7 @@ class FrequencyTable:
         all symbols are equally likely.
 
     Raises:
-      ValueError: no symbols, more than half of `TOTAL`, or counts outside of their range.
+      UserError: no symbols, more than half of `TOTAL`, or counts outside of their range.
     """
 
     __slots__ = ('_model', 'frequencies')
@@ -40,7 +41,7 @@ class FrequencyTable:
         array = np.asarray(counts, np.int64)
         n = array.size
         if not 1 <= n <= TOTAL // 2 or array.min() < 0 or array.max() >= 1 << 32:
-            raise ValueError(f'a table needs 1 to {TOTAL // 2} counts in [0, 2^32), got {n} of them')
+            raise UserError(f'a table needs 1 to {TOTAL // 2} counts in [0, 2^32), got {n} of them')
         if not array.any():
             array = np.ones_like(array)
         self.frequencies = 1 + array * (TOTAL - n) // int(array.sum())

@@ -8,6 +8,7 @@ from vistok.compression.entropy.grain_map import code_grains, flags_of, grain_of
 from vistok.compression.format.bitstream import Stream, TileRecord, checksum_of_symbols, id_bits
 from vistok.compression.format.header import BitstreamError, TileArea
 from vistok.compression.priors.prior import Prior
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import TokenSpec
 
 Ids = Integer[np.ndarray, 'h w k']
@@ -24,13 +25,13 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
       prior: model of the ids; None: they have fixed lengths.  One that is not portable has to show that it decodes.
 
     Raises:
-      ValueError: ids or grains that the spec does not know, or that differ within the block of a coarse token.
+      UserError: ids or grains that the spec does not know, or that differ within the block of a coarse token.
     """
     ids = ids.astype(np.int32)
     if (ids < 0).any() or (ids >= np.asarray(spec.codebook_sizes)).any():
-        raise ValueError(f'ids from {ids.min()} to {ids.max()} do not belong to codebooks of {spec.codebook_sizes}')
+        raise UserError(f'ids from {ids.min()} to {ids.max()} do not belong to codebooks of {spec.codebook_sizes}')
     if (grain is None) != (len(spec.grains) == 1):
-        raise ValueError(f'tokens of grains {spec.grains} {"need a" if grain is None else "have no"} map of grains')
+        raise UserError(f'tokens of grains {spec.grains} {"need a" if grain is None else "have no"} map of grains')
     grains = None if grain is None else _encode_grains(grain.astype(np.int32), ids, spec)
     stream = Stream(False, _pack(ids[_first(grain, ids.shape[:2])], spec))
     if prior is not None:
@@ -115,7 +116,7 @@ def _encode_grains(grain: Grain, ids: Ids, spec: TokenSpec) -> Stream:
     known = np.isin(grain, spec.grains).all()
     first = (y - y % np.maximum(grain, 1), x - x % np.maximum(grain, 1))
     if not known or (grain[first] != grain).any() or (ids[first] != ids).any():
-        raise ValueError(f'the tokens of a block differ, or grains are none of {spec.grains}')
+        raise UserError(f'the tokens of a block differ, or grains are none of {spec.grains}')
     encoder = Encoder()
     code_grains(encoder, grain.copy(), spec.grains)
     plain = np.packbits(np.concatenate(flags_of(grain, spec.grains))).tobytes()

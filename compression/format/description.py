@@ -11,6 +11,7 @@ from vistok.compression.format.header import Header, Limits
 from vistok.compression.format.packets import find_packets, part_count, shape_of
 from vistok.compression.nested.codebooks import level_of
 from vistok.compression.priors.network import FEATURE, probe_of
+from vistok.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Description:
         return f'{self.header.prior.hex()}, a network on {probe_of(self.header).computer}'
 
     def grain_image(self) -> UInt8[np.ndarray, 'h w 1']:
-        """One pixel per grid cell, the finer the brighter; ValueError if all tokens are of one size."""
+        """One pixel per grid cell, the finer the brighter; UserError if all tokens are of one size."""
         grains = self.header.grains
         if len(grains) == 1:
-            raise ValueError('there is no map of grains: all tokens are of one size')
+            raise UserError('there is no map of grains: all tokens are of one size')
         levels = np.searchsorted(grains, self.grain)
         return (255 - 255 * levels // (len(grains) - 1)).astype(np.uint8)[..., None]
 

@@ -112,7 +112,7 @@ class Header:
         return next((feature.data for feature in self.features if feature.number == number), None)
 
     def check(self, limits: Limits) -> None:
-        """ValueError unless all values are possible and the image is within the limits."""
+        """UserError unless all values are possible and the image is within the limits."""
         rules: list[tuple[str, object, bool]] = [
             ('width', self.width, self.width >= 1),
             ('height', self.height, self.height >= 1),
@@ -131,21 +131,21 @@ class Header:
         ]  # fmt: skip
         for name, value, sound in rules:
             if not sound:
-                raise ValueError(f'impossible {name}: {value}')
+                raise UserError(f'impossible {name}: {value}')
         block, cell = max(self.grains), self.cell
         sides = [('tile', self.tile, block, 1, 4096), ('window', self.window, cell, 1, LARGEST_WINDOW)]
         for name, value, unit, least, most in [*sides, ('halo', self.halo, cell, 0, self.window // 3)]:
             if value % unit or not least <= value <= most:
-                raise ValueError(f'impossible {name}: {value} is no multiple of {unit} in [{least}, {most}]')
+                raise UserError(f'impossible {name}: {value} is no multiple of {unit} in [{least}, {most}]')
         rows, columns = self.grid
         if max(self.width * self.height, rows * columns * len(self.codebook_sizes)) > limits.pixels:
-            raise ValueError(
+            raise UserError(
                 f'{self.width}x{self.height} pixels with {len(self.codebook_sizes)} ids on a grid of '
                 f'{columns}x{rows} are above the limit of {limits.pixels}'
             )
         strip = columns * self.downsample_factor * min(rows * self.downsample_factor, self.window)
         if strip > limits.strip:
-            raise ValueError(
+            raise UserError(
                 f'{self.width}x{self.height} pixels in windows of {self.window} are strips of {strip} pixels, above '
                 f'the limit of {limits.strip}'
             )
@@ -193,7 +193,7 @@ def varint(value: int) -> bytes:
 
 
 def header_fields(header: Header) -> bytes:
-    """The fields in their order; ValueError for impossible values."""
+    """The fields in their order; UserError for impossible values."""
     header.check(Limits(_LARGEST_NUMBER, _LARGEST_NUMBER))
     numbers = [header.width, header.height, header.channels | (8 if header.bit_depth == 16 else 0)]
     numbers += [header.downsample_factor, len(header.codebook_sizes), *header.codebook_sizes]

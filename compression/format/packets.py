@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from vistok.compression.format.bitstream import Stream, TileRecord, id_bits
 from vistok.compression.format.header import BitstreamError, Feature, Header, TileArea, varint
+from vistok.errors import UserError
 
 FEATURE = 3
 """Number of the header's feature that gives the shape."""
@@ -40,10 +41,10 @@ class PacketShape:
         """The shape of so many packets that is nearest to a square.
 
         Raises:
-          ValueError: fewer than 2 packets, or more than there may be.
+          UserError: fewer than 2 packets, or more than there may be.
         """
         if not 2 <= count <= MOST_PACKETS:
-            raise ValueError(f'a tile has 2 to {MOST_PACKETS} packets, got {count}')
+            raise UserError(f'a tile has 2 to {MOST_PACKETS} packets, got {count}')
         rows = max(a for a in range(1, math.isqrt(count) + 1) if count % a == 0)
         return cls(rows, count // rows)
 
@@ -105,11 +106,11 @@ def shape_of(header: Header) -> PacketShape | None:
 
 
 def check_dividable(header: Header) -> None:
-    """ValueError for what packets do not hold: several grains, transparency."""
+    """UserError for what packets do not hold: several grains, transparency."""
     if len(header.grains) > 1:
-        raise ValueError(f'packets hold tokens of one size, these have the grains {header.grains}')
+        raise UserError(f'packets hold tokens of one size, these have the grains {header.grains}')
     if header.has_alpha:
-        raise ValueError('packets hold no transparency: it cannot be decoded in part')
+        raise UserError('packets hold no transparency: it cannot be decoded in part')
 
 
 def parts(header: Header, shape: PacketShape) -> Iterator[Part]:

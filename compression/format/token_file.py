@@ -45,7 +45,7 @@ def write_tokens(writer: BitstreamWriter, header: Header, tokens: Tokens, prior:
     """All that comes after header and transparency.
 
     Raises:
-      ValueError: tokens that do not belong to such a header.
+      UserError: tokens that do not belong to such a header.
     """
     ids, spec, shape = np.asarray(tokens.ids)[0], header.spec(), shape_of(header)
     if shape is not None:

@@ -53,7 +53,7 @@ class NestedCodebooks:
       about: how they were made.
 
     Raises:
-      ValueError: the tables do not fit together.
+      UserError: the tables do not fit together.
     """
 
     weights: bytes
@@ -62,7 +62,7 @@ class NestedCodebooks:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.levels) <= _MOST_LEVELS or len(self.weights) != FINGERPRINT_BYTES:
-            raise ValueError(
+            raise UserError(
                 f'there are 1 to {_MOST_LEVELS} levels, of weights named by {FINGERPRINT_BYTES} bytes; got '
                 f'{len(self.levels)} and {len(self.weights)}'
             )
@@ -75,7 +75,7 @@ class NestedCodebooks:
                 sound &= len(tables) == len(self.levels[0]) and table.members.min(initial=0) >= 0
                 sound &= table.members.max(initial=0) < len(whole)
                 if not sound or (whole[table.members] != np.arange(count)).any():
-                    raise ValueError(f'the tables of level {level} do not fit those before')
+                    raise UserError(f'the tables of level {level} do not fit those before')
 
     @functools.cached_property
     def fingerprint(self) -> bytes:
@@ -90,10 +90,10 @@ class NestedCodebooks:
         """Codewords of each sub-codebook at a level.
 
         Raises:
-          ValueError: there is no such level.
+          UserError: there is no such level.
         """
         if not 0 <= level <= len(self.levels):
-            raise ValueError(f'there is no level {level}; there are 0 to {len(self.levels)}')
+            raise UserError(f'there is no level {level}; there are 0 to {len(self.levels)}')
         if level == 0:
             return tuple(len(table.cluster_of) for table in self.levels[0])
         return tuple(len(table.members) for table in self.levels[level - 1])
@@ -102,14 +102,14 @@ class NestedCodebooks:
         """The level at which each sub-codebook has so many codewords.
 
         Raises:
-          ValueError: there is none.
+          UserError: there is none.
         """
         known = [self.sizes(level) for level in range(len(self.levels) + 1)]
         for level, sizes in enumerate(known):
             if set(sizes) == {codewords}:
                 return level
         listed = '; '.join(' and '.join(map(str, dict.fromkeys(sizes))) for sizes in known)
-        raise ValueError(f'there is no level of {codewords} codewords; there are: {listed}')
+        raise UserError(f'there is no level of {codewords} codewords; there are: {listed}')
 
     def coarser(self, tokens: Tokens, start: int, stop: int) -> Tokens:
         """Tokens of level `start` as those of the higher level `stop`."""
@@ -200,7 +200,7 @@ class LevelTokenizer:
       level: at least 1.
 
     Raises:
-      ValueError: the tables belong to another codebook, or have no such level.
+      UserError: the tables belong to another codebook, or have no such level.
     """
 
     tokenizer: Any
@@ -209,7 +209,7 @@ class LevelTokenizer:
 
     def __post_init__(self) -> None:
         if self.nested.sizes(0) != tuple(self.tokenizer.spec.codebook_sizes):
-            raise ValueError(
+            raise UserError(
                 f'the nested codebooks are those of {self.nested.sizes(0)} codewords, the tokenizer has '
                 f'{self.tokenizer.spec.codebook_sizes}'
             )

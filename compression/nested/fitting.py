@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from vistok.compression.nested.codebooks import NestedCodebooks, NestedTable
+from vistok.errors import UserError
 
 _LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
 _UNSEEN = 0.1  # what every codeword counts for beyond its occurrences: those never seen go somewhere near as well
@@ -44,14 +45,14 @@ def fit_nested(
       seed: of k-means.
 
     Raises:
-      ValueError: sizes do not fall, or there are fewer different codewords.
+      UserError: sizes do not fall, or there are fewer different codewords.
     """
     different = min(len(np.unique(vectors, axis=0)) for vectors in codewords)
     smallest = min(len(vectors) for vectors in codewords)
     if not sizes or list(sizes) != sorted(set(sizes), reverse=True) or sizes[-1] < 1 or sizes[0] >= smallest:
-        raise ValueError(f'sizes of levels fall from below {smallest} to 1 at least, got {list(sizes)}')
+        raise UserError(f'sizes of levels fall from below {smallest} to 1 at least, got {list(sizes)}')
     if sizes[0] > different:
-        raise ValueError(f'{different} different codewords cannot make {sizes[0]} clusters')
+        raise UserError(f'{different} different codewords cannot make {sizes[0]} clusters')
     columns, about = [], {'sizes': ','.join(map(str, sizes)), 'restarts': str(restarts), 'seed': str(seed)}
     for j, (vectors, counts) in enumerate(zip(codewords, usage, strict=True)):
         vectors, mass = vectors.astype(np.float64), counts + _UNSEEN

@@ -5,6 +5,7 @@ from jaxtyping import Int
 
 from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.priors.prior import CodebookTables, StaticPrior
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens
 
 _MOST = (1 << 31) - 1
@@ -17,10 +18,10 @@ def coarsened(prior: StaticPrior, nested: NestedCodebooks, level: int) -> Static
     of the ids in which most of it went; what was counted for both adds up.
 
     Raises:
-      ValueError: the tables are those of another codebook.
+      UserError: the tables are those of another codebook.
     """
     if prior.codebook_sizes != nested.sizes(0):
-        raise ValueError(f'a prior of codebooks {prior.codebook_sizes} is none of {nested.sizes(0)}')
+        raise UserError(f'a prior of codebooks {prior.codebook_sizes} is none of {nested.sizes(0)}')
     tables: list[CodebookTables] = []
     before = np.zeros(1, np.int64)
     for j, table in enumerate(prior.tables):

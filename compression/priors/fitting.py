@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from vistok.compression.priors.prior import CodebookTables, StaticPrior
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 CLUSTERS = (1, 8, 16, 32)
@@ -46,10 +47,10 @@ def fit_prior(
       clusters: numbers of clusters to try.
 
     Raises:
-      ValueError: there are fewer than two images.
+      UserError: there are fewer than two images.
     """
     if len(tokens) < 2:
-        raise ValueError(f'a prior needs the tokens of at least two images, got {len(tokens)}')
+        raise UserError(f'a prior needs the tokens of at least two images, got {len(tokens)}')
     images = [_seen(image, spec) for image in tokens]
     last = len(images) - 1
     counted = _joined([p for i, p in enumerate(images) if i % _HELD_OUT != last % _HELD_OUT])

@@ -160,7 +160,7 @@ class StaticPrior:
             sound &= table.contexts.shape[1] == clusters + 1 and table.counts.shape[1] == len(table.clusters)
             sound &= sorted(set(table.clusters.tolist())) == list(range(1, clusters + 1))
             if not sound or min(table.counts.min(), table.contexts.min()) < 0:
-                raise ValueError(f'tables of {clusters} clusters and {len(self.grains)} grains do not fit together')
+                raise UserError(f'tables of {clusters} clusters and {len(self.grains)} grains do not fit together')
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -228,9 +228,9 @@ class StaticPrior:
 
 
 def check_fits(prior: Prior, spec: TokenSpec) -> None:
-    """ValueError unless the prior is a model of such tokens."""
+    """UserError unless the prior is a model of such tokens."""
     if (prior.codebook_sizes, prior.grains) != (spec.codebook_sizes, spec.grains):
-        raise ValueError(
+        raise UserError(
             f'the prior is one of codebooks {prior.codebook_sizes} and grains {prior.grains}, '
             f'the tokenizer has {spec.codebook_sizes} and {spec.grains}'
         )

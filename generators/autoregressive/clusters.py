@@ -6,6 +6,8 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
+from vistok.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class CodeClusters:
@@ -16,7 +18,7 @@ class CodeClusters:
       about: where it comes from.
 
     Raises:
-      ValueError: a cluster is empty.
+      UserError: a cluster is empty.
     """
 
     cluster_of: Int[np.ndarray, ' K']
@@ -24,7 +26,7 @@ class CodeClusters:
 
     def __post_init__(self) -> None:
         if not len(self.cluster_of) or self.cluster_of.min() < 0 or not self.sizes.all():
-            raise ValueError(f'clusters are numbered from 0 and none is empty; their sizes are {self.sizes.tolist()}')
+            raise UserError(f'clusters are numbered from 0 and none is empty; their sizes are {self.sizes.tolist()}')
 
     @functools.cached_property
     def sizes(self) -> Int[np.ndarray, ' M']:
@@ -50,11 +52,11 @@ def equal_shares(distances: Float[np.ndarray, 'K M']) -> Int[np.ndarray, ' K']:
       distances: of each codeword to each centroid.
 
     Raises:
-      ValueError: there are fewer codewords than clusters.
+      UserError: there are fewer codewords than clusters.
     """
     count, clusters = distances.shape
     if count < clusters:
-        raise ValueError(f'{count} codewords cannot make {clusters} clusters')
+        raise UserError(f'{count} codewords cannot make {clusters} clusters')
     found = np.full(count, -1, np.int32)
     room = np.full(clusters, count // clusters)
     while (found < 0).any():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive import kv_cache
 from vistok.generators.autoregressive.decoding import Autoregressive, Step
 from vistok.generators.autoregressive.kv_cache import KeyValues
@@ -283,7 +284,7 @@ class PrefixGenerator(Autoregressive):
         if config.window < 2:
             return super().sample(variables, cond, rng, sample_ids, config)
         if len(self.spec.codebook_sizes) > 1:
-            raise ValueError(f'a window of guesses needs one id per position, here are {len(self.spec.codebook_sizes)}')
+            raise UserError(f'a window of guesses needs one id per position, here are {len(self.spec.codebook_sizes)}')
         variables = self.for_sampling(variables)
         null = self.null_for_guidance(variables, cond) if config.guidance_scale != 1 else None
         ids = speculate(self, variables, cond, null, row_keys(rng, sample_ids), config).ids
@@ -303,16 +304,16 @@ class PrefixGenerator(Autoregressive):
 
 
 def labels_of(cond: Condition) -> Int[Array, ' b']:
-    """The class numbers, or ValueError where text was given."""
+    """The class numbers, or UserError where text was given."""
     if isinstance(cond, TextFeatures):
-        raise ValueError('this generator is conditioned on class numbers, got text features')
+        raise UserError('this generator is conditioned on class numbers, got text features')
     return cond
 
 
 def captions_of(cond: Condition) -> TextFeatures:
-    """The captions, or ValueError where class numbers were given."""
+    """The captions, or UserError where class numbers were given."""
     if not isinstance(cond, TextFeatures):
-        raise ValueError('this generator is conditioned on text features, got class numbers')
+        raise UserError('this generator is conditioned on text features, got class numbers')
     return cond
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.generators.autoregressive.rotary import rotary_table
 from vistok.generators.autoregressive.transformer import NORMAL, Decoder, Linear, Places, Stream
@@ -110,12 +111,12 @@ class CTF(Generator):
 
     def __post_init__(self) -> None:
         if len(self.spec.codebook_sizes) != 1 or self.spec.grains != (1,):
-            raise ValueError(
+            raise UserError(
                 'CTF needs tokens of one codebook and one grain, the tokenizer has codebooks '
                 f'{self.spec.codebook_sizes} and grains {self.spec.grains}'
             )
         if not 1 <= self.clusters <= self.spec.codebook_sizes[0]:
-            raise ValueError(f'{self.spec.codebook_sizes[0]} codewords cannot make {self.clusters} clusters')
+            raise UserError(f'{self.spec.codebook_sizes[0]} codewords cannot make {self.clusters} clusters')
 
     @property
     def coarse(self) -> LlamaGen:
@@ -239,12 +240,12 @@ class CTF(Generator):
         """Draws a member of each cluster; the arguments are those of `sample`.
 
         Raises:
-          ValueError: guidance without a null condition.
+          UserError: guidance without a null condition.
         """
         labels, clusters = class_labels(cond), jnp.asarray(coarse.ids).reshape(len(sample_ids), -1)
         guided, b = config.guidance_scale != 1, len(sample_ids)
         if guided and not self.condition_dropout:
-            raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
+            raise UserError('guidance needs a generator that was trained with condition_dropout above 0')
         seen = clusters
         if guided:
             labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.cross_entropy import CrossEntropy
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
 from vistok.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
@@ -61,7 +62,7 @@ class Autoregressive(Generator):
 
     def __post_init__(self) -> None:
         if self.spec.grains != (1,):
-            raise ValueError(f'{type(self).__name__} needs tokens of one grain, the tokenizer has {self.spec.grains}')
+            raise UserError(f'{type(self).__name__} needs tokens of one grain, the tokenizer has {self.spec.grains}')
 
     @property
     def positions(self) -> int:
@@ -127,10 +128,10 @@ class Autoregressive(Generator):
         """The null conditions.
 
         Raises:
-          ValueError: the generator never learned to do without a condition.
+          UserError: the generator never learned to do without a condition.
         """
         if not self.condition_dropout:
-            raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
+            raise UserError('guidance needs a generator that was trained with condition_dropout above 0')
         return self.null_condition(variables, cond)
 
     def sample(

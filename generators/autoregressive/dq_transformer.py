@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 from vistok.generators.autoregressive import kv_cache
 from vistok.generators.autoregressive.grain_grammar import GrainGrammar
 from vistok.generators.autoregressive.grain_sequence import GrainSequence, GrainSequences
@@ -196,7 +197,7 @@ class DQTransformer(Generator):
     def __post_init__(self) -> None:
         grammar = self.grammar
         if self.place_rows is not None and self.place_rows < grammar.sequences.places:
-            raise ValueError(f'a grid of {self.grid} needs {grammar.sequences.places} places, got {self.place_rows}')
+            raise UserError(f'a grid of {self.grid} needs {grammar.sequences.places} places, got {self.place_rows}')
 
     @property
     def sequences(self) -> GrainSequences:
@@ -327,7 +328,7 @@ class DQTransformer(Generator):
         )
         guided = config.guidance_scale != 1 or of_positions.guidance_scale != 1
         if guided and not self.condition_dropout:
-            raise ValueError('guidance needs a generator that was trained with condition_dropout above 0')
+            raise UserError('guidance needs a generator that was trained with condition_dropout above 0')
         grammar, b = self.grammar, len(sample_ids)
         if guided:
             labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive.grain_sequence import GrainSequence, GrainSequences
 
 FINEST_POSITIONS = ('drawn', 'remaining')
@@ -26,9 +27,7 @@ class GrainGrammar:
 
     def __post_init__(self) -> None:
         if self.finest_positions not in FINEST_POSITIONS:
-            raise ValueError(
-                f'unknown finest_positions {self.finest_positions!r}; known: {", ".join(FINEST_POSITIONS)}'
-            )
+            raise UserError(f'unknown finest_positions {self.finest_positions!r}; known: {", ".join(FINEST_POSITIONS)}')
 
     def begin(self, rows: int) -> GrainSequence:
         """A start, of class 0, and padding."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 LAYOUTS = ('compact', 'official')
@@ -94,18 +95,18 @@ class GrainSequences:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise ValueError(f'unknown layout {self.layout!r}; known: {", ".join(LAYOUTS)}')
+            raise UserError(f'unknown layout {self.layout!r}; known: {", ".join(LAYOUTS)}')
         if self.order not in ORDERS:
-            raise ValueError(f'unknown order {self.order!r}; known: {", ".join(ORDERS)}')
+            raise UserError(f'unknown order {self.order!r}; known: {", ".join(ORDERS)}')
         coarsest = self.grains[0]
         if self.grains[-1] != 1 or any(a <= b or a % b for a, b in zip(self.grains, self.grains[1:], strict=False)):
-            raise ValueError(
+            raise UserError(
                 f'grains must go from coarse to fine, multiples of each other, down to 1; got {self.grains}'
             )
         if self.grid[0] % coarsest or self.grid[1] % coarsest:
-            raise ValueError(f'a grid of {self.grid} has no whole cells of {coarsest} x {coarsest}')
+            raise UserError(f'a grid of {self.grid} has no whole cells of {coarsest} x {coarsest}')
         if any(words.size < cells for words, cells in zip(self.positions, self.cells, strict=True)):
-            raise ValueError(f'the grid has {self.cells} cells, the vocabularies {[w.size for w in self.positions]}')
+            raise UserError(f'the grid has {self.cells} cells, the vocabularies {[w.size for w in self.positions]}')
 
     @classmethod
     def of(
@@ -129,10 +130,10 @@ class GrainSequences:
           layout: see above.
 
         Raises:
-          ValueError: the tokens are of one grain, or of several sub-codebooks, or do not fit the grid.
+          UserError: the tokens are of one grain, or of several sub-codebooks, or do not fit the grid.
         """
         if len(spec.grains) == 1 or len(spec.codebook_sizes) > 1:
-            raise ValueError(
+            raise UserError(
                 'sequences of grains need a tokenizer with several grains and one codebook, '
                 f'got grains {spec.grains} and codebooks {spec.codebook_sizes}'
             )
@@ -189,10 +190,10 @@ class GrainSequences:
           labels: below the number of starts.
 
         Raises:
-          ValueError: the tokens have no grains.
+          UserError: the tokens have no grains.
         """
         if tokens.grain is None:
-            raise ValueError('sequences of grains need tokens with grains')
+            raise UserError('sequences of grains need tokens with grains')
         ids, grain = jnp.asarray(tokens.ids)[..., 0], jnp.asarray(tokens.grain)
         b = len(ids)
         orders = [self.walking_order(part) for part in range(self.parts)]

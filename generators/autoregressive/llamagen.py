@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive.conditioned_decoder import (
     Prefix,
     PrefixDecoder,
@@ -94,7 +95,7 @@ class LlamaGenNetwork(PrefixDecoder):
             return Prefix(self.label(labels_of(cond))[:, None])
         captions = captions_of(cond)
         if captions.features.shape[1:] != (self.prefix_length, self.text_width):
-            raise ValueError(
+            raise UserError(
                 f'captions have {self.prefix_length} vectors of {self.text_width} numbers here, '
                 f'got {captions.features.shape[1:]}'
             )
@@ -132,9 +133,9 @@ class LlamaGen(PrefixGenerator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.spec.codebook_sizes) != 1:
-            raise ValueError(f'LlamaGen predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
+            raise UserError(f'LlamaGen predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
         if not 0 <= self.output_vectors <= self.spec.codebook_sizes[0]:
-            raise ValueError(f'{self.spec.codebook_sizes[0]} ids cannot have {self.output_vectors} output vectors')
+            raise UserError(f'{self.spec.codebook_sizes[0]} ids cannot have {self.output_vectors} output vectors')
 
     @property
     def network(self) -> LlamaGenNetwork:

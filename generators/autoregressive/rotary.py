@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
+
 PREFIX_ROTATIONS = ('zero', 'identity')
 
 
@@ -25,12 +27,12 @@ def rotary_table(
       base: of the frequencies.
 
     Raises:
-      ValueError: a width that cannot be halved twice, or an unknown rotation.
+      UserError: a width that cannot be halved twice, or an unknown rotation.
     """
     if head_width % 4:
-        raise ValueError(f'head width {head_width} is not a multiple of 4, as rotation in two dimensions needs')
+        raise UserError(f'head width {head_width} is not a multiple of 4, as rotation in two dimensions needs')
     if prefix_rotation not in PREFIX_ROTATIONS:
-        raise ValueError(f'unknown rotation of the condition {prefix_rotation!r}; known: {", ".join(PREFIX_ROTATIONS)}')
+        raise UserError(f'unknown rotation of the condition {prefix_rotation!r}; known: {", ".join(PREFIX_ROTATIONS)}')
     half = head_width // 2
     frequencies = 1 / np.float32(base) ** (np.arange(0, half, 2, dtype=np.float32) / np.float32(half))
     cells = np.indices(grid, dtype=np.float32).reshape(2, -1).T  # [cells, (row, column)]

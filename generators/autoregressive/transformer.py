@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive.kv_cache import Entries
 from vistok.generators.autoregressive.rotary import rotate
 from vistok.generators.autoregressive.unstack_layers import STACK
@@ -217,9 +218,9 @@ class Decoder(nn.Module):
         """All blocks, over a whole sequence (no cache) or over the next positions (with a cache)."""
         width = stream.x.shape[-1]
         if width % self.heads:
-            raise ValueError(f'width {width} is not a multiple of heads {self.heads}')
+            raise UserError(f'width {width} is not a multiple of heads {self.heads}')
         if self.style not in STYLES:
-            raise ValueError(f'unknown style {self.style!r}; known: {", ".join(STYLES)}')
+            raise UserError(f'unknown style {self.style!r}; known: {", ".join(STYLES)}')
         mlp_width = self.mlp_width or (4 * width if self.style == 'gpt' else -(-(8 * width // 3) // 256) * 256)
         if self.has_variable('params', f'{STACK}_0'):
             for i in range(self.layers):

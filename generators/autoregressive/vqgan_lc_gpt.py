@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.autoregressive.conditioned_decoder import (
     Cache,
     Prefix,
@@ -80,7 +81,7 @@ class VQGANLCGPT(PrefixGenerator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.spec.codebook_sizes) != 1:
-            raise ValueError(f'VQGANLCGPT predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
+            raise UserError(f'VQGANLCGPT predicts one id per position, the tokenizer has {self.spec.codebook_sizes}')
 
     @property
     def vocabulary(self) -> int:

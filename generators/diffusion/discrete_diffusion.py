@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
+
 SCHEDULES = ('cos', 'cos2', 'linear')
 LOG_ZERO = float(np.log(1e-30))  # of what a one-hot distribution excludes, as in the official code
 _NEVER = -1e4  # of transitions that do not exist: far below LOG_ZERO, and finite, so that 0 * log 0 is 0
@@ -68,7 +70,7 @@ def log_kept(schedule: str, timesteps: int) -> Float[np.ndarray, ' T']:
       timesteps: T.
 
     Raises:
-      ValueError: an unknown schedule.
+      UserError: an unknown schedule.
     """
     u = np.linspace(0, 1, timesteps + 1)
     if schedule in ('cos', 'cos2'):
@@ -76,7 +78,7 @@ def log_kept(schedule: str, timesteps: int) -> Float[np.ndarray, ' T']:
     elif schedule == 'linear':
         kept = 1 - u
     else:
-        raise ValueError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
+        raise UserError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
     steps = np.clip(kept[1:] / kept[:-1], 1e-3, 1)
     return np.cumsum(np.log(steps) / (2 if schedule == 'cos' else 1))
 
@@ -93,12 +95,12 @@ def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0
       count: number of jumps, at most T; 0 means T.
 
     Raises:
-      ValueError: a share outside [0, 1], or a count that is no number of steps.
+      UserError: a share outside [0, 1], or a count that is no number of steps.
     """
     if not 0 <= mask_share <= 1:
-        raise ValueError(f'mask_share must be in [0, 1], got {mask_share}')
+        raise UserError(f'mask_share must be in [0, 1], got {mask_share}')
     if not 0 <= count <= timesteps:
-        raise ValueError(f'the number of sampling steps must be in [1, {timesteps}], got {count}')
+        raise UserError(f'the number of sampling steps must be in [1, {timesteps}], got {count}')
     count = count or timesteps
     number = np.round(np.arange(1, count + 1) * timesteps / count).astype(np.int64) - 1
     after = log_kept(schedule, timesteps)[number]

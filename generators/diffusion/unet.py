@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.diffusion.denoiser import ConditionEmbedding, StateEmbedding
 
 _GROUPS = 8
@@ -128,12 +129,12 @@ class UNet(nn.Module):
         """Logits.
 
         Raises:
-          ValueError: the sides do not fit.
+          UserError: the sides do not fit.
         """
         levels = len(self.channel_multipliers)
         cell = 2 ** (levels - 1)
         if states.shape[1] % cell or states.shape[2] % cell:
-            raise ValueError(
+            raise UserError(
                 f'sides of the token grid must be multiples of {cell} for {levels} levels, got {states.shape[1:3]}'
             )
         block = nn.remat(TimedResBlock) if self.remat else TimedResBlock

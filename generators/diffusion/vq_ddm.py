@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_sum
+from vistok.errors import UserError
 from vistok.generators.diffusion import discrete_diffusion as diffusion
 from vistok.generators.diffusion.discrete_diffusion import Steps, Transition
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
@@ -93,17 +94,17 @@ class VQDDM(Generator):
 
     def __post_init__(self) -> None:
         if self.spec.grains != (1,):
-            raise ValueError(f'VQ-DDM generates full grids, the tokenizer has grains {self.spec.grains}')
+            raise UserError(f'VQ-DDM generates full grids, the tokenizer has grains {self.spec.grains}')
         if self.denoiser not in DENOISERS:
-            raise ValueError(f'unknown denoiser {self.denoiser!r}; known: {", ".join(DENOISERS)}')
+            raise UserError(f'unknown denoiser {self.denoiser!r}; known: {", ".join(DENOISERS)}')
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f'unknown prediction {self.prediction!r}; known: {", ".join(PREDICTIONS)}')
+            raise UserError(f'unknown prediction {self.prediction!r}; known: {", ".join(PREDICTIONS)}')
         if self.timesteps < 2:
-            raise ValueError(f'timesteps must be at least 2, got {self.timesteps}')
+            raise UserError(f'timesteps must be at least 2, got {self.timesteps}')
         if not 1 <= self.evaluation_terms <= self.timesteps:
-            raise ValueError(f'evaluation_terms must be in [1, {self.timesteps}], got {self.evaluation_terms}')
+            raise UserError(f'evaluation_terms must be in [1, {self.timesteps}], got {self.evaluation_terms}')
         if self.prediction == 'direct' and (self.masks or self.auxiliary_weight):
-            raise ValueError("prediction 'direct' knows neither masks nor clean tokens: set another one")
+            raise UserError("prediction 'direct' knows neither masks nor clean tokens: set another one")
         self.steps()  # refuses a schedule that does not exist
 
     @property
@@ -197,7 +198,7 @@ class VQDDM(Generator):
         Temperature, top-k and top-p shape the predicted distribution, not the noise.
 
         Raises:
-          ValueError: jumps with `prediction='direct'`, or guidance without classes.
+          UserError: jumps with `prediction='direct'`, or guidance without classes.
         """
         return self._walk(variables, cond, rng, sample_ids, config)
 
@@ -229,10 +230,10 @@ class VQDDM(Generator):
             to the known ones (Lugmayr et al., "RePaint", 2022).
 
         Raises:
-          ValueError: as `sample`, or fewer than one repeat.
+          UserError: as `sample`, or fewer than one repeat.
         """
         if repeats < 1:
-            raise ValueError(f'repeats must be at least 1, got {repeats}')
+            raise UserError(f'repeats must be at least 1, got {repeats}')
         return self._walk(variables, cond, rng, sample_ids, config, tokens.ids, known[..., None], repeats)
 
     def _walk(
@@ -248,9 +249,9 @@ class VQDDM(Generator):
     ) -> Tokens:
         """From noise to tokens; cells that are `known` keep the ids `given`."""
         if self.prediction == 'direct' and config.steps not in (0, self.timesteps):
-            raise ValueError(f"prediction 'direct' samples in {self.timesteps} steps only, got {config.steps}")
+            raise UserError(f"prediction 'direct' samples in {self.timesteps} steps only, got {config.steps}")
         if not self.num_classes and config.guidance_scale != 1:
-            raise ValueError(f'a model without classes cannot be guided, got guidance_scale {config.guidance_scale}')
+            raise UserError(f'a model without classes cannot be guided, got guidance_scale {config.guidance_scale}')
         steps, labels, keys = self.steps(config.steps), class_labels(cond), row_keys(rng, sample_ids)
         count, sizes = len(steps.time), self.spec.codebook_sizes
 

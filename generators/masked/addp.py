@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.mage import MAGE
@@ -343,7 +344,7 @@ class ADDP(Generator):
         Hidden tokens are decoded from soft codewords: the predictor's, of a time a few steps earlier.
         """
         if self.predictor is None:
-            raise ValueError('ADDP learns from a predictor of tokens, and this one has none')
+            raise UserError('ADDP learns from a predictor of tokens, and this one has none')
         both = Guess(jnp.concatenate([ids, ids]), jnp.concatenate([masks.now, masks.before]))
         predictor = {'params': variables['predictor']}
         logits = self.predictor.logits(predictor, both, jnp.concatenate([labels, labels]), None)
@@ -366,7 +367,7 @@ class ADDP(Generator):
     ) -> Float[Array, 'b H W 3']:
         """The image of the known tokens, and of mixtures of codewords where tokens are hidden."""
         if self.tokenizer is None:
-            raise ValueError('ADDP looks at decoded tokens, and this one has no tokenizer to decode them')
+            raise UserError('ADDP looks at decoded tokens, and this one has no tokenizer to decode them')
 
         def decode(tokenizer: Tokenizer) -> Float[Array, 'b H W 3']:
             every = jnp.arange(self.spec.codebook_sizes[0]).reshape(1, 1, -1, 1)

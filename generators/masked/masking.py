@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.errors import UserError
+
 SCHEDULES = {'cosine': lambda u: math.cos(math.pi / 2.0 * u), 'linear': lambda u: 1.0 - u}
 
 
@@ -22,10 +24,10 @@ def schedule_share(schedule: str, time: float) -> float:
     """Share of hidden tokens at `time` in [0, 1].
 
     Raises:
-      ValueError: an unknown schedule.
+      UserError: an unknown schedule.
     """
     if schedule not in SCHEDULES:
-        raise ValueError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
+        raise UserError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
     return SCHEDULES[schedule](time)
 
 
@@ -35,7 +37,7 @@ def counts_rounded_up(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
     A first step may reveal nothing, and one cell is left at the end.
 
     Raises:
-      ValueError: no steps, or an unknown schedule.
+      UserError: no steps, or an unknown schedule.
     """
     _check_steps(steps)
     shares = [schedule_share(schedule, (step + 1) / steps) for step in range(steps)]
@@ -46,11 +48,11 @@ def counts_falling(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
     """How many of `cells` are hidden after each of `steps` steps: each reveals one or more, the last all (MaskGIT).
 
     Raises:
-      ValueError: no steps or more than cells, or an unknown schedule.
+      UserError: no steps or more than cells, or an unknown schedule.
     """
     _check_steps(steps)
     if steps > cells:
-        raise ValueError(f'{steps} steps cannot each reveal one of {cells} tokens; take at most {cells}')
+        raise UserError(f'{steps} steps cannot each reveal one of {cells} tokens; take at most {cells}')
     counts, hidden = [], cells
     for step in range(steps - 1):
         wanted = math.floor(cells * schedule_share(schedule, (step + 1) / steps))
@@ -62,7 +64,7 @@ def counts_falling(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f'steps is {steps}; it must be at least 1')
+        raise UserError(f'steps is {steps}; it must be at least 1')
 
 
 def ranks(values: Float[Array, 'b n']) -> Int[Array, 'b n']:

@@ -10,15 +10,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 from vistok.generators.generator import Condition, SampleConfig, TextFeatures
 from vistok.generators.sampling import draw, guidance_scales, guide
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 
 def check_one_codebook(name: str, spec: TokenSpec) -> None:
-    """Raises ValueError unless each cell of the grid has one id of its own."""
+    """Raises UserError unless each cell of the grid has one id of its own."""
     if len(spec.codebook_sizes) != 1 or spec.grains != (1,):
-        raise ValueError(
+        raise UserError(
             f'{name} predicts one id per cell, the tokenizer has codebooks of {spec.codebook_sizes} and '
             f'grains {spec.grains}'
         )
@@ -33,10 +34,10 @@ def class_labels(cond: Condition) -> Int[Array, ' b']:
     """The condition, which must be classes.
 
     Raises:
-      ValueError: it is text.
+      UserError: it is text.
     """
     if isinstance(cond, TextFeatures):
-        raise ValueError('this generator is conditioned on classes, and was given text')
+        raise UserError('this generator is conditioned on classes, and was given text')
     return cond
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.networks.transformer import SelfAttention
 
 _XAVIER = nn.initializers.xavier_uniform()
@@ -68,7 +69,7 @@ class VQBridge(nn.Module):
         """Codewords of `table`; all zero at initialisation, because the last kernel is.
 
         Raises:
-          ValueError: K is not a multiple of patch^2, or `positions` with a width that is not a multiple of 4.
+          UserError: K is not a multiple of patch^2, or `positions` with a width that is not a multiple of 4.
         """
         size, dim = table.shape
         rows, columns = (side // self.patch for side in code_grid(size, self.patch))
@@ -142,11 +143,11 @@ def code_grid(size: int, patch: int) -> tuple[int, int]:
     """Rows and columns of the image that `size` codewords make: the squarest that can be cut into patches.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     patches, rest = divmod(size, patch**2)
     if rest or not patches:
-        raise ValueError(
+        raise UserError(
             f'{size} codewords cannot be cut into patches of {patch}x{patch}; take a multiple of {patch**2}'
         )
     rows = next(r for r in range(math.isqrt(patches), 0, -1) if patches % r == 0)
@@ -157,10 +158,10 @@ def sin_cos_positions(rows: int, columns: int, width: int) -> Float[Array, '1 n 
     """Sines and cosines of the column (first half of the channels) and of the row (second half) of each cell.
 
     Raises:
-      ValueError: the width is not a multiple of 4.
+      UserError: the width is not a multiple of 4.
     """
     if width % 4:
-        raise ValueError(f'positions need a width that is a multiple of 4, got {width}')
+        raise UserError(f'positions need a width that is a multiple of 4, got {width}')
     frequencies = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
 
     def waves(places: np.ndarray) -> np.ndarray:

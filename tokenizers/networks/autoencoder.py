@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
+
 # Attention weights of one image: 8 MiB, which a processor keeps at hand; with 8 times as many, attention over 16,384
 # positions took twice as long.
 _WEIGHTS_AT_ONCE = 2**21
@@ -40,7 +42,7 @@ class GroupNorm(nn.Module):
         b, h, w, c = x.shape
         groups = min(self.num_groups, max(c // 4, 1))
         if c % groups:
-            raise ValueError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
+            raise UserError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
         scale = self.param('scale', nn.initializers.ones, (c,))
         bias = self.param('bias', nn.initializers.zeros, (c,))
 
@@ -344,9 +346,9 @@ def doubled(x: Float[Array, 'b h w c']) -> Float[Array, 'b H W c']:
 
 
 def check_sides(sides: Sequence[int], factor: int) -> None:
-    """Raises ValueError unless every side is a positive multiple of `factor`."""
+    """Raises UserError unless every side is a positive multiple of `factor`."""
     if any(side % factor or side < factor for side in sides):
-        raise ValueError(f'image sides must be multiples of {factor}, got {tuple(sides)}')
+        raise UserError(f'image sides must be multiples of {factor}, got {tuple(sides)}')
 
 
 def _blocks(remat: bool) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
 from vistok.tokenizers.networks.autoencoder import ConvHead, Middle, encoder_levels
 
 
@@ -39,7 +40,7 @@ class GrainEncoder(nn.Module):
     def __call__(self, images: Float[Array, 'b H W 3']) -> list[Float[Array, 'b _ _ d']]:
         """Latents from coarse to fine, each with twice the resolution of the one before it."""
         if len(self.channel_multipliers) < self.grains:
-            raise ValueError(f'{self.grains} grains need as many levels, got {len(self.channel_multipliers)}')
+            raise UserError(f'{self.grains} grains need as many levels, got {len(self.channel_multipliers)}')
         levels = encoder_levels(
             images,
             self.channels,

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
+
 # PyTorch's default initialisation: uniform with variance 1 / (3 fan_in).
 _kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
@@ -80,13 +82,13 @@ class StyleGANDiscriminator(nn.Module):
         `train` changes nothing here: there are no batch statistics.
 
         Raises:
-          ValueError: for images of another side than `image_size`, or a side that cannot be halved down to 4.
+          UserError: for images of another side than `image_size`, or a side that cannot be halved down to 4.
         """
         size = self.image_size
         if size < 8 or size & (size - 1):
-            raise ValueError(f'image_size {size} must be a power of two of at least 8')
+            raise UserError(f'image_size {size} must be a power of two of at least 8')
         if images.shape[1:3] != (size, size):
-            raise ValueError(f'images of {images.shape[1]}x{images.shape[2]} given, {size}x{size} wanted')
+            raise UserError(f'images of {images.shape[1]}x{images.shape[2]} given, {size}x{size} wanted')
         x = nn.Conv(
             _width(size, self.channel_multiplier),
             (3, 3),

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from vistok.clustering.nearest import CodeTiles, code_tiles
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 
 _PROBABILITIES_AT_ONCE = 2**21
 
@@ -32,10 +33,10 @@ def entropy_loss(z: Float[Array, 'n d'], codebook: Float[Array, 'K d'], temperat
       The loss, between -log K and log K (up to the 1e-5 inside the second logarithm, which LlamaGen has too).
 
     Raises:
-      ValueError: the temperature is not positive.
+      UserError: the temperature is not positive.
     """
     if temperature <= 0:
-        raise ValueError(f'temperature must be positive, got {temperature}')
+        raise UserError(f'temperature must be positive, got {temperature}')
     n, size = z.shape[0], codebook.shape[0]
     z, codebook = z.astype(jnp.float32), codebook.astype(jnp.float32)
     tiles = code_tiles(codebook, min(size, max(64, _PROBABILITIES_AT_ONCE // n)))

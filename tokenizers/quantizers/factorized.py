@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
 from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
 
 
@@ -25,14 +26,14 @@ class FactorizedQuantizer(nn.Module):
     def setup(self) -> None:
         """Gives each quantizer its factor's name."""
         if len(self.quantizers) != len(self.names) or len(set(self.names)) != len(self.names):
-            raise ValueError(f'need {len(self.quantizers)} different names, one per quantizer, got {self.names}')
+            raise UserError(f'need {len(self.quantizers)} different names, one per quantizer, got {self.names}')
         for name, quantizer in zip(self.names, self.quantizers, strict=True):
             setattr(self, name, quantizer.copy(parent=None, name=None))
 
     def __call__(self, z: Mapping[str, Float[Array, 'b h w _']], *, train: bool = False) -> Quantized:
         """Quantizes each factor; the losses are named 'commitment/vis'."""
         if set(z) != set(self.names):
-            raise ValueError(f'need one grid of vectors for each of {self.names}, got {tuple(z)}')
+            raise UserError(f'need one grid of vectors for each of {self.names}, got {tuple(z)}')
         factors = {name: getattr(self, name)(z[name], train=train) for name in self.names}
         return Quantized(
             z_q=jnp.concatenate([factor.z_q for factor in factors.values()], axis=-1),
@@ -45,7 +46,7 @@ class FactorizedQuantizer(nn.Module):
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
         """Concatenated codewords of `ids`."""
         if ids.shape[-1] != len(self.names):
-            raise ValueError(f'need one id for each of {self.names}, got {ids.shape[-1]}')
+            raise UserError(f'need one id for each of {self.names}, got {ids.shape[-1]}')
         return jnp.concatenate([getattr(self, name).embed(ids[..., i]) for i, name in enumerate(self.names)], axis=-1)
 
     def split(self, z_q: Float[Array, 'b h w d']) -> dict[str, Float[Array, 'b h w _']]:

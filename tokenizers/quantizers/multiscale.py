@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
+from vistok.errors import UserError
 from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
@@ -45,7 +46,7 @@ class MultiScaleQuantizer(nn.Module):
     def setup(self) -> None:
         """Builds the shared convolutions."""
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
-            raise ValueError(f'scales must be positive and rising, got {tuple(self.scales)}')
+            raise UserError(f'scales must be positive and rising, got {tuple(self.scales)}')
         self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(self.convolutions)]
 
     def codewords(self) -> Float[Array, 'K d']:
@@ -56,11 +57,11 @@ class MultiScaleQuantizer(nn.Module):
         """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
 
         Raises:
-          ValueError: the vectors are not as wide as the codewords.
+          UserError: the vectors are not as wide as the codewords.
         """
         codewords = self.codewords()
         if z.shape[-1] != codewords.shape[-1]:
-            raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
+            raise UserError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
         z = z.astype(jnp.float32)
         fixed = jax.lax.stop_gradient(z)
         sides = z.shape[1:3]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
+from vistok.errors import UserError
 from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
@@ -36,13 +37,13 @@ class ResidualQuantizer(nn.Module):
         """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
 
         Raises:
-          ValueError: the depth is below 1, or the vectors are not as wide as the codewords.
+          UserError: the depth is below 1, or the vectors are not as wide as the codewords.
         """
         if self.depth < 1:
-            raise ValueError(f'depth must be at least 1, got {self.depth}')
+            raise UserError(f'depth must be at least 1, got {self.depth}')
         codewords = self.codewords()
         if z.shape[-1] != codewords.shape[-1]:
-            raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
+            raise UserError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
         z = z.astype(jnp.float32)
         fixed = jax.lax.stop_gradient(codewords)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import unit_norm
 from vistok.tokenizers.quantizers.entropy import entropy_loss
 from vistok.tokenizers.quantizers.vector import Quantized, straight_through
@@ -37,7 +38,7 @@ class FiniteScalarQuantizer(nn.Module):
         """Rounds a grid of vectors to values in [-1, 1].
 
         Raises:
-          ValueError: levels below 2, too many codewords for an id, or vectors of another width.
+          UserError: levels below 2, too many codewords for an id, or vectors of another width.
         """
         levels = self._checked(z.shape[-1])
         # An even number of levels is not symmetric around 0: the bounds move by half a step, 0 stays in its place.
@@ -55,11 +56,11 @@ class FiniteScalarQuantizer(nn.Module):
 
     def _checked(self, width: int) -> np.ndarray:
         if min(self.levels, default=0) < 2:
-            raise ValueError(f'each channel needs at least 2 levels, got {tuple(self.levels)}')
+            raise UserError(f'each channel needs at least 2 levels, got {tuple(self.levels)}')
         if math.prod(self.levels) > 2**MOST_BITS:
-            raise ValueError(f'levels {tuple(self.levels)} make more than 2^{MOST_BITS} codewords')
+            raise UserError(f'levels {tuple(self.levels)} make more than 2^{MOST_BITS} codewords')
         if width != len(self.levels):
-            raise ValueError(f'z has {width} channels, there are {len(self.levels)} levels')
+            raise UserError(f'z has {width} channels, there are {len(self.levels)} levels')
         return np.asarray(self.levels, np.int32)
 
 
@@ -85,11 +86,11 @@ class LookupFreeQuantizer(nn.Module):
         """Quantizes a grid of vectors; losses 'commitment' and, in training, 'entropy'.
 
         Raises:
-          ValueError: vectors of another width, groups that do not divide the bits, or too many bits in one.
+          UserError: vectors of another width, groups that do not divide the bits, or too many bits in one.
         """
         self._check()
         if z.shape[-1] != self.bits:
-            raise ValueError(f'z has {z.shape[-1]} channels, there are {self.bits} bits')
+            raise UserError(f'z has {z.shape[-1]} channels, there are {self.bits} bits')
         z = self.placed(z.astype(jnp.float32))
         positive = z > 0
         chosen = jnp.where(positive, self.magnitude, -self.magnitude)
@@ -122,11 +123,11 @@ class LookupFreeQuantizer(nn.Module):
         """Entropy loss over the codewords of each group, summed over groups.
 
         Raises:
-          ValueError: a group has too many bits to walk through their codewords.
+          UserError: a group has too many bits to walk through their codewords.
         """
         bits = self.bits // self.groups
         if bits > MOST_BITS_TOGETHER:
-            raise ValueError(
+            raise UserError(
                 f'the entropy loss walks through all codewords of a group: {bits} bits are more than '
                 f'{MOST_BITS_TOGETHER}; take more groups'
             )
@@ -136,7 +137,7 @@ class LookupFreeQuantizer(nn.Module):
 
     def _check(self) -> None:
         if self.groups < 1 or self.bits % self.groups or not 1 <= self.bits // self.groups <= MOST_BITS:
-            raise ValueError(
+            raise UserError(
                 f'{self.bits} bits cannot be cut into {self.groups} ids of equally many bits, at most {MOST_BITS}'
             )
 

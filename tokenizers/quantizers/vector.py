@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
+from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import unit_norm
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.quantizers.entropy import entropy_loss
@@ -67,7 +68,7 @@ class VectorQuantizer(nn.Module):
         """
         codewords = self.codewords()
         if z.shape[-1] != codewords.shape[-1]:
-            raise ValueError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
+            raise UserError(f'z has {z.shape[-1]} channels, the codewords have {codewords.shape[-1]}')
         z = z.astype(jnp.float32)
         if self.normalize:
             z = unit_norm(z)

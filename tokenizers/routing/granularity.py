@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides
 
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -42,7 +43,7 @@ def information_density(
       sigma: width of the Gaussian, in units of the images.
 
     Raises:
-      ValueError: the sides are no multiples of `patch`.
+      UserError: the sides are no multiples of `patch`.
     """
     patches = _grey_patches(images, patch)
     centres = jnp.linspace(bin_range[0], bin_range[1], bins)
@@ -67,7 +68,7 @@ def spread_density(
       bin_range: as in `information_density`.
 
     Raises:
-      ValueError: the sides are no multiples of `patch`.
+      UserError: the sides are no multiples of `patch`.
     """
     deviation = jnp.std(_grey_patches(images, patch), axis=-1)
     density = information_density(images, patch, bin_range, sigma=0.03) + jnp.log1p(deviation / _LEAST_DEVIATION)
@@ -108,11 +109,11 @@ def density_thresholds(
 
 
 def check_grain_ratios(grain_ratios: Sequence[float], count: int | None = None) -> None:
-    """Raises ValueError unless the shares are `count` numbers of at least 0 with the sum 1."""
+    """Raises UserError unless the shares are `count` numbers of at least 0 with the sum 1."""
     if count is not None and len(grain_ratios) != count:
-        raise ValueError(f'expected {count} shares, from coarse to fine, got {tuple(grain_ratios)}')
+        raise UserError(f'expected {count} shares, from coarse to fine, got {tuple(grain_ratios)}')
     if min(grain_ratios) < 0 or abs(sum(grain_ratios) - 1) > 1e-4:
-        raise ValueError(f'shares must be at least 0 and add up to 1, got {tuple(grain_ratios)}')
+        raise UserError(f'shares must be at least 0 and add up to 1, got {tuple(grain_ratios)}')
 
 
 def over_blocks(x: Array, side: int) -> Array:
@@ -211,7 +212,7 @@ class EntropyRouter(nn.Module):
         if self.thresholds is None:
             return quota_choice(information_density(images, patch, self.bin_range), self.grain_ratios)
         if len(self.thresholds) != len(self.grain_ratios) - 1:
-            raise ValueError(
+            raise UserError(
                 f'{len(self.grain_ratios)} grains need {len(self.grain_ratios) - 1} thresholds, '
                 f'got {tuple(self.thresholds)}'
             )

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
+from vistok.errors import UserError
 
 _ROWS_AT_ONCE = 2**15
 _ROUNDS = 256  # of seeding; up to so many clusters, each seed is drawn by itself as in k-means++
@@ -68,10 +69,10 @@ def kmeans(
       on_iteration: called after each pass over the vectors.
 
     Raises:
-      ValueError: fewer vectors than clusters, or vectors that are not finite.
+      UserError: fewer vectors than clusters, or vectors that are not finite.
     """
     if not 1 <= k <= len(vectors):
-        raise ValueError(f'{len(vectors)} vectors cannot make {k} clusters')
+        raise UserError(f'{len(vectors)} vectors cannot make {k} clusters')
     variance = _variance(vectors)
     centroids = _seeds(vectors, k, np.random.default_rng(seed))
     done = 0
@@ -95,7 +96,7 @@ def _variance(vectors: Float[np.ndarray, 'n d']) -> float:
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         piece = np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float64)
         if not np.isfinite(piece).all():
-            raise ValueError('vectors to be clustered must be finite')
+            raise UserError('vectors to be clustered must be finite')
         total, square = total + piece.sum(0), square + np.square(piece).sum(0)
     return float(np.mean(square / len(vectors) - np.square(total / len(vectors))))
 

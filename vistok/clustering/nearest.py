@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.errors import UserError
+
 CODEBOOK_AXIS = 'model'  # as the rules of vistok/training/sharding.py split the rows of codebooks
 
 _SCORES_AT_ONCE = 2**22  # float32 scores alive in the first pass
@@ -60,11 +62,11 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
       int32 row numbers in [0, K); the lowest one where codewords are equal.
 
     Raises:
-      ValueError: the codebook is empty.
+      UserError: the codebook is empty.
     """
     size = codebook.shape[0]
     if size == 0:
-        raise ValueError(f'a codebook has at least one codeword, got shape {codebook.shape}')
+        raise UserError(f'a codebook has at least one codeword, got shape {codebook.shape}')
     mesh = jax.sharding.get_abstract_mesh()
     parts = mesh.shape[CODEBOOK_AXIS] if CODEBOOK_AXIS in mesh.auto_axes else 1
     if parts > 1 and size % parts == 0:
@@ -144,11 +146,11 @@ def nearest_codeword_sharded(
       int32 row numbers in [0, K); the lowest one where codewords are equal.
 
     Raises:
-      ValueError: K is not a multiple of the axis's size.
+      UserError: K is not a multiple of the axis's size.
     """
     size, parts = codebook.shape[0], mesh.shape[axis]
     if size % parts:
-        raise ValueError(f'{size} codewords cannot be split evenly over {parts} devices (mesh axis {axis!r})')
+        raise UserError(f'{size} codewords cannot be split evenly over {parts} devices (mesh axis {axis!r})')
     z = jax.lax.stop_gradient(z).astype(jnp.float32)
     codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
 

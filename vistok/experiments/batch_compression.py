@@ -58,7 +58,7 @@ def compress_files(
       grain_ratios: shares of the grains; of the three at most one is given.
 
     Raises:
-      UserError, ValueError: the only image cannot be compressed, or more than one size is asked for.
+      UserError: the only image cannot be compressed, or more than one size is asked for.
     """
     if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
         raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')

@@ -88,7 +88,7 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
     """The module that `config.model` describes.
 
     Raises:
-      ValueError: an unknown name or argument.
+      UserError: an unknown name or argument.
     """
     return _model(TOKENIZERS, config)
 
@@ -111,7 +111,7 @@ def generator(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Generat
       tokenizer: whose tokens these are, for generators that decode while they generate.
 
     Raises:
-      ValueError: an unknown name or argument.
+      UserError: an unknown name or argument.
     """
     tokens: dict[str, Any] = {
         'spec': token_spec(config),
@@ -147,7 +147,7 @@ def _model(table: dict[str, Any], config: ConfigDict, **given: Any) -> Any:
     fields = {name for name in cls.__dataclass_fields__ if name not in ('parent', 'name', *given)}
     unknown = sorted(set(arguments) - fields)
     if unknown:
-        raise ValueError(f'{config.model.name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
+        raise UserError(f'{config.model.name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
     return cls(**arguments, **given, dtype=dtype)
 
 
@@ -169,7 +169,7 @@ def discriminator(config: ConfigDict) -> nn.Module | None:
         return PatchGAN(settings.discriminator_channels, settings.discriminator_layers, dtype=dtype)
     if settings.discriminator == 'stylegan':
         return StyleGANDiscriminator(image_size=config.data.image_size, dtype=dtype)
-    raise ValueError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
+    raise UserError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
 
 
 def judge(config: ConfigDict, kind: str) -> Judge:
@@ -184,7 +184,7 @@ def objective(
     """What `config` trains: a tokenizer, or a generator over the tokens of a frozen one.
 
     Raises:
-      ValueError: an unknown name or argument.
+      UserError: an unknown name or argument.
     """
     if is_generator(config):
         module = None if frozen_tokenizer is None else frozen_tokenizer.module
@@ -326,7 +326,7 @@ def _token_folder(config: ConfigDict) -> pathlib.Path | None:
 
 def _known(table: dict[str, Any], name: str, key: str) -> Any:
     if name not in table:
-        raise ValueError(f'unknown {key} {name!r}; known: {", ".join(table)}')
+        raise UserError(f'unknown {key} {name!r}; known: {", ".join(table)}')
     return table[name]
 
 

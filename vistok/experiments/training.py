@@ -35,7 +35,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, `images/`.
 
     Raises:
-      UserError, ValueError: a setting or file that does not fit; the folder is not touched before all are checked.
+      UserError: a setting or file that does not fit; the folder is not touched before all are checked.
     """
     frozen_tokenizer = None
     if registry.is_generator(config):

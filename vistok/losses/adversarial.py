@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from vistok.collectives import replica_mean
+from vistok.errors import UserError
 
 Logits = Float[Array, '...']
 Scalar = Float[Array, '']
@@ -55,7 +56,7 @@ ADVERSARIAL_LOSSES = {
 def adversarial_weight(step: jax.Array | int, start: int, ramp: int = 0) -> Scalar:
     """0 before step `start`, then rising linearly to 1 within `ramp` steps (at once if 0)."""
     if ramp < 0:
-        raise ValueError(f'ramp must be 0 or more steps, got {ramp}')
+        raise UserError(f'ramp must be 0 or more steps, got {ramp}')
     since = jnp.asarray(step, jnp.float32) - start
     return jnp.where(since < 0, 0.0, jnp.clip((since + 1) / (ramp + 1), 0.0, 1.0))
 

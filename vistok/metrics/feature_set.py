@@ -91,7 +91,7 @@ class FeatureCollector:
         self.count += len(images)
 
     def collected(self) -> FeatureSet:
-        """Everything added so far; ValueError below two images."""
+        """Everything added so far; UserError below two images."""
         labels = np.concatenate(self._labels) if self._labels else None
         return FeatureSet(
             self._extractor.protocol.name,
@@ -172,6 +172,8 @@ def load_statistics(path: str | os.PathLike[str]) -> FeatureSet:
             found = {name: arrays[name] for name in wanted if name in arrays}
             if not {'mu', 'sigma'} <= set(found):
                 raise UserError(f'{path} holds no statistics; it has {", ".join(arrays.files)}')
+    except UserError:
+        raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{path} is damaged or no .npz file: {error}') from None
     about = json.loads(found['about'].item()) if 'about' in found else {}

@@ -6,6 +6,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Real
 
+from vistok.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
@@ -35,7 +37,7 @@ class Moments:
         """Adds the features of n images.
 
         Raises:
-          ValueError: they have another width than those before.
+          UserError: they have another width than those before.
         """
         if not len(features):
             return
@@ -45,16 +47,16 @@ class Moments:
             # Sums of differences from some point amid the features lose nothing where the mean is large.
             self._origin, self._sum, self._products = x.mean(axis=0), np.zeros(d), np.zeros((d, d))
         if x.shape[1] != len(self._sum):
-            raise ValueError(f'expected features of width {len(self._sum)}, got {x.shape[1]}')
+            raise UserError(f'expected features of width {len(self._sum)}, got {x.shape[1]}')
         x -= self._origin
         self._count += len(x)
         self._sum += x.sum(axis=0)
         self._products += x.T @ x
 
     def gaussian(self) -> Gaussian:
-        """Of everything added so far; ValueError below two images."""
+        """Of everything added so far; UserError below two images."""
         if self._count < 2:
-            raise ValueError(f'a covariance needs at least 2 images, got {self._count}')
+            raise UserError(f'a covariance needs at least 2 images, got {self._count}')
         mean = self._sum / self._count
         covariance = (self._products - self._count * np.outer(mean, mean)) / (self._count - 1)
         return Gaussian(self._origin + mean, covariance, self._count)
@@ -67,10 +69,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     negative: nothing has to be added to a singular covariance.
 
     Raises:
-      ValueError: the features differ in width.
+      UserError: the features differ in width.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f'the features differ in width: {len(a.mean)} and {len(b.mean)}')
+        raise UserError(f'the features differ in width: {len(a.mean)} and {len(b.mean)}')
     root = _root(a.covariance)
     eigenvalues = scipy.linalg.eigvalsh(root @ b.covariance @ root)
     difference = a.mean - b.mean

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from skimage.metrics import structural_similarity
 
+from vistok.errors import UserError
+
 
 def psnr(
     originals: Float[np.ndarray, 'n h w c'], reconstructions: Float[np.ndarray, 'n h w c']
@@ -49,12 +51,12 @@ def ssim(
       One value per image, at most 1; NaN where the reconstruction holds a NaN.
 
     Raises:
-      ValueError: the images are smaller than the window.
+      UserError: the images are smaller than the window.
     """
     window = 7 if llamagen_compat else 11
     height, width = originals.shape[1:3]
     if min(height, width) < window:
-        raise ValueError(f'ssim needs images of at least {window}x{window} pixels, got {height}x{width}')
+        raise UserError(f'ssim needs images of at least {window}x{window} pixels, got {height}x{width}')
     if llamagen_compat:
         options = {'win_size': window, 'data_range': 2.0}
     else:

@@ -7,6 +7,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Integer, Real
 
+from vistok.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRule:
@@ -56,10 +58,10 @@ def inception_score(logits: Real[np.ndarray, 'n classes'], rule: ScoreRule) -> I
       rule: how they are divided.
 
     Raises:
-      ValueError: there are no images.
+      UserError: there are no images.
     """
     if not len(logits):
-        raise ValueError('an inception score needs images, got none')
+        raise UserError('an inception score needs images, got none')
     scores = []
     for part in rule.parts(len(logits)):
         p = scipy.special.softmax(logits[part].astype(np.float64), axis=1)

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 from tqdm import tqdm
 
+from vistok.errors import UserError
+
 _CHUNK = 2048
 
 
@@ -46,11 +48,11 @@ def precision_recall(
       progress: shows a bar.
 
     Raises:
-      ValueError: a set has not more than k images.
+      UserError: a set has not more than k images.
     """
     for name, features in {'samples': samples, 'reference': reference}.items():
         if len(features) <= neighbours:
-            raise ValueError(f'{neighbours} neighbours need more than {neighbours} {name}, got {len(features)}')
+            raise UserError(f'{neighbours} neighbours need more than {neighbours} {name}, got {len(features)}')
     dtype = jnp.float16 if half else jnp.float32
     sample_chunks, reference_chunks = _chunks(samples, chunk), _chunks(reference, chunk)
     steps = (len(sample_chunks) + len(reference_chunks)) ** 2 - len(sample_chunks) * len(reference_chunks)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vistok.errors import UserError
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu': lambda x: nn.gelu(x, approximate=False),
     'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # the original CLIP weights need this one
@@ -36,7 +38,7 @@ class SelfAttention(nn.Module):
         """Attends over the n positions, or over those that are visible (at least one is)."""
         b, n, d = x.shape
         if d % self.num_heads:
-            raise ValueError(f'width {d} is not a multiple of num_heads {self.num_heads}')
+            raise UserError(f'width {d} is not a multiple of num_heads {self.num_heads}')
         qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=self.kernel_init, name='qkv')(x)
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads), 2, 0)
         logits = jnp.einsum('bqhc,bkhc->bhqk', q * (d // self.num_heads) ** -0.5, k).astype(jnp.float32)

@@ -100,15 +100,15 @@ def load_judge(
         `patches=True` for a feature per patch.
 
     Raises:
-      ValueError: an unknown kind, or a path for a stand-in.
+      UserError: an unknown kind, or a path for a stand-in.
       FileNotFoundError: the official weights are not there.
       UserError: the file is not what was published, or not what `sha256` says, or holds another model.
     """
     if kind not in JUDGES:
-        raise ValueError(f'judge {kind!r} is none of {", ".join(JUDGES)}')
+        raise UserError(f'judge {kind!r} is none of {", ".join(JUDGES)}')
     if kind in _STAND_INS:
         if path is not None:
-            raise ValueError(f'{kind} comes with its weights; path {str(path)!r} cannot be used')
+            raise UserError(f'{kind} comes with its weights; path {str(path)!r} cannot be used')
         module = _STAND_INS[kind](**options)
         params = stand_in_params()
         wanted = variable_shapes(module, *_images(module))['params']

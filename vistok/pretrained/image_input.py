@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vistok.errors import UserError
+
 Statistics = tuple[float, float, float]
 
 
@@ -25,10 +27,10 @@ def resize(images: Float[Array, 'b h w c'], size: int, method: str = 'bicubic') 
       method: 'bicubic' (antialiased), or 'nearest' with PyTorch's choice of pixels, as FQGAN's teachers were fed.
 
     Raises:
-      ValueError: for another method.
+      UserError: for another method.
     """
     if method not in ('bicubic', 'nearest'):
-        raise ValueError(f"resize method {method!r} is none of 'bicubic', 'nearest'")
+        raise UserError(f"resize method {method!r} is none of 'bicubic', 'nearest'")
     b, h, w, c = images.shape
     if (h, w) == (size, size):
         return images

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
 from vistok.collectives import replica_sum
+from vistok.errors import UserError
 
 
 def codeword_counts(
@@ -49,13 +50,13 @@ class CodebookUsage:
 
     def __init__(self, size: int) -> None:
         if size < 1:
-            raise ValueError(f'a codebook has at least one codeword, got size {size}')
+            raise UserError(f'a codebook has at least one codeword, got size {size}')
         self._counts = np.zeros(size, np.int64)
 
     def add(self, counts: Integer[Array, 'K'] | Integer[np.ndarray, 'K']) -> None:
         """Adds the counts of one global batch."""
         if counts.shape != self._counts.shape:
-            raise ValueError(f'expected {self._counts.size} counts, got shape {counts.shape}')
+            raise UserError(f'expected {self._counts.size} counts, got shape {counts.shape}')
         self._counts += np.asarray(counts, np.int64)
 
     @property
@@ -64,10 +65,10 @@ class CodebookUsage:
         return self._counts.copy()
 
     def report(self) -> UsageReport:
-        """Usage and perplexity of everything added so far; raises ValueError if that is nothing."""
+        """Usage and perplexity of everything added so far; raises UserError if that is nothing."""
         total = int(self._counts.sum())
         if total == 0:
-            raise ValueError('no tokens were counted, so usage and perplexity are undefined')
+            raise UserError('no tokens were counted, so usage and perplexity are undefined')
         used = self._counts[self._counts > 0]
         p = used / np.float64(total)
         entropy = float(np.sum(p * -np.log(p)))  # the sign inside: a single codeword gives 0, not -0

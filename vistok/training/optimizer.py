@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vistok.errors import UserError
+
 SCHEDULES = ('constant', 'cosine', 'linear', 'annealing')
 
 
@@ -25,14 +27,14 @@ def learning_rate_schedule(
     for Vector-Quantized Networks with 100% Codebook Utilization", 2025: 0.005, 0.3, 0.01).
 
     Raises:
-      ValueError: an unknown schedule, a warm-up that is not shorter than the run, or nothing left to decay in.
+      UserError: an unknown schedule, a warm-up that is not shorter than the run, or nothing left to decay in.
     """
     if schedule not in SCHEDULES:
-        raise ValueError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
+        raise UserError(f'unknown schedule {schedule!r}; known: {", ".join(SCHEDULES)}')
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f'warmup_steps is {warmup_steps}; it must be at least 0 and below the {total_steps} steps')
+        raise UserError(f'warmup_steps is {warmup_steps}; it must be at least 0 and below the {total_steps} steps')
     if not 0 <= hold_fraction < 1:
-        raise ValueError(f'hold_fraction is {hold_fraction}; it must be at least 0 and below 1')
+        raise UserError(f'hold_fraction is {hold_fraction}; it must be at least 0 and below 1')
     decay_steps = total_steps - warmup_steps
     if schedule == 'cosine':
         main = optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=final_fraction)

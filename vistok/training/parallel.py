@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vistok.collectives import replica_axis_named
+from vistok.errors import UserError
 from vistok.training.sharding import make_mesh, state_shardings
 from vistok.training.state import Batch, StepReport, TrainState
 from vistok.training.step import TrainStep
@@ -38,10 +39,10 @@ class Runner(abc.ABC):
         return self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
     def check_batch(self, batch_size: int, accumulate: int = 1) -> None:
-        """Raises ValueError when a global batch cannot be cut into equal parts."""
+        """Raises UserError when a global batch cannot be cut into equal parts."""
         parts = self.batch_shards * accumulate
         if batch_size % parts:
-            raise ValueError(
+            raise UserError(
                 f'batch size {batch_size} is not divisible by {parts} '
                 f'({self.batch_shards} devices over the batch, {accumulate} accumulated parts)'
             )
@@ -121,7 +122,7 @@ class PmapRunner(Runner):
 
     def __init__(self, mesh: Mesh) -> None:
         if mesh.shape['fsdp'] != 1 or mesh.shape['model'] != 1:
-            raise ValueError(
+            raise UserError(
                 f'the pmap runner is data parallel only, but the mesh is {dict(mesh.shape)}; use runner jit'
             )
         super().__init__(mesh)
@@ -197,10 +198,10 @@ def make_runner(
     """A runner by name over a mesh; see `make_mesh` for the sizes.
 
     Raises:
-      ValueError: an unknown runner, or a mesh that this machine does not have.
+      UserError: an unknown runner, or a mesh that this machine does not have.
     """
     if kind not in RUNNERS:
-        raise ValueError(f'unknown runner {kind!r}; known: {", ".join(RUNNERS)}')
+        raise UserError(f'unknown runner {kind!r}; known: {", ".join(RUNNERS)}')
     return RUNNERS[kind](make_mesh(data, fsdp, model, devices))
 
 

@@ -8,6 +8,7 @@ import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vistok.errors import UserError
 from vistok.training.state import TrainState
 
 AXES = ('data', 'fsdp', 'model')
@@ -27,23 +28,23 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None
     """A mesh over the first `devices` devices (default: all); one axis may be -1, "what is left".
 
     Raises:
-      ValueError: more devices asked for than there are, or sizes that do not multiply to the device count.
+      UserError: more devices asked for than there are, or sizes that do not multiply to the device count.
     """
     available = jax.devices()
     count = len(available) if devices is None else devices
     if not 1 <= count <= len(available):
-        raise ValueError(f'{count} devices asked for, but this run has {len(available)} ({available[0].device_kind})')
+        raise UserError(f'{count} devices asked for, but this run has {len(available)} ({available[0].device_kind})')
     sizes = {'data': data, 'fsdp': fsdp, 'model': model}
     free = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or fixed < 1:
-        raise ValueError(f'mesh {sizes} is not possible: sizes are positive, and at most one may be -1')
+        raise UserError(f'mesh {sizes} is not possible: sizes are positive, and at most one may be -1')
     if fixed > count:
-        raise ValueError(f'mesh {sizes} asks for {fixed} devices, but this run has {count}')
+        raise UserError(f'mesh {sizes} asks for {fixed} devices, but this run has {count}')
     if free and count % fixed == 0:
         sizes[free[0]] = count // fixed
     if math.prod(sizes.values()) != count:
-        raise ValueError(f'mesh {sizes} does not cover the {count} devices of this run exactly')
+        raise UserError(f'mesh {sizes} does not cover the {count} devices of this run exactly')
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=available[:count])
 
 

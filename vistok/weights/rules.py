@@ -92,7 +92,7 @@ class Rule:
         names = _placeholders(self.target)
         for source in self.sources:
             if _placeholders(source) != names:
-                raise ValueError(f'the placeholders of {source!r} and {self.target!r} differ')
+                raise UserError(f'the placeholders of {source!r} and {self.target!r} differ')
 
     @property
     def sources(self) -> tuple[str, ...]:

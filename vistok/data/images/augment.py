@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vistok.errors import UserError
+
 Augmentation = Literal['resize_crop', 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop']
 
 
@@ -39,7 +41,7 @@ def augment(
 
     Raises:
       TooSmall: a 'random_crop' larger than the image.
-      ValueError: `how` is none of the above.
+      UserError: `how` is none of the above.
     """
     if how == 'resize_crop':
         view = resize_crop(image, rng, size)
@@ -52,7 +54,7 @@ def augment(
     elif how == 'centre_crop':
         view = centre_crop(image, size)
     else:
-        raise ValueError(f'augmentation must be one of {Augmentation.__args__}, got {how!r}')
+        raise UserError(f'augmentation must be one of {Augmentation.__args__}, got {how!r}')
     return view[:, ::-1] if flip and rng.random() < 0.5 else view
 
 

@@ -82,6 +82,8 @@ class SampleFile(ByteBatches):
                 raise UserError(f'{path} holds no images (arr_0); it has {", ".join(sorted(names))}')
             with _images_of(path) as (_, self._shape):
                 pass
+        except UserError:
+            raise
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f'{path} is missing, damaged or no .npz file: {error}') from None
         if self._labels is not None and len(self._labels) != self._shape[0]:

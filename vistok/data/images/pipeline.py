@@ -190,7 +190,7 @@ def train_batches(
       An iterator over the batches of this process: `batch_size / process_count` samples each.
 
     Raises:
-      ValueError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
+      UserError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
       UserError: while iterating: no image of the source can be used.
     """
     skipped = _Skipped(source.name)
@@ -228,11 +228,11 @@ def shuffled_batches(
       skipped: names of the images that could not be used so far, and why.
 
     Raises:
-      ValueError: as `train_batches`.
+      UserError: as `train_batches`.
     """
     local = local_batch_size(batch_size, process_index, process_count)
     if not 0 <= seed < 2**32:
-        raise ValueError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
+        raise UserError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
     stream = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None).random_map(sample)
     batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(finish)
@@ -301,7 +301,7 @@ def evaluation_batches(
       threads: that decode ahead; 0: decode when asked.
 
     Raises:
-      ValueError: the batch size cannot be divided among the processes.
+      UserError: the batch size cannot be divided among the processes.
     """
     local = local_batch_size(batch_size, process_index, process_count)
     return EvaluationBatches(
@@ -315,11 +315,11 @@ def evaluation_batches(
 
 
 def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
-    """One process's share of a batch; ValueError if there is none."""
+    """One process's share of a batch; UserError if there is none."""
     if batch_size <= 0 or batch_size % process_count:
-        raise ValueError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
+        raise UserError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
     if not 0 <= process_index < process_count:
-        raise ValueError(f'process index must be in 0..{process_count - 1}, got {process_index}')
+        raise UserError(f'process index must be in 0..{process_count - 1}, got {process_index}')
     return batch_size // process_count
 
 

@@ -62,7 +62,7 @@ def _of_lines(path: Path) -> Captions:
             name, text = row['file_name'], row['text']
             texts = (text,) if isinstance(text, str) else tuple(text)
             if not isinstance(name, str) or not texts or not all(isinstance(t, str) for t in texts):
-                raise ValueError(f'file_name is {name!r}, text is {text!r}')
+                raise UserError(f'file_name is {name!r}, text is {text!r}')
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f'{path}: entry {number} is not of the form {{"file_name": "1.jpg", "text": "a cat"}}: {error}'

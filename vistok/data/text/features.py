@@ -178,6 +178,8 @@ class TextFeatureSource:
                     )
                 for entry in (_Entry(**row) for row in json.loads(index.read_text())):
                     self._entries.setdefault(entry.name, []).append((index.with_suffix('.npy'), entry))
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f'the features in {folder} cannot be read: {error}') from error
         self.names = tuple(self._entries)

@@ -74,7 +74,7 @@ class EvaluationTokenBatches:
       skipped: nothing, since whatever lies on disk can be used.
 
     Raises:
-      ValueError: the batch size cannot be divided among the processes.
+      UserError: the batch size cannot be divided among the processes.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vistok.data.images.augment import centre_crop
+from vistok.errors import UserError
 
 Views = Literal['centre', 'five_crop', 'ten_crop']
 
@@ -32,7 +33,7 @@ def cut_views(
       `view_count(views, zooms)` images.
 
     Raises:
-      ValueError: a zoom is below 1, or there is none.
+      UserError: a zoom is below 1, or there is none.
     """
     count = view_count(views, zooms)
     if views == 'centre':
@@ -53,9 +54,9 @@ def view_count(views: Views, zooms: Sequence[float] = (1.1,)) -> int:
     """How many views `cut_views` gives.
 
     Raises:
-      ValueError: a zoom is below 1, or there is none.
+      UserError: a zoom is below 1, or there is none.
     """
     per_zoom = {'centre': 1, 'five_crop': 5, 'ten_crop': 10}
     if not zooms or min(zooms) < 1:
-        raise ValueError(f'a zoom is at least 1, got {tuple(zooms)}')
+        raise UserError(f'a zoom is at least 1, got {tuple(zooms)}')
     return 1 if views == 'centre' else per_zoom[views] * len(zooms)
