@@ -38,19 +38,19 @@ class Prior(Protocol):
     """
 
     @property
-    def kind(self) -> int: ...  # noqa: D102
+    def kind(self) -> int: ...
 
     @property
-    def portable(self) -> bool: ...  # noqa: D102
+    def portable(self) -> bool: ...
 
     @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+    def codebook_sizes(self) -> tuple[int, ...]: ...
 
     @property
-    def grains(self) -> tuple[int, ...]: ...  # noqa: D102
+    def grains(self) -> tuple[int, ...]: ...
 
     @property
-    def feature(self) -> Feature | None: ...  # noqa: D102
+    def feature(self) -> Feature | None: ...
 
     @property
     def fingerprint(self) -> bytes:

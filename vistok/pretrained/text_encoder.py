@@ -51,8 +51,8 @@ class T5Encoder:
             from transformers import AutoTokenizer, T5EncoderModel
         except ImportError as error:
             raise UserError(
-                f"texts are encoded by transformers and PyTorch, which are not installed: pip install '.[text]' in a checkout "
-                f'({error})'
+                f"texts are encoded by transformers and PyTorch, which are not installed: pip install '.[text]' in a "
+                f'checkout ({error})'
             ) from None
         self.name, self.tokens, self._torch = name, tokens, torch
         self._device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
