@@ -17,7 +17,6 @@ import numpy as np
 import optax
 from golden_packs import random_variables
 
-from vistok import cli
 from vistok.compression.codec import Codec, fingerprint
 from vistok.compression.format.description import describe
 from vistok.compression.nested.codebooks import NestedCodebooks
@@ -26,6 +25,7 @@ from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.generators.autoregressive.far import FAR
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.tokenizer import Tokens
@@ -46,7 +46,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 def plain_codec(config: str) -> Codec:
     """With the tokenizer of a config, `path[:variant][@name of the model]`."""
     path, _, name = config.partition('@')
-    loaded = cli.load_config(f'configs/{path}')
+    loaded = load_config(f'configs/{path}')
     if name:
         loaded.model.name = name
     module = registry.tokenizer(loaded)

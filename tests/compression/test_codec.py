@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok import cli
 from vistok.compression.codec import Codec, fingerprint
 from vistok.compression.format.header import BitstreamError, Limits
 from vistok.compression.pixel_formats import check_image
 from vistok.compression.priors.fitting import fit_prior
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.metrics.image_quality import psnr
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -161,7 +161,7 @@ def test_fingerprints_follow_values_and_not_names():
 
 @pytest.mark.parametrize('config', ['fqgan.py:tiny', 'control_gic.py:tiny', 'dq_vae.py:tiny'])
 def test_real_tokenizers_go_through(config):
-    module = registry.tokenizer(cli.load_config(f'configs/{config}'))
+    module = registry.tokenizer(load_config(f'configs/{config}'))
     variables = jax.jit(lambda key: module.init(key, jax.numpy.zeros((1, 32, 32, 3))))(jax.random.key(0))
     model = Codec(TrainedTokenizer(module, dict(variables)), fingerprint(variables), window=32, halo=16, tile=8)
     original = image(45, 40)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from round_trip_process import encode
 
-from vistok import cli
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.tokenizers.trained import TrainedTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_every_tokenizer_goes_round_or_is_refused():
 
 
 def test_tokens_that_belong_to_whole_images_are_refused(monkeypatch):
-    module = registry.tokenizer(cli.load_config('configs/fvq.py:var,tiny'))
+    module = registry.tokenizer(load_config('configs/fvq.py:var,tiny'))
     monkeypatch.setattr(opening, 'load', lambda path: TrainedTokenizer(module, {}))
     with pytest.raises(UserError, match='runs/var holds a MultiScaleFVQ, whose coarse scales have ids for a whole'):
         opening.open_tokenizer('runs/var')

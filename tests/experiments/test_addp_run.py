@@ -8,9 +8,9 @@ from golden_packs import random_variables
 from PIL import Image
 
 import vistok
-from vistok import cli
 from vistok.errors import UserError
 from vistok.experiments import registry, training
+from vistok.experiments.config_files import load_config
 from vistok.experiments.tokenizer_file import write_tokenizer
 from vistok.generators.generator import SampleConfig
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
             for i in range(count):
                 pixels = rng.integers(0, 128, (8, 8, 3), np.uint8) + (128 if label == 'light' else 0)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / 'pictures' / split / label / f'{i}.png')
-    module = registry.tokenizer(cli.load_config('configs/vqgan.py:tiny'))
+    module = registry.tokenizer(load_config('configs/vqgan.py:tiny'))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     write_tokenizer(folder / 'tokenizer.safetensors', TrainedTokenizer(module, random_variables(shapes)))
     training.run_training(config_of(folder, 'mage'), folder / 'mage', show_progress=False)
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def config_of(folder, name):
-    config = cli.load_config(f'configs/{name}.py:tiny')
+    config = load_config(f'configs/{name}.py:tiny')
     config.tokenizer, config.data.source = str(folder / 'tokenizer.safetensors'), str(folder / 'pictures')
     config.data.image_size = 8
     config.train.devices = 1
@@ -83,7 +83,7 @@ def test_a_predictor_that_is_none_or_of_other_tokens_is_refused_in_a_sentence(fo
 
 @pytest.mark.parametrize('variant', ['', 'finetune,'])
 def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_changes(folder, trained, variant):
-    config = cli.load_config(f'configs/addp_probe.py:{variant}tiny')
+    config = load_config(f'configs/addp_probe.py:{variant}tiny')
     config.encoder, config.data.source = str(folder / 'addp'), str(folder / 'pictures')
     config.data.image_size, config.train.devices = 8, 1
     config.optimizer.learning_rate = 1e-3
@@ -101,7 +101,7 @@ def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_cha
 
 
 def test_an_encoder_that_is_none_or_sees_other_images_is_refused_in_a_sentence(folder, trained, tmp_path):
-    config = cli.load_config('configs/addp_probe.py:tiny')
+    config = load_config('configs/addp_probe.py:tiny')
     config.data.source, config.data.image_size = str(folder / 'pictures'), 16
     for encoder, answer in (
         ('nothing', 'which is no run folder'),

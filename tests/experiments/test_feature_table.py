@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vistok import cli
 from vistok.errors import UserError
 from vistok.experiments import feature_table, initial_weights, training
+from vistok.experiments.config_files import load_config
 from vistok.experiments.feature_table import (
     CodebookTable,
     PatchFeatures,
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def tiny(variant='', **overrides):
-    config = cli.load_config(f'configs/vqgan_lc.py:{variant}tiny')
+    config = load_config(f'configs/vqgan_lc.py:{variant}tiny')
     config.train.devices = 1
     config.update_from_flattened_dict(overrides)
     return config
@@ -162,7 +162,7 @@ def test_a_table_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
 
 def test_a_model_without_a_table_refuses_one(tmp_path):
     write_table(tmp_path / 'table.safetensors', CodebookTable(np.zeros((32, 8), np.float32)))
-    config = cli.load_config('configs/vqgan.py:tiny')
+    config = load_config('configs/vqgan.py:tiny')
     config.train.devices = 1
     config.table = str(tmp_path / 'table.safetensors')
     with pytest.raises(UserError, match='this model projects no table'):

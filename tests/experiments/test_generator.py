@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import vistok
-from vistok import cli
 from vistok.data.images.byte_batches import open_byte_batches
 from vistok.data.tokens.dataset import TokenSource
 from vistok.errors import UserError
 from vistok.experiments import registry, sampling, token_extraction, training
+from vistok.experiments.config_files import load_config
 from vistok.experiments.sampling import Plan, chosen_classes, sample
 from vistok.experiments.token_extraction import Extraction
 from vistok.experiments.tokenizer_file import describe, read_tokenizer, write_tokenizer
@@ -31,7 +32,7 @@ NAMES = ('seven', 'three', 'two')
 @functools.cache
 def fresh_tokenizer(shift=0.0):
     """Untrained, 8x8 tokens for 16x16 pixels."""
-    config = cli.load_config('configs/vqgan.py:digits,tiny')
+    config = load_config('configs/vqgan.py:digits,tiny')
     module = registry.tokenizer(config)
     variables = jax.jit(lambda key: module.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(0))
     return TrainedTokenizer(module, jax.tree.map(lambda x: x + shift, variables))
@@ -76,7 +77,7 @@ def tokens(extraction, tmp_path_factory):
 
 
 def tiny(**overrides):
-    config = cli.load_config('configs/llamagen.py:tiny')
+    config = load_config('configs/llamagen.py:tiny')
     config.optimizer.schedule = 'constant'
     config.train.devices = 1
     config.evaluate.batch_size = 6
@@ -102,9 +103,9 @@ def run(tokens, tmp_path_factory):
 def test_every_tokenizer_is_rebuilt_from_its_description(name):
     path, _, variant = name.partition(':')
     located = f'configs/{path.removesuffix(".py")}.py:' + ','.join(filter(None, [variant, 'tiny']))
-    module = registry.tokenizer(cli.load_config(located))
+    module = registry.tokenizer(load_config(located))
     described = json.loads(json.dumps(describe(module)))
-    assert registry.tokenizer(cli.ConfigDict({'model': described})) == module
+    assert registry.tokenizer(ConfigDict({'model': described})) == module
 
 
 def test_a_tokenizer_file_keeps_the_fingerprint_and_can_be_loaded(tokenizer):
@@ -236,7 +237,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
             training.run_training(config, tmp_path / 'run', show_progress=False)
         assert '\n' not in str(error.value)
         assert not (tmp_path / 'run').exists()
-    vqgan = cli.load_config('configs/vqgan.py:tiny')
+    vqgan = load_config('configs/vqgan.py:tiny')
     vqgan.data.source = f'tokens:{tokens}'
     vqgan.train.devices = 1
     with pytest.raises(UserError, match='a tokenizer learns from images'):
@@ -348,13 +349,13 @@ def test_classes_are_asked_for_by_number_or_name():
     ],
 )
 def test_every_config_builds_its_generator(variant):
-    config = cli.load_config(f'configs/{variant}')
+    config = load_config(f'configs/{variant}')
     sizes = (16_384,) * (2 if 'far' in variant else 1)
     tokens = {
         'codebook_sizes': sizes, 'codebook_names': ('a', 'b')[: len(sizes)], 'downsample_factor': 16, 'grains': (1,),
         'grid': (4, 4), 'num_classes': 10,
     }  # fmt: skip
-    config.tokens = cli.ConfigDict(tokens)
+    config.tokens = ConfigDict(tokens)
     generator = registry.generator(config)
     jax.eval_shape(generator.init, jax.random.key(0))
     assert registry.sample_config(config, top_k=5).top_k == 5

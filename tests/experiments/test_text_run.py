@@ -15,13 +15,13 @@ from toy_generator import Table
 from tqdm import tqdm
 
 import vistok
-from vistok import cli
 from vistok.data.images.byte_batches import open_byte_batches
 from vistok.data.text.features import TextFeatureSource, write_text_features
 from vistok.data.tokens.batches import train_token_batches
 from vistok.data.tokens.dataset import TokenRecord, TokenSource, write_tokens
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder, training
+from vistok.experiments.config_files import load_config
 from vistok.experiments.prompts import read_prompts
 from vistok.experiments.sampling import asked
 from vistok.experiments.tokenizer_file import write_tokenizer
@@ -40,7 +40,7 @@ ENCODER = StandInText(tokens=4, width=8)
 def folder(tmp_path_factory):
     """Images whose tokens are one id, which a word of each of their captions tells; and their features."""
     folder = tmp_path_factory.mktemp('tokens')
-    module = registry.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
     shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 3))), jax.random.key(0))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
     names = [f'{i:02d}-{word}.png' for i in range(12) for word in IDS]
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, **overrides):
-    found = cli.load_config('configs/llamagen.py:text,tiny')
+    found = load_config('configs/llamagen.py:text,tiny')
     found.train.devices = 1
     found.update_from_flattened_dict(
         {
@@ -175,7 +175,7 @@ def test_mistakes_are_answered_in_one_sentence(folder, tmp_path):
     }
     on_classes = config(folder)
     with on_classes.unlocked():
-        on_classes.model = cli.load_config('configs/llamagen.py:tiny').model
+        on_classes.model = load_config('configs/llamagen.py:tiny').model
     wrong['config.model is conditioned on classes'] = on_classes
     for sentence, found in wrong.items():
         with pytest.raises(UserError, match=sentence):

@@ -8,9 +8,9 @@ from golden_packs import random_variables
 from PIL import Image
 
 import vistok
-from vistok import cli
 from vistok.experiments import registry, training
 from vistok.experiments.codeword_clusters import clustered, codewords, read_clusters, write_clusters
+from vistok.experiments.config_files import load_config
 from vistok.experiments.tokenizer_file import write_tokenizer
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -35,11 +35,11 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
-    module = registry.tokenizer(cli.load_config(f'configs/{TOKENIZERS[name]}.py:tiny'))
+    module = registry.tokenizer(load_config(f'configs/{TOKENIZERS[name]}.py:tiny'))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
     write_tokenizer(tmp_path / 'tokenizer.safetensors', tokenizer)
-    config = cli.load_config(f'configs/{name}.py:tiny')
+    config = load_config(f'configs/{name}.py:tiny')
     config.tokenizer, config.data.source = str(tmp_path / 'tokenizer.safetensors'), str(images)
     config.data.image_size = 16
     config.optimizer.schedule = 'constant'

@@ -10,8 +10,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import vistok.experiments.loading
-from vistok import cli
 from vistok.errors import UserError
+from vistok.experiments.config_files import load_config
 from vistok.launch import evaluate
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -79,7 +79,7 @@ def test_without_images_there_is_no_sheet(evaluated, capsys):
 
 
 def test_a_run_is_measured_at_the_size_it_was_evaluated_at(evaluated, tmp_path):
-    config = cli.load_config('configs/fqgan.py:tiny')
+    config = load_config('configs/fqgan.py:tiny')
     for size, expected in ((24, 24), (0, 16)):
         config.evaluate.image_size = size
         (tmp_path / 'config.json').write_text(config.to_json())

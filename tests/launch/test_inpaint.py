@@ -13,9 +13,9 @@ from golden_packs import random_variables
 from PIL import Image
 
 import vistok.experiments.loading
-from vistok import cli
 from vistok.errors import UserError
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.generators import inpainting
 from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
@@ -28,7 +28,7 @@ FEW = SampleConfig(steps=2)
 
 @pytest.fixture(scope='module')
 def config():
-    config = cli.load_config('configs/vq_ddm.py:tiny')
+    config = load_config('configs/vq_ddm.py:tiny')
     config.data.update(source='embedded:digits', image_size=SIDE)
     config.model.denoiser = 'transformer'  # compiles faster than the U-Net
     config.tokens = {
@@ -40,7 +40,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def model(config):
-    module = registry.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
     assert tokenizer.spec == registry.token_spec(config)

@@ -17,15 +17,15 @@ import pytest
 from PIL import Image
 
 import vistok
-from vistok import cli
 from vistok.errors import UserError
 from vistok.experiments import run_folder, training
+from vistok.experiments.config_files import load_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def tiny(**overrides):
-    config = cli.load_config('configs/fqgan.py:tiny')
+    config = load_config('configs/fqgan.py:tiny')
     config.optimizer.schedule = 'constant'
     config.train.devices = 1
     config.update_from_flattened_dict(overrides)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from vistok import cli
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 
 CONFIGS = [
     'vqgan.py:tiny',
@@ -34,7 +34,7 @@ class Case:
     """A tokenizer with fresh parameters and a batch."""
 
     def __init__(self, config: str):
-        self.config = cli.load_config(f'configs/{config}')
+        self.config = load_config(f'configs/{config}')
         self.compiled = {}
         self.module = registry.tokenizer(self.config)
         size = self.config.data.image_size

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from vistok import cli
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.training.parallel import make_runner
 
 RUNNERS = {
@@ -19,7 +19,7 @@ STEPS = 3
 
 @pytest.fixture(scope='module')
 def experiment():
-    config = cli.load_config('configs/fqgan.py:tiny')
+    config = load_config('configs/fqgan.py:tiny')
     config.objective.adaptive_weight = True
     config.objective.lecam_weight = 0.1
     config.optimizer.learning_rate = 1e-4

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from vistok import cli
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.tokenizers.refit import picked_vectors, refitted
 from vistok.tokenizers.trained import TrainedTokenizer
 
 
 @pytest.fixture(scope='module')
 def tokenizer():
-    module = registry.tokenizer(cli.load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     return TrainedTokenizer(module, random_variables(shapes))
 
@@ -57,6 +57,6 @@ def test_what_cannot_be_refitted_is_refused(tokenizer, images):
         refitted(tokenizer, vectors, 4)
     with pytest.raises(ValueError, match='no images'):
         picked_vectors(tokenizer, [], 4)
-    module = registry.tokenizer(cli.load_config('configs/fqgan.py:tiny'))
+    module = registry.tokenizer(load_config('configs/fqgan.py:tiny'))
     with pytest.raises(ValueError, match='no plain form'):
         refitted(TrainedTokenizer(module, {}), vectors, 2)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
-from vistok import cli
 from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
 from vistok.generators.diffusion.vq_ddm import VQDDM
@@ -223,9 +224,9 @@ def test_the_official_network_has_no_skip_at_the_finest_level_and_no_norm_before
 
 @pytest.mark.parametrize('variant', ['celebahq256', 'church256,masks', 'imagenet256,transformer', 'cifar10,mixed'])
 def test_every_config_builds_its_generator(variant):
-    config = cli.load_config(f'configs/vq_ddm.py:{variant}')
+    config = load_config(f'configs/vq_ddm.py:{variant}')
     sizes = {'codebook_sizes': (1024,), 'codebook_names': ('code',), 'downsample_factor': 16, 'grains': (1,)}
-    config.tokens = cli.ConfigDict({**sizes, 'grid': (16, 16), 'num_classes': 0})
+    config.tokens = ConfigDict({**sizes, 'grid': (16, 16), 'num_classes': 0})
     generator = registry.generator(config)
     params = jax.eval_shape(generator.init, jax.random.key(0))['params']
     if variant == 'celebahq256':  # the size of the official network
