@@ -178,8 +178,7 @@ class FQGAN(Tokenizer):
                 f'factors, teachers and teacher_widths must be equally many, got {tuple(self.factors)}, '
                 f'{tuple(self.teachers)}, {tuple(self.teacher_widths)}'
             )
-        taught = [teacher for teacher in self.teachers if teacher]
-        if len(set(taught)) < len(taught):
+        if len(set(self.teacher_kinds)) < len(self.teacher_kinds):
             raise UserError(f'each teacher serves one factor, got {tuple(self.teachers)}')
         sizes: dict[str, Any] = {
             'channels': self.channels,
@@ -227,6 +226,11 @@ class FQGAN(Tokenizer):
             downsample_factor=2 ** (len(self.channel_multipliers) - 1),
             codebook_names=tuple(self.factors),
         )
+
+    @property
+    def teacher_kinds(self) -> tuple[str, ...]:
+        """One kind per factor that has a teacher."""
+        return tuple(kind for kind in self.teachers if kind)
 
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
         """Reconstructs `images`.

@@ -100,6 +100,11 @@ class Tokenizer(nn.Module, abc.ABC):
         """Path, below `params`, of the kernel that makes the pixels (the adaptive GAN weight is measured there)."""
         return ('decoder', 'conv_out', 'kernel')
 
+    @property
+    def teacher_kinds(self) -> tuple[str, ...]:
+        """Kinds of the frozen networks whose features the tokenizer learns to predict: keys of `predictions`."""
+        return ()
+
     @abc.abstractmethod
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> TokenizerOutput:
         """Reconstructs `images` through the tokens and returns the model's own losses."""

@@ -114,6 +114,10 @@ def test_losses_are_scalars_with_known_names(case):
     }
 
 
+def test_features_are_predicted_for_the_declared_teachers(case):
+    assert set(case.apply(case.images, train=True).predictions) == set(case.module.teacher_kinds)
+
+
 def test_the_last_layer_makes_the_pixels(case):
     node = case.variables['params']
     for key in case.module.last_layer:

@@ -211,8 +211,7 @@ def tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
             ramp=settings.discriminator_ramp,
             lecam_weight=settings.lecam_weight,
         )
-    taught = isinstance(model, FQGAN) and settings.representation_weight
-    teachers = [kind for kind in model.teachers if kind] if taught else []
+    teachers = model.teacher_kinds if settings.representation_weight else ()
     return TokenizerObjective(
         model,
         game,
