@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument('--temperature', type=float)
     args = parser.parse_args()
     changes = {key: getattr(args, key) for key in ('guidance_scale', 'temperature') if getattr(args, key) is not None}
-    config = registry.sample_config(run_folder.read_config(args.run), **changes)
+    config = registry.build_sample_config(run_folder.read_config(args.run).sample, **changes)
     print(json.dumps(measure(args.run, args.per_class, args.seed, config), indent=2))
 
 

@@ -211,7 +211,7 @@ def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> R
     """The row of a cell that has ended."""
     model: Any = vistok.load(folder)
     settings = run_folder.read_config(folder)
-    config = registry.sample_config(settings)
+    config = registry.build_sample_config(settings.sample)
     drawn = draw(folder, model, config, per_class)
     lines = log(folder)
     step = statistics.median(line['speed/seconds_per_step'] for line in lines if 'speed/seconds_per_step' in line)

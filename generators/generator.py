@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.struct
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.training.initialization import Initializer
 
 Variables = dict[str, Any]
 """Collections of nested dicts: 'params', and others that are never trained ('frozen')."""
@@ -110,6 +112,10 @@ class Generator(abc.ABC):
       num_classes: labels are in [0, num_classes); label `num_classes` means no condition.
     """
 
+    initializers: ClassVar[tuple[Initializer, ...]] = ()
+    """Makers of the arrays that a fresh run starts from instead of random ones."""
+    components: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Arguments that are trained generators themselves, with the model names that can take each place."""
     needs_images: ClassVar[bool] = False
     """Whether `loss` is given the images as well."""
 

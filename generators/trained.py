@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
 from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 Asked = Condition | Int[np.ndarray, ' b'] | Sequence[int]
 
@@ -28,6 +29,8 @@ class TrainedGenerator:
       tokenizer: decoder of its tokens, where one is known: an object with `decode(tokens) -> images`.
       class_names: names of the classes in the order of their numbers; empty where they are unknown.
       sample_config: sampling defaults of the model (guidance, temperature, top-k, ...).
+      tokenizer_fingerprint: fingerprint of the tokenizer of its tokens; '' where it is not known.
+      text_encoder: for a generator on text, the encoder of its captions: 'encoder' (name), 'tokens' and 'width'.
     """
 
     generator: Generator
@@ -36,6 +39,30 @@ class TrainedGenerator:
     tokenizer: Any = None
     class_names: tuple[str, ...] = ()
     sample_config: SampleConfig = SampleConfig()  # noqa: RUF009 (frozen)
+    tokenizer_fingerprint: str = ''
+    text_encoder: Mapping[str, Any] | None = None
+
+    def with_tokenizer(self, tokenizer: TrainedTokenizer) -> 'TrainedGenerator':
+        """Returns this generator together with the tokenizer of its tokens.
+
+        Raises:
+          UserError: the tokenizer's tokens are others.
+        """
+        theirs, ours = tokenizer.spec, self.generator.spec
+        if self.tokenizer_fingerprint not in ('', tokenizer.fingerprint):
+            raise UserError(
+                f'the generator is one for the tokenizer with the fingerprint {self.tokenizer_fingerprint[:16]}…, got '
+                f'the tokenizer with {tokenizer.fingerprint[:16]}…'
+            )
+        for field in ('codebook_sizes', 'grains'):
+            if getattr(theirs, field) != getattr(ours, field):
+                raise UserError(
+                    f'the tokenizer has other tokens than the generator: its {field} are {getattr(theirs, field)}, the '
+                    f"generator's {getattr(ours, field)}"
+                )
+        # Official generators do not say what their tokens look like in pixels; the tokenizer does.
+        generator = self.generator if self.tokenizer_fingerprint else dataclasses.replace(self.generator, spec=theirs)
+        return dataclasses.replace(self, generator=generator, tokenizer=tokenizer)
 
     def sample(
         self,

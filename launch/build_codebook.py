@@ -1,4 +1,4 @@
-"""Makes the table of a VQGAN-LC codebook: patch features of images, averaged over 4x4 patches, clustered.
+"""Makes the table of a VQGAN-LC codebook: patch features of images, averaged over 4x4 patches, cluster_features.
 
     python launch/build_codebook.py --features=clip_l14 --weights=clip_l14.safetensors --source=tfds:imagenet2012 \\
         --size=100000 --per_class --output=codebook-100K.safetensors
@@ -6,7 +6,7 @@
         --image_size=64 --output=photographs.safetensors
 
 The first is the published recipe: 100 clusters in each of the 1000 classes.  Without --per_class all images are
-clustered together, which needs no labels; --parts=64 clusters 64 random parts of them, in a 64th of the time, as the
+cluster_features together, which needs no labels; --parts=64 clusters 64 random parts of them, in a 64th of the time, as the
 classes do in the published recipe.  --config.table=FILE of configs/vqgan_lc.py reads the result.
 """
 
@@ -21,7 +21,7 @@ _FEATURES = flags.DEFINE_enum(
     'features',
     'clip_l14',
     ['clip_l14', 'clip_b16', 'dinov2_s', 'stand_in_patches', 'gaussian'],
-    "Network whose patch features are clustered; 'gaussian' draws rows instead.",
+    "Network whose patch features are cluster_features; 'gaussian' draws rows instead.",
 )
 _WEIGHTS = flags.DEFINE_string('weights', None, 'File of its official weights; the stand-in needs none.')
 _SOURCE = flags.DEFINE_string('source', 'tfds:imagenet2012', 'Training images.')
@@ -33,7 +33,7 @@ _POOL = flags.DEFINE_integer('pool', 4, 'Side, in patches, of the squares that f
 _SIZE = flags.DEFINE_integer('size', 100_000, 'Rows of the table.')
 _WIDTH = flags.DEFINE_integer('width', 768, "Width of the rows, for 'gaussian'.")
 _PER_CLASS = flags.DEFINE_bool('per_class', False, 'Equally many rows of each class, instead of all together.')
-_PARTS = flags.DEFINE_integer('parts', 1, 'Random parts of the images, each clustered by itself, to save time.')
+_PARTS = flags.DEFINE_integer('parts', 1, 'Random parts of the images, each cluster_features by itself, to save time.')
 _ITERATIONS = flags.DEFINE_integer('iterations', 100, 'Updates of the centroids at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of views and clusters.')
 _OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
@@ -42,7 +42,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'File to write, .safetensors.')
 def main() -> None:
     """Makes the table and writes it."""
     from vistok.errors import UserError
-    from vistok.experiments.feature_table import CodebookTable, gaussian, write_table
+    from vistok.tokenizers.codebooks.feature_table import CodebookTable, gaussian_rows, write_table
 
     output = pathlib.Path(_OUTPUT.value or '')
     if output.suffix != '.safetensors':
@@ -58,7 +58,7 @@ def main() -> None:
         raise UserError(f'--per_class groups the images already; got --parts={_PARTS.value} as well')
     if _FEATURES.value == 'gaussian':
         about = {'features': 'gaussian', 'seed': str(_SEED.value)}
-        table = CodebookTable(gaussian(_SIZE.value, _WIDTH.value, _SEED.value), about)
+        table = CodebookTable(gaussian_rows(_SIZE.value, _WIDTH.value, _SEED.value), about)
     else:
         table = _of_features(output)
     write_table(output, table)
@@ -72,8 +72,8 @@ def _of_features(output: pathlib.Path) -> Any:
     from tqdm import tqdm
 
     from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
-    from vistok.experiments.feature_table import CodebookTable, clustered, patch_features
     from vistok.pretrained.frozen_network import load_judge
+    from vistok.tokenizers.codebooks.feature_table import CodebookTable, cluster_features, patch_features
 
     about = {
         'features': _FEATURES.value,
@@ -102,7 +102,7 @@ def _of_features(output: pathlib.Path) -> Any:
     features = patch_features(judge, shown, count, _POOL.value, str(output.parent))
     shown.close()
     with tqdm(desc='clustering', unit='pass') as passes:
-        rows = clustered(
+        rows = cluster_features(
             features,
             _SIZE.value,
             per_class=_PER_CLASS.value,

@@ -28,8 +28,8 @@ def main() -> None:
 
     from vistok.data.tokens.dataset import TokenSource
     from vistok.errors import UserError
-    from vistok.experiments.codeword_clusters import clustered, codewords, write_clusters
     from vistok.experiments.loading import load
+    from vistok.generators.autoregressive.codeword_clusters import cluster_codewords, codeword_vectors, write_clusters
     from vistok.tokenizers.trained import TrainedTokenizer
 
     output = pathlib.Path(_OUTPUT.value or '')
@@ -53,8 +53,8 @@ def main() -> None:
             np.bincount(source[i].ids.ravel(), minlength=tokenizer.spec.codebook_sizes[0]) for i in range(len(source))
         )
         used = np.flatnonzero(counts)
-    clusters = clustered(
-        codewords(tokenizer),
+    clusters = cluster_codewords(
+        codeword_vectors(tokenizer),
         _CLUSTERS.value,
         used=used,
         balanced=_BALANCED.value,

@@ -72,7 +72,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
 
     from vistok.data.images.pipeline import evaluation_batches, open_source
     from vistok.errors import UserError
-    from vistok.experiments import registry, run_folder
+    from vistok.experiments import assembly, run_folder
     from vistok.experiments.loading import load
     from vistok.metrics.feature_set import FeatureCollector
     from vistok.metrics.report import report_on
@@ -93,7 +93,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
     source, data_dir, size = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     if folder is not None:
         config = run_folder.read_config(folder)
-        data, own_size = config.data, registry.evaluation_image_size(config)
+        data, own_size = config.data, assembly.evaluation_image_size(config)
         source, data_dir, size = source or data.source, data_dir or data.data_dir or None, size or own_size
     if source is None:
         raise UserError(f'{path} is no run folder: name images to evaluate on by --source')

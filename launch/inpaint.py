@@ -70,7 +70,7 @@ def main() -> None:
     given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
     if not _LABELLED.value:  # asking for nothing, there is nothing to be guided to
         given.setdefault('guidance_scale', 1.0)
-    sampling = registry.sample_config(config, **given)
+    sampling = registry.build_sample_config(config.sample, **given)
 
     side = model.generator.grid[0] * model.generator.spec.downsample_factor
     hidden = read_mask(_MASK.value, side) if _MASK.value else region(_REGION.value, side)

@@ -37,7 +37,7 @@ def main() -> None:
     from vistok.errors import UserError
     from vistok.experiments import run_folder
     from vistok.experiments.loading import load
-    from vistok.experiments.tokenizer_file import write_tokenizer
+    from vistok.experiments.saved_models import save_model
     from vistok.tokenizers.evaluation import evaluate_tokenizer
     from vistok.tokenizers.refit import picked_vectors, refitted
     from vistok.tokenizers.tokenizer import Tokens
@@ -76,7 +76,7 @@ def main() -> None:
         metrics = evaluate_tokenizer(functools.partial(reconstruct, model), unseen, model.spec, shown=0).metrics
         used = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items() if key.startswith(('usage', 'perp')))
         print(f'{name:6} {model.spec.codebook_sizes[0]} codewords: {used}, PSNR {metrics["psnr"]:.2f} dB')
-    write_tokenizer(output, new)
+    save_model(output, new)
     print(f'wrote {output}')
 
 

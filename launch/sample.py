@@ -91,7 +91,7 @@ def main() -> None:
         per_class=_PER_CLASS.value,
         count=_COUNT.value,
         seed=_SEED.value,
-        config=registry.sample_config(config, **given),
+        config=registry.build_sample_config(config.sample, **given),
     )
     work = outputs[0].with_name(outputs[0].name + '.parts')
     written = sample(

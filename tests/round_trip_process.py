@@ -49,7 +49,7 @@ def plain_codec(config: str) -> Codec:
     loaded = load_config(f'configs/{path}')
     if name:
         loaded.model.name = name
-    module = registry.tokenizer(loaded)
+    module = registry.build_tokenizer(loaded.model)
     side = max(32, module.spec.cell)
     given = jax.random.key(0), jnp.zeros((1, side, side, 3))
     if loaded.model.name == 'simvq':  # the rule below brings all its codewords close together

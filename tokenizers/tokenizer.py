@@ -5,12 +5,14 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from vistok.training.initialization import Initializer
 
 
 @flax.struct.dataclass
@@ -88,7 +90,12 @@ class Tokenizer(nn.Module, abc.ABC):
 
     Tokenizers with grains also take the shares of the grains, `encode(images, grain_ratios=(0.1, 0.4, 0.5))`, from
     coarse to fine; those whose decoder needs the grains take them as `decode_latents(latents, grain)`.
+
+    Attributes:
+      initializers: makers of the arrays that a fresh run starts from instead of random ones.
     """
+
+    initializers: ClassVar[tuple[Initializer, ...]] = ()
 
     @property
     @abc.abstractmethod

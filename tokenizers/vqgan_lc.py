@@ -11,6 +11,7 @@ import flax.linen as nn
 
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.codebooks.feature_table import FeatureTable
 from vistok.tokenizers.vqgan import VQGAN
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -34,6 +35,8 @@ class VQGANLC(VQGAN):
       table_trained: whether the rows are trained as well (the paper's "tuned" codebooks).
       projector: 'linear' (the method), 'mlp' (one hidden layer of 256), or 'none'.
     """
+
+    initializers = (FeatureTable('quantizer/codebook/table/codewords'),)
 
     codebook_size: int = 100_000
     normalize: bool = False

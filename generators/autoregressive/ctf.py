@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
+from vistok.generators.autoregressive.codeword_clusters import CodewordClusters
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.generators.autoregressive.rotary import rotary_table
 from vistok.generators.autoregressive.transformer import NORMAL, Decoder, Linear, Places, Stream
@@ -94,6 +95,8 @@ class CTF(Generator):
       dropout, condition_dropout, remat, dtype: of both.
       cond_rope, cache_dtype: of LlamaGen.
     """
+
+    initializers = (CodewordClusters('frozen/cluster_of'),)
 
     clusters: int = 512
     layers: int = 12

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
+from vistok.generators.autoregressive.codeword_clusters import SharedOutputVectors
 from vistok.generators.autoregressive.conditioned_decoder import (
     Prefix,
     PrefixDecoder,
@@ -124,6 +125,8 @@ class LlamaGen(PrefixGenerator):
       cond_rope: rotation of the condition's positions: 'zero', as the published weights need it, or 'identity'.
       output_vectors: of the head, for large vocabularies, see `OutputVectors`; 0: one for each id, as published.
     """
+
+    initializers = (SharedOutputVectors('frozen/output_0/vector_of'),)
 
     text_tokens: int = 0
     text_width: int = 2048

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,7 @@ from vistok.generators.masked.parallel_decoding import (
 )
 from vistok.generators.sampling import at_position, row_keys
 from vistok.tokenizers.tokenizer import Tokenizer, Tokens
+from vistok.training.initialization import InitialData
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels in [0, 1]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -205,6 +207,19 @@ class Denoised:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainedParts:
+    """Initializer that copies the trained tokenizer and the trained predictor into an ADDP."""
+
+    option: str = ''
+
+    def arrays(self, model: Any, settings: Any, data: InitialData) -> dict[str, np.ndarray]:
+        """Returns the variables of both, below 'tokenizer' and 'predictor'."""
+        del model, settings
+        parts = {'tokenizer': data.tokenizer.variables, 'predictor': data.components['predictor']}
+        return flax.traverse_util.flatten_dict(parts, sep='/')
+
+
+@dataclasses.dataclass(frozen=True)
 class ADDP(Generator):
     """Alternates between pixels and tokens.
 
@@ -235,6 +250,9 @@ class ADDP(Generator):
       remat: whether a backward pass computes the blocks again.
       dtype: computation type.
     """
+
+    initializers = (TrainedParts(),)
+    components = {'predictor': ('mage', 'maskgit')}
 
     tokenizer: Tokenizer | None = None
     predictor: MAGE | None = None

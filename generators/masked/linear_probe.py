@@ -7,13 +7,30 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.collectives import replica_axis
 from vistok.generators.masked.addp import PixelEncoder
+from vistok.training.initialization import InitialData
 from vistok.training.state import Batch, StepReport
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedEncoder:
+    """Initializer that copies a trained encoder of pixels into a classifier, frozen or to be trained further."""
+
+    option: str = ''
+
+    def arrays(self, model: Any, settings: Any, data: InitialData) -> dict[str, np.ndarray]:
+        """Returns the parameters of the encoder."""
+        del settings
+        place = 'frozen/trained_encoder' if model.linear else 'params/encoder'
+        flat = flax.traverse_util.flatten_dict(data.components['encoder'], sep='/')
+        return {f'{place}/{name}': value for name, value in flat.items()}
 
 
 class Recognizer(nn.Module):
@@ -24,6 +41,8 @@ class Recognizer(nn.Module):
       num_classes: classes.
       linear: whether the encoder is frozen; its variables are then in the collection 'frozen'.
     """
+
+    initializers = (TrainedEncoder(),)
 
     encoder: PixelEncoder
     num_classes: int

@@ -161,7 +161,7 @@ def test_fingerprints_follow_values_and_not_names():
 
 @pytest.mark.parametrize('config', ['fqgan.py:tiny', 'control_gic.py:tiny', 'dq_vae.py:tiny'])
 def test_real_tokenizers_go_through(config):
-    module = registry.tokenizer(load_config(f'configs/{config}'))
+    module = registry.build_tokenizer(load_config(f'configs/{config}').model)
     variables = jax.jit(lambda key: module.init(key, jax.numpy.zeros((1, 32, 32, 3))))(jax.random.key(0))
     model = Codec(TrainedTokenizer(module, dict(variables)), fingerprint(variables), window=32, halo=16, tile=8)
     original = image(45, 40)

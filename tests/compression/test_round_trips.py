@@ -54,11 +54,11 @@ def other_process(side, work, threads, cores, **environment):
 
 
 def test_every_tokenizer_goes_round_or_is_refused():
-    assert set(CONFIGS) | {'fvq_var'} == set(registry.TOKENIZERS)
+    assert set(CONFIGS) | {'fvq_var'} == set(registry.names_of_kind('tokenizer'))
 
 
 def test_tokens_that_belong_to_whole_images_are_refused(monkeypatch):
-    module = registry.tokenizer(load_config('configs/fvq.py:var,tiny'))
+    module = registry.build_tokenizer(load_config('configs/fvq.py:var,tiny').model)
     monkeypatch.setattr(opening, 'load', lambda path: TrainedTokenizer(module, {}))
     with pytest.raises(UserError, match='runs/var holds a MultiScaleFVQ, whose coarse scales have ids for a whole'):
         opening.open_tokenizer('runs/var')

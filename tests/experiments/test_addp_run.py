@@ -11,7 +11,7 @@ import vistok
 from vistok.errors import UserError
 from vistok.experiments import registry, training
 from vistok.experiments.config_files import load_config
-from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.experiments.saved_models import save_model
 from vistok.generators.generator import SampleConfig
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
             for i in range(count):
                 pixels = rng.integers(0, 128, (8, 8, 3), np.uint8) + (128 if label == 'light' else 0)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / 'pictures' / split / label / f'{i}.png')
-    module = registry.tokenizer(load_config('configs/vqgan.py:tiny'))
+    module = registry.build_tokenizer(load_config('configs/vqgan.py:tiny').model)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
-    write_tokenizer(folder / 'tokenizer.safetensors', TrainedTokenizer(module, random_variables(shapes)))
+    save_model(folder / 'tokenizer.safetensors', TrainedTokenizer(module, random_variables(shapes)))
     training.run_training(config_of(folder, 'mage'), folder / 'mage', show_progress=False)
     return folder
 

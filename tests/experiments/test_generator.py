@@ -18,8 +18,8 @@ from vistok.errors import UserError
 from vistok.experiments import registry, sampling, token_extraction, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.sampling import Plan, chosen_classes, sample
+from vistok.experiments.saved_models import describe, read_tokenizer, save_model
 from vistok.experiments.token_extraction import Extraction
-from vistok.experiments.tokenizer_file import describe, read_tokenizer, write_tokenizer
 from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokens
@@ -33,7 +33,7 @@ NAMES = ('seven', 'three', 'two')
 def fresh_tokenizer(shift=0.0):
     """Untrained, 8x8 tokens for 16x16 pixels."""
     config = load_config('configs/vqgan.py:digits,tiny')
-    module = registry.tokenizer(config)
+    module = registry.build_tokenizer(config.model)
     variables = jax.jit(lambda key: module.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(0))
     return TrainedTokenizer(module, jax.tree.map(lambda x: x + shift, variables))
 
@@ -56,7 +56,7 @@ def images(tmp_path_factory):
 def tokenizer(tmp_path_factory):
     """A file with the untrained tokenizer."""
     path = tmp_path_factory.mktemp('tokenizer') / 'tiny.safetensors'
-    write_tokenizer(path, fresh_tokenizer())
+    save_model(path, fresh_tokenizer())
     return path
 
 
@@ -103,9 +103,9 @@ def run(tokens, tmp_path_factory):
 def test_every_tokenizer_is_rebuilt_from_its_description(name):
     path, _, variant = name.partition(':')
     located = f'configs/{path.removesuffix(".py")}.py:' + ','.join(filter(None, [variant, 'tiny']))
-    module = registry.tokenizer(load_config(located))
+    module = registry.build_tokenizer(load_config(located).model)
     described = json.loads(json.dumps(describe(module)))
-    assert registry.tokenizer(ConfigDict({'model': described})) == module
+    assert registry.build_tokenizer(ConfigDict({'model': described}).model) == module
 
 
 def test_a_tokenizer_file_keeps_the_fingerprint_and_can_be_loaded(tokenizer):
@@ -214,7 +214,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_without_its_tokenizer(tokenizer, imag
 
 def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens, tokenizer, images, tmp_path):
     other = tmp_path / 'other.safetensors'
-    write_tokenizer(other, fresh_tokenizer(0.5))
+    save_model(other, fresh_tokenizer(0.5))
     first, second = (read_tokenizer(path).fingerprint[:16] for path in (tokenizer, other))
     wrong = {
         'no tokenizer': (
@@ -247,7 +247,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
 def test_a_run_of_another_tokenizer_is_refused(run, tokens, tokenizer, tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(run[0], folder)
-    write_tokenizer(folder / 'tokenizer.safetensors', fresh_tokenizer(0.5))
+    save_model(folder / 'tokenizer.safetensors', fresh_tokenizer(0.5))
     with pytest.raises(UserError, match='but this run has the one with'):
         training.run_training(tiny(**{'data.source': str(tokens)}), folder, show_progress=False)
 
@@ -356,7 +356,7 @@ def test_every_config_builds_its_generator(variant):
         'grid': (4, 4), 'num_classes': 10,
     }  # fmt: skip
     config.tokens = ConfigDict(tokens)
-    generator = registry.generator(config)
+    generator = registry.build_generator(config.model, config.tokens)
     jax.eval_shape(generator.init, jax.random.key(0))
-    assert registry.sample_config(config, top_k=5).top_k == 5
-    registry.train_step(config, registry.objective(config))
+    assert registry.build_sample_config(config.sample, top_k=5).top_k == 5
+    assembly.build_train_step(config, assembly.build_tokenizer_objective(config))

@@ -24,7 +24,7 @@ from vistok.experiments import registry, run_folder, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.prompts import read_prompts
 from vistok.experiments.sampling import asked
-from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.experiments.saved_models import save_model
 from vistok.generators.generator import GeneratorLoss, SampleConfig, TextFeatures
 from vistok.generators.objective import GeneratorObjective, condition
 from vistok.pretrained.text_encoder import StandInText
@@ -40,7 +40,7 @@ ENCODER = StandInText(tokens=4, width=8)
 def folder(tmp_path_factory):
     """Images whose tokens are one id, which a word of each of their captions tells; and their features."""
     folder = tmp_path_factory.mktemp('tokens')
-    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.build_tokenizer(load_config('configs/vqgan.py:digits,tiny').model)
     shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 3))), jax.random.key(0))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
     names = [f'{i:02d}-{word}.png' for i in range(12) for word in IDS]
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
         largest_id=31,
         progress=tqdm(disable=True),
     )
-    write_tokenizer(folder / 'tokenizer.safetensors', tokenizer)
+    save_model(folder / 'tokenizer.safetensors', tokenizer)
     captions = {name: (f'it is {name[3:-4]}', f'{name[3:-4]}!') for name in names}
     write_text_features(folder / 'text', captions, ENCODER)
     return folder

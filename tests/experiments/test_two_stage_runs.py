@@ -9,9 +9,14 @@ from PIL import Image
 
 import vistok
 from vistok.experiments import registry, training
-from vistok.experiments.codeword_clusters import clustered, codewords, read_clusters, write_clusters
 from vistok.experiments.config_files import load_config
-from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.experiments.saved_models import save_model
+from vistok.generators.autoregressive.codeword_clusters import (
+    cluster_codewords,
+    codeword_vectors,
+    read_clusters,
+    write_clusters,
+)
 from vistok.tokenizers.trained import TrainedTokenizer
 
 TOKENIZERS = {'ctf': 'vqgan', 'dq_transformer': 'dq_vae'}
@@ -35,10 +40,10 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize('name', TOKENIZERS)
 def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
-    module = registry.tokenizer(load_config(f'configs/{TOKENIZERS[name]}.py:tiny'))
+    module = registry.build_tokenizer(load_config(f'configs/{TOKENIZERS[name]}.py:tiny').model)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
-    write_tokenizer(tmp_path / 'tokenizer.safetensors', tokenizer)
+    save_model(tmp_path / 'tokenizer.safetensors', tokenizer)
     config = load_config(f'configs/{name}.py:tiny')
     config.tokenizer, config.data.source = str(tmp_path / 'tokenizer.safetensors'), str(images)
     config.data.image_size = 16
@@ -47,14 +52,14 @@ def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
     config.evaluate.update(batch_size=4, per_class=0)
     clusters = None
     if name == 'ctf':
-        clusters = clustered(codewords(tokenizer), config.model.clusters, balanced=True, restarts=1)
+        clusters = cluster_codewords(codeword_vectors(tokenizer), config.model.clusters, balanced=True, restarts=1)
         config.clusters.file = str(tmp_path / 'clusters.safetensors')
         write_clusters(tmp_path / 'clusters.safetensors', clusters, tokenizer)
     result = training.run_training(config, tmp_path / 'run', show_progress=False)
     assert np.isfinite(result.evaluation['bits_per_token'])
 
     model = vistok.load(tmp_path / 'run')
-    tokens = model.sample([0, 1], seed=0, config=registry.sample_config(config))
+    tokens = model.sample([0, 1], seed=0, config=registry.build_sample_config(config.sample))
     assert tokens.ids.shape == (2, *model.generator.grid, 1)
     assert model.tokenizer.decode(tokens).shape == (2, 16, 16, 3)
     if clusters is not None:

@@ -10,7 +10,7 @@ import pytest
 
 import vistok
 from vistok.errors import UserError
-from vistok.experiments.tokenizer_file import halved, write_tokenizer
+from vistok.experiments.saved_models import round_to_half, save_model
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -26,7 +26,7 @@ def tokenizer(scale=1.0):
 
 def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
     given, path = tokenizer(), tmp_path / 'half.safetensors'
-    write_tokenizer(path, halved(given), {'note': 'why'})
+    save_model(path, round_to_half(given), {'note': 'why'})
     read = vistok.load(path)
     assert read.module == given.module
     params = read.variables['params']
@@ -34,18 +34,18 @@ def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
     np.testing.assert_array_equal(params['a'], given.variables['params']['a'].astype(np.float16).astype(np.float32))
     assert int(params['steps']) == 70_000
     again = tmp_path / 'again.safetensors'
-    write_tokenizer(again, halved(read), {'note': 'why'})
+    save_model(again, round_to_half(read), {'note': 'why'})
     jax.tree.map(np.testing.assert_array_equal, vistok.load(again).variables, read.variables)
 
 
 def test_values_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match='too large for float16'):
-        halved(tokenizer(scale=1e6))
+        round_to_half(tokenizer(scale=1e6))
 
 
 @pytest.mark.slow
 def test_the_command_writes_what_every_command_reads(tmp_path):
-    write_tokenizer(tmp_path / 'whole.safetensors', tokenizer())
+    save_model(tmp_path / 'whole.safetensors', tokenizer())
     command = [sys.executable, 'launch/export.py', f'--run={tmp_path}/whole.safetensors', '--half']
     command.append(f'--out={tmp_path}/half.safetensors')
     answers = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120) for _ in range(2)]

@@ -40,11 +40,11 @@ def config():
 
 @pytest.fixture(scope='module')
 def model(config):
-    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.build_tokenizer(load_config('configs/vqgan.py:digits,tiny').model)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
-    assert tokenizer.spec == registry.token_spec(config)
-    generator = registry.generator(config)
+    assert tokenizer.spec == registry.build_token_spec(config.tokens)
+    generator = registry.build_generator(config.model, config.tokens)
     return TrainedGenerator(generator, jax.jit(generator.init)(jax.random.key(0)), tokenizer=tokenizer)
 
 

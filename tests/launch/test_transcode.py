@@ -20,7 +20,7 @@ from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments.batch_compression import compress_files, decompress_files, planned
 from vistok.experiments.image_files import IMAGES, image_bytes, read_image
-from vistok.experiments.tokenizer_file import write_tokenizer
+from vistok.experiments.saved_models import save_model
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -103,7 +103,7 @@ def test_the_commands_work_together(photo, tmp_path):
     module = VQGAN(channels=8, channel_multipliers=(1, 2), res_blocks=1, codebook_size=64, codebook_dim=4)
     variables = dict(jax.jit(module.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))
     weights = tmp_path / 'model.safetensors'
-    write_tokenizer(weights, TrainedTokenizer(module, variables))
+    save_model(weights, TrainedTokenizer(module, variables))
 
     def run(script, *arguments):
         command = [sys.executable, f'launch/{script}.py', *map(str, arguments), f'--weights={weights}']

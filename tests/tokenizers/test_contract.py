@@ -36,7 +36,7 @@ class Case:
     def __init__(self, config: str):
         self.config = load_config(f'configs/{config}')
         self.compiled = {}
-        self.module = registry.tokenizer(self.config)
+        self.module = registry.build_tokenizer(self.config.model)
         size = self.config.data.image_size
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
         self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
@@ -133,7 +133,7 @@ def test_sides_that_do_not_fit_the_grid_are_refused(case):
 def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     config = case.config.copy_and_resolve_references()
     config.model.dtype = 'bfloat16'
-    module = registry.tokenizer(config)
+    module = registry.build_tokenizer(config.model)
     output = jax.jit(lambda v, x: module.apply(v, x, train=True, rngs=NOISE))(case.variables, case.images)
     assert output.reconstruction.dtype == jnp.float32
     assert {loss.dtype for loss in output.losses.values()} <= {jnp.dtype('float32')}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vistok.experiments import registry
+from vistok.experiments import assembly
 from vistok.experiments.config_files import load_config
 from vistok.training.parallel import make_runner
 
@@ -23,15 +23,15 @@ def experiment():
     config.objective.adaptive_weight = True
     config.objective.lecam_weight = 0.1
     config.optimizer.learning_rate = 1e-4
-    data = registry.train_batches(config)
-    step = registry.train_step(config, registry.objective(config))
+    data = assembly.train_batches(config)
+    step = assembly.build_train_step(config, assembly.build_tokenizer_objective(config))
     return config, step, [next(data) for _ in range(STEPS)]
 
 
 def run(experiment, **arguments):
     config, step, batches = experiment
     runner = make_runner(**arguments)
-    state = runner.init(step, 0, registry.example_batch(config))
+    state = runner.init(step, 0, assembly.example_batch(config))
     carried, frozen = runner.enter(state), runner.put_frozen(step.objective.frozen)
     function, reports = None, []
     for batch in batches:

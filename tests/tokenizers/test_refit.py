@@ -14,7 +14,7 @@ from vistok.tokenizers.trained import TrainedTokenizer
 
 @pytest.fixture(scope='module')
 def tokenizer():
-    module = registry.tokenizer(load_config('configs/vqgan.py:digits,tiny'))
+    module = registry.build_tokenizer(load_config('configs/vqgan.py:digits,tiny').model)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     return TrainedTokenizer(module, random_variables(shapes))
 
@@ -57,6 +57,6 @@ def test_what_cannot_be_refitted_is_refused(tokenizer, images):
         refitted(tokenizer, vectors, 4)
     with pytest.raises(ValueError, match='no images'):
         picked_vectors(tokenizer, [], 4)
-    module = registry.tokenizer(load_config('configs/fqgan.py:tiny'))
+    module = registry.build_tokenizer(load_config('configs/fqgan.py:tiny').model)
     with pytest.raises(ValueError, match='no plain form'):
         refitted(TrainedTokenizer(module, {}), vectors, 2)

@@ -1,4 +1,4 @@
-"""Weights that a run starts from: an earlier run, a converted file, or an official one."""
+"""Weights that a run starts from (`config.init_from`): an earlier run, a converted file, or an official one."""
 
 import dataclasses
 import pathlib
@@ -12,30 +12,15 @@ import numpy as np
 
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
+from vistok.experiments.loading import read_official
 from vistok.experiments.official_models import from_official
-from vistok.training.initialise import overlay, place_like
+from vistok.training.initialization import overlay, place_like
 from vistok.training.state import TrainState
 from vistok.weights.files import is_ours, load_variables, read_state_dict
-from vistok.weights.rules import ConversionError
-
-LAYOUTS = {
-    'vqgan': ('llamagen_vq16', 'taming_vqgan_f16_1024'),
-    'fqgan': ('fqgan_dual', 'fqgan_triple'),
-    'vqgan_lc': ('vqgan_lc',),
-    'simvq': ('simvq',),
-    'fvq': ('fvq',),
-    'maskgit_vqgan': ('maskgit_vqgan',),
-    'dq_vae': ('dq_vae',),
-    'control_gic': ('control_gic',),
-    'llamagen': ('llamagen_gpt',),
-    'far': ('fqgan_far',),
-    'vqgan_lc_gpt': ('vqgan_lc_gpt',),
-}
-"""Official names to try, by `config.model.name`; layouts that differ only in size are listed once."""
 
 
-def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainState, str]:
-    """A fresh state with the weights that `read` gave in it, and an account of what became of which.
+def apply_weights(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainState, str]:
+    """Puts the weights that `read_weights` gave into a fresh state; returns it and an account of what became of each.
 
     Optimizer states stay fresh; moving averages start at the given weights.
 
@@ -50,7 +35,7 @@ def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainSta
         fitted = overlay(params[player], collections.pop('params'))
         params[player] = place_like(fitted.params, params[player])
         lines.append(f'{player}: {fitted.describe()}')
-        if collections and _alike(collections, model_state[player]):
+        if collections and _are_alike(collections, model_state[player]):
             model_state[player] = place_like(collections, model_state[player])
         elif collections or model_state[player]:
             lines.append(f'{player}: statistics and frozen tables are of other shapes or not given, left fresh')
@@ -61,8 +46,8 @@ def apply(state: TrainState, given: dict[str, dict[str, Any]]) -> tuple[TrainSta
     return dataclasses.replace(state, params=params, model_state=model_state, ema=ema), '\n'.join(lines)
 
 
-def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
-    """Collections of variables ('params', 'batch_stats', ...) by player, as host arrays.
+def read_weights(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
+    """Reads collections of variables ('params', 'batch_stats', ...) by player, as host arrays.
 
     Raises:
       UserError: there is nothing at `source`, or it is neither a run nor weights of such a model.
@@ -78,42 +63,37 @@ def read(source: pathlib.Path, model: str) -> dict[str, dict[str, Any]]:
         return players
     if not source.is_file():
         raise UserError(f'init_from: there is no run folder or file {source}')
+    player = registry.PLAYERS[registry.find_model(model).kind]
     if is_ours(source):
-        return {'generator' if model in registry.GENERATORS else 'tokenizer': load_variables(source).variables}
-    weights = read_state_dict(source)
-    if model in registry.GENERATORS:
-        return {'generator': _host(_official(weights, model, source))}
-    players = {'tokenizer': _host(_official(weights, model, source))}
-    discriminator = {
-        found[1]: x
-        for name, x in (weights | _discriminator_entry(source)).items()
-        if (found := re.fullmatch(r'(?:loss\.)?discriminator\.(.*)', name))
-    }
-    if discriminator:
-        name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
-        players['discriminator'] = _host(from_official(name, discriminator).variables)
+        return {player: load_variables(source).variables}
+    players = {player: _to_host(read_official(source, (model,)).variables)}
+    if player == registry.PLAYERS[registry.TOKENIZER]:
+        players |= _official_discriminator(source)
     return players
 
 
+def _official_discriminator(source: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Reads the discriminator of an official training checkpoint; nothing if it holds none."""
+    discriminator = {
+        found[1]: x
+        for name, x in (read_state_dict(source) | _discriminator_entry(source)).items()
+        if (found := re.fullmatch(r'(?:loss\.)?discriminator\.(.*)', name))
+    }
+    if not discriminator:
+        return {}
+    name = 'patchgan' if any(key.startswith('main.') for key in discriminator) else 'stylegan_disc'
+    return {'discriminator': _to_host(from_official(name, discriminator).variables)}
+
+
 def _model(players: Mapping[str, Any]) -> str:
-    """The player of which moving averages are kept."""
-    return 'generator' if 'generator' in players else 'tokenizer'
+    """Returns the player that is the model, of which moving averages are kept."""
+    return next(player for player in registry.PLAYERS.values() if player in players)
 
 
-def _alike(given: Any, needed: Any) -> bool:
-    """Whether the trees have the same names and shapes."""
+def _are_alike(given: Any, needed: Any) -> bool:
+    """Tells whether two trees have the same names and shapes."""
     shapes: list[Any] = [jax.tree.map(np.shape, tree) for tree in (given, needed)]
     return shapes[0] == shapes[1]
-
-
-def _official(weights: dict[str, np.ndarray], model: str, source: pathlib.Path) -> dict[str, Any]:
-    reasons = []
-    for name in LAYOUTS.get(model, ()):
-        try:
-            return from_official(name, weights).variables
-        except ConversionError as error:
-            reasons.append(f'not {name}: {str(error).splitlines()[0]}')
-    raise UserError(f'{source} fits no official layout of {model}: {"; ".join(reasons)}')
 
 
 def _discriminator_entry(source: pathlib.Path) -> dict[str, np.ndarray]:
@@ -125,6 +105,6 @@ def _discriminator_entry(source: pathlib.Path) -> dict[str, np.ndarray]:
     return {f'loss.discriminator.{key}': x for key, x in entry.items()} if named else {}
 
 
-def _host(variables: dict[str, Any]) -> dict[str, Any]:
+def _to_host(variables: dict[str, Any]) -> dict[str, Any]:
     flat = flax.traverse_util.flatten_dict(variables)
     return flax.traverse_util.unflatten_dict({key: np.asarray(x) for key, x in flat.items()})

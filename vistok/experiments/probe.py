@@ -1,117 +1,87 @@
-"""Runs that recognise classes with the encoder of a trained ADDP."""
+"""Experiment that classifies images by the features of an encoder of pixels (ADDP's)."""
 
 import copy
-import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from vistok.data.images.pipeline import open_source
 from vistok.errors import UserError
-from vistok.experiments import registry, run_folder
-from vistok.experiments.loading import load
+from vistok.experiments import assembly, registry, run_folder
+from vistok.experiments.experiment import Evaluation, run_initializers
+from vistok.experiments.loading import load_component
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.masked.linear_probe import RecognitionObjective
-from vistok.training.initialise import place_like
+from vistok.generators.trained import TrainedGenerator
+from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.training.initialization import Arrays
 from vistok.training.parallel import Runner
 from vistok.training.state import TrainState
 from vistok.training.writers import MetricWriter
 
-_SIZES = {'width': 'width', 'layers': 'encoder_layers', 'heads': 'encoder_heads'}  # ours: ADDP's
+_SIZES = {'width': 'width', 'layers': 'encoder_layers', 'heads': 'encoder_heads'}  # ours: the generator's
 
 
-def wanted(config: ConfigDict) -> bool:
-    """Whether `config` describes such a run."""
-    return bool(config.model.name == 'recognizer')
+class ProbeExperiment:
+    """Experiment of a classifier on a trained encoder, see `Experiment`.
 
-
-def complete(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
-    """Fills `config.encoder_model`, which tells the sizes, and `config.class_names`.
-
-    They come from the run folder `config.encoder` and from the data, or from the run in `workdir` where it has begun.
+    `config.encoder` names the model with the encoder: a run folder, one of our files, or an official file.
 
     Raises:
-      UserError: there is no such run, it is of another kind of model, or its images have another size.
+      UserError: there is no such model, it has no encoder of pixels, or it sees images of another size.
     """
-    if not wanted(config):
-        return config
-    config = copy.deepcopy(config)
-    if run_folder.has_checkpoints(workdir):
-        begun = run_folder.read_config(workdir)
-        sizes, names = begun.encoder_model, begun.class_names
-    else:
-        sizes = _described(config)
-        names = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None).class_names
-    with config.unlocked():
-        config.encoder_model, config.class_names = copy.deepcopy(sizes), tuple(names)
-    return config
 
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path) -> None:
+        self.config = config = copy.deepcopy(config)
+        self._trained: TrainedGenerator | None = None
+        if run_folder.has_checkpoints(workdir):
+            begun = run_folder.read_config(workdir)
+            sizes, names = begun.encoder_model, begun.class_names
+        else:
+            self._trained = load_component(config, 'encoder', ('addp',))
+            sizes, names = self._encoder_sizes(self._trained), assembly.open_images(config, 'train').class_names
+        with config.unlocked():
+            config.encoder_model, config.class_names = copy.deepcopy(sizes), tuple(names)
+        self.train_data = assembly.train_batches(config)
+        self._validation = assembly.evaluation_batches(config)
+        model = registry.build_probe(config.model, config.encoder_model, len(config.class_names))
+        self.objective = RecognitionObjective(model, label_smoothing=config.model.label_smoothing)
+        self.example = assembly.example_batch(config)
 
-def _described(config: ConfigDict) -> ConfigDict:
-    run = pathlib.Path(config.encoder)
-    if not config.encoder or not run.exists():
-        raise UserError(
-            f'config.encoder is {config.encoder!r}, which is no run folder; make one with '
-            'python launch/train.py --config=configs/addp.py, and name it: --config.encoder=runs/addp'
-        )
-    theirs = run_folder.read_config(run)
-    if theirs.model.name != 'addp':
-        raise UserError(f'{run} holds a {theirs.model.name}, which has no encoder of pixels; an addp has')
-    rows, columns = theirs.tokens.grid
-    patch = theirs.tokens.downsample_factor
-    size = config.data.image_size
-    if (rows * patch, columns * patch) != (size, size):
-        raise UserError(
-            f'data.image_size is {size}, but the encoder in {run} sees {rows * patch}x{columns * patch} pixels'
-        )
-    return ConfigDict(
-        {'cells': rows * columns, 'patch': patch, **{ours: theirs.model[name] for ours, name in _SIZES.items()}}
-    )
+    def _encoder_sizes(self, trained: TrainedGenerator) -> ConfigDict:
+        generator: Any = trained.generator
+        rows, columns = generator.grid
+        patch, size = generator.spec.downsample_factor, self.config.data.image_size
+        if (rows * patch, columns * patch) != (size, size):
+            raise UserError(
+                f'data.image_size is {size}, but the encoder in {self.config.encoder} sees {rows * patch}x'
+                f'{columns * patch} pixels'
+            )
+        sizes = {ours: getattr(generator, theirs) for ours, theirs in _SIZES.items()}
+        return ConfigDict({'cells': rows * columns, 'patch': patch, **sizes})
 
+    def companions(self) -> Mapping[str, TrainedTokenizer]:
+        return {}
 
-def objective(config: ConfigDict) -> RecognitionObjective:
-    """What is trained."""
-    return RecognitionObjective(registry.recognizer(config), label_smoothing=config.model.label_smoothing)
+    def initial_arrays(self) -> Arrays:
+        assert self._trained is not None, 'a run that has begun has no initial arrays'
+        components = {'encoder': self._trained.variables['params']['encoder']}
+        data = assembly.initial_data(self.config, components=components)
+        return run_initializers(self.objective.recognizer, self.config, data)
 
+    def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
+        del writer, images
+        compiled = runner.compile_evaluation(self.objective.scores)
 
-def fill(state: TrainState, config: ConfigDict) -> TrainState:
-    """A fresh state with the trained encoder in it."""
-    trained: Any = load(config.encoder)
-    encoder = trained.variables['params']['encoder']
-    player = 'recognizer'
-    if config.model.linear:
-        own = state.model_state[player]
-        own = {**own, 'frozen': {'trained_encoder': place_like(encoder, own['frozen']['trained_encoder'])}}
-        return dataclasses.replace(state, model_state={**state.model_state, player: own})
-    params = state.params[player]
-    params = {**params, 'encoder': place_like(encoder, params['encoder'])}
-    ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
-    return dataclasses.replace(state, params={**state.params, player: params}, ema=ema)
+        def evaluate(state: TrainState, step: int) -> dict[str, float]:
+            del step
+            params = state.params['recognizer'] if state.ema is None else state.ema
+            variables = {'params': params, **state.model_state['recognizer']}
 
+            def scores(batch: Batch) -> Any:
+                return compiled(variables, {name: batch[name] for name in ('image', 'label')})
 
-def evaluation(
-    config: ConfigDict,
-    objective: RecognitionObjective,
-    runner: Runner,
-    batches: Any,
-    folder: pathlib.Path,
-    writer: MetricWriter,
-) -> Callable[[TrainState, int], dict[str, float]]:
-    """What the loop calls when an evaluation is due: loss and accuracy on unseen images."""
-    del config, folder, writer
-    compiled = runner.compile_evaluation(objective.scores)
+            return evaluate_generator(scores, self._validation)
 
-    def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        del step
-        params = state.params['recognizer'] if state.ema is None else state.ema
-        variables = {'params': params, **state.model_state['recognizer']}
-
-        def scores(batch: Batch) -> Any:
-            return compiled(variables, {name: batch[name] for name in ('image', 'label')})
-
-        return evaluate_generator(scores, batches)
-
-    return evaluate
+        return evaluate

@@ -1,21 +1,11 @@
-"""From a config to objects.  The names that a config may use are the keys of the tables here."""
+"""Registry of models: one row per model name, and the construction of models from their settings."""
 
 import dataclasses
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict
 
-from vistok.data.images.pipeline import EvaluationBatches, TrainIterator, open_source
-from vistok.data.images.pipeline import evaluation_batches as make_evaluation_batches
-from vistok.data.images.pipeline import train_batches as make_train_batches
-from vistok.data.text.features import TextFeatureSource
-from vistok.data.tokens.batches import EvaluationTokenBatches, train_token_batches
-from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.generators.autoregressive.ctf import CTF
 from vistok.generators.autoregressive.dq_transformer import DQTransformer
@@ -28,8 +18,6 @@ from vistok.generators.masked.addp import ADDP, PixelEncoder
 from vistok.generators.masked.linear_probe import Recognizer
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
-from vistok.generators.objective import GeneratorObjective
-from vistok.pretrained.frozen_network import Judge, load_judge
 from vistok.tokenizers.code_free import BSQ, FSQ, LFQ
 from vistok.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
 from vistok.tokenizers.dq_vae import DQVAE
@@ -37,298 +25,193 @@ from vistok.tokenizers.fqgan import FQGAN
 from vistok.tokenizers.fvq import FVQ, MultiScaleFVQ, ResidualFVQ
 from vistok.tokenizers.magvit2 import Magvit2VQ
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from vistok.tokenizers.networks.patchgan import PatchGAN
-from vistok.tokenizers.networks.stylegan_discriminator import StyleGANDiscriminator
-from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
 from vistok.tokenizers.simvq import SimVQ, SimVQGAN
 from vistok.tokenizers.tokenizer import Tokenizer, TokenSpec
-from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import EMAVQGAN, VQGAN
 from vistok.tokenizers.vqgan_lc import VQGANLC
-from vistok.training.optimizer import make_optimizer
-from vistok.training.parallel import Runner, make_runner
-from vistok.training.state import Objective
-from vistok.training.step import TrainStep
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    'vqgan': VQGAN,
-    'vqgan_ema': EMAVQGAN,
-    'fqgan': FQGAN,
-    'vqgan_lc': VQGANLC,
-    'simvq': SimVQ,
-    'simvq_vqgan': SimVQGAN,
-    'magvit2_vq': Magvit2VQ,
-    'maskgit_vqgan': MaskGITVQGAN,
-    'fvq': FVQ,
-    'fvq_rq': ResidualFVQ,
-    'fvq_var': MultiScaleFVQ,
-    'fsq': FSQ,
-    'lfq': LFQ,
-    'bsq': BSQ,
-    'dq_vae': DQVAE,
-    'control_gic': ControlGIC,
-    'control_gic_simvq': ControlGICSimVQ,
+TOKENIZER, GENERATOR, PROBE = 'tokenizer', 'generator', 'probe'
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Row of the registry.
+
+    Attributes:
+      kind: what the model is, and so which experiment trains it: 'tokenizer', 'generator' or 'probe'.
+      cls: its class.
+      config: the config (and variant) that trains it by default, as `vistok.config` takes it; '' where none does.
+      official: names of `from_official` whose files hold this model, in the order in which they are tried; names that
+        differ in nothing but the sizes, which are read from the weights, stand here once.
+    """
+
+    kind: str
+    cls: type
+    config: str
+    official: tuple[str, ...] = ()
+
+
+MODELS: dict[str, Model] = {
+    'vqgan': Model(TOKENIZER, VQGAN, 'vqgan', ('llamagen_vq16', 'taming_vqgan_f16_1024')),
+    'vqgan_ema': Model(TOKENIZER, EMAVQGAN, 'vqgan:ema'),
+    'fqgan': Model(TOKENIZER, FQGAN, 'fqgan', ('fqgan_dual', 'fqgan_triple')),
+    'vqgan_lc': Model(TOKENIZER, VQGANLC, 'vqgan_lc', ('vqgan_lc',)),
+    'simvq': Model(TOKENIZER, SimVQ, 'simvq', ('simvq',)),
+    'simvq_vqgan': Model(TOKENIZER, SimVQGAN, 'simvq:vqgan'),
+    'magvit2_vq': Model(TOKENIZER, Magvit2VQ, 'simvq:plain'),
+    'maskgit_vqgan': Model(TOKENIZER, MaskGITVQGAN, '', ('maskgit_vqgan',)),
+    'fvq': Model(TOKENIZER, FVQ, 'fvq', ('fvq',)),
+    'fvq_rq': Model(TOKENIZER, ResidualFVQ, 'fvq:rq'),
+    'fvq_var': Model(TOKENIZER, MultiScaleFVQ, 'fvq:var'),
+    'fsq': Model(TOKENIZER, FSQ, 'code_free:fsq'),
+    'lfq': Model(TOKENIZER, LFQ, 'code_free:lfq'),
+    'bsq': Model(TOKENIZER, BSQ, 'code_free:bsq'),
+    'dq_vae': Model(TOKENIZER, DQVAE, 'dq_vae', ('dq_vae',)),
+    'control_gic': Model(TOKENIZER, ControlGIC, 'control_gic', ('control_gic',)),
+    'control_gic_simvq': Model(TOKENIZER, ControlGICSimVQ, 'control_gic:codec'),
+    'llamagen': Model(GENERATOR, LlamaGen, 'llamagen', ('llamagen_gpt',)),
+    'far': Model(GENERATOR, FAR, 'far', ('fqgan_far',)),
+    'vqgan_lc_gpt': Model(GENERATOR, VQGANLCGPT, 'vqgan_lc_gpt', ('vqgan_lc_gpt',)),
+    'vq_ddm': Model(GENERATOR, VQDDM, 'vq_ddm', ('vq_ddm',)),
+    'dq_transformer': Model(GENERATOR, DQTransformer, 'dq_transformer', ('dq_transformer',)),
+    'ctf': Model(GENERATOR, CTF, 'ctf'),
+    'mage': Model(GENERATOR, MAGE, 'mage', ('mage',)),
+    'maskgit': Model(GENERATOR, MaskGIT, 'maskgit'),
+    'addp': Model(GENERATOR, ADDP, 'addp', ('addp',)),
+    'recognizer': Model(PROBE, Recognizer, 'addp_probe'),
 }
-GENERATORS: dict[str, type[Generator]] = {
-    'llamagen': LlamaGen,
-    'far': FAR,
-    'vqgan_lc_gpt': VQGANLCGPT,
-    'vq_ddm': VQDDM,
-    'dq_transformer': DQTransformer,
-    'ctf': CTF,
-    'mage': MAGE,
-    'maskgit': MaskGIT,
-    'addp': ADDP,
-}
-CACHE_DTYPES = {'': None, 'int8': jnp.int8, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+"""Models by `config.model.name`.  A new model is one more row."""
+
+PLAYERS = {TOKENIZER: 'tokenizer', GENERATOR: 'generator', PROBE: 'recognizer'}
+"""Names of the players whose parameters are the model's, by kind of model."""
+
+_CACHE_DTYPES = {'': None, 'int8': jnp.int8, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_TOKEN_FIELDS = ('spec', 'grid', 'num_classes')  # arguments of generators that `tokens` holds, not `model`
 
 
-def tokenizer(config: ConfigDict) -> Tokenizer:
-    """The module that `config.model` describes.
-
-    Raises:
-      UserError: an unknown name or argument.
-    """
-    return _model(TOKENIZERS, config)
-
-
-def is_generator(config: ConfigDict) -> bool:
-    """Whether `config.model` describes a generator."""
-    return config.model.name in GENERATORS
-
-
-def token_spec(config: ConfigDict) -> TokenSpec:
-    """The tokens that `config.tokens` describes."""
-    return TokenSpec(**{field.name: _hashable(config.tokens[field.name]) for field in dataclasses.fields(TokenSpec)})
-
-
-def generator(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Generator:
-    """The generator that `config.model` describes, of the tokens that `config.tokens` describes.
-
-    Args:
-      config: of the run.
-      tokenizer: whose tokens these are, for generators that decode while they generate.
+def find_model(name: str) -> Model:
+    """Returns the row of a model.
 
     Raises:
-      UserError: an unknown name or argument.
+      UserError: an unknown name.
     """
-    tokens: dict[str, Any] = {
-        'spec': token_spec(config),
-        'grid': _hashable(config.tokens.grid),
-        'num_classes': config.tokens.num_classes,
-    }
-    parts: dict[str, Any] = {}
-    if 'predictor_model' in config:
-        predictor = _model(GENERATORS, ConfigDict({'model': config.predictor_model}), **tokens)
-        parts = {'tokenizer': tokenizer, 'predictor': predictor}
-    return _model(GENERATORS, config, **tokens, **parts)
+    return known_entry(MODELS, name, 'model.name')
 
 
-def recognizer(config: ConfigDict) -> Recognizer:
-    """The classifier that `config` describes, on an encoder of the sizes that `config.encoder_model` tells."""
-    encoder = PixelEncoder(**config.encoder_model, dropout=config.model.dropout)
-    return Recognizer(encoder, len(config.class_names), linear=config.model.linear)
+def names_of_kind(kind: str) -> tuple[str, ...]:
+    """Returns the names of all models of a kind."""
+    return tuple(name for name, model in MODELS.items() if model.kind == kind)
 
 
-def sample_config(config: ConfigDict, **changes: Any) -> SampleConfig:
-    """How a generator's run samples."""
-    options = {**config.sample, **changes}
-    second = options.pop('second', None)  # of methods that draw two kinds of ids
-    return SampleConfig(**options, second=None if second is None else SampleConfig(**second))
-
-
-def _model(table: dict[str, Any], config: ConfigDict, **given: Any) -> Any:
-    arguments = {key: _hashable(value) for key, value in config.model.items()}
-    cls = _known(table, arguments.pop('name'), 'model.name')
-    dtype = _known(DTYPES, arguments.pop('dtype', 'float32'), 'model.dtype')
-    if 'cache_dtype' in arguments:
-        arguments['cache_dtype'] = _known(CACHE_DTYPES, arguments['cache_dtype'], 'model.cache_dtype')
-    fields = {name for name in cls.__dataclass_fields__ if name not in ('parent', 'name', *given)}
-    unknown = sorted(set(arguments) - fields)
-    if unknown:
-        raise UserError(f'{config.model.name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
-    return cls(**arguments, **given, dtype=dtype)
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """The arguments that a model has where `config.model` does not name them; lists for tuples, as in `config.json`."""
-    known: dict[str, Any] = {**TOKENIZERS, **GENERATORS}
-    fields = known[name].__dataclass_fields__ if name in known else {}
-    given = {key: field.default for key, field in fields.items() if field.default is not dataclasses.MISSING}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-
-
-def discriminator(config: ConfigDict) -> nn.Module | None:
-    """The second player, or None."""
-    settings = config.objective
-    dtype = _known(DTYPES, config.model.get('dtype', 'float32'), 'model.dtype')
-    if settings.discriminator == '':
-        return None
-    if settings.discriminator == 'patchgan':
-        return PatchGAN(settings.discriminator_channels, settings.discriminator_layers, dtype=dtype)
-    if settings.discriminator == 'stylegan':
-        return StyleGANDiscriminator(image_size=config.data.image_size, dtype=dtype)
-    raise UserError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
-
-
-def judge(config: ConfigDict, kind: str) -> Judge:
-    """A frozen network, from the file that `config.judges` names for it."""
-    options = {'sha256': config.judges.lpips_sha256 or None} if kind == 'lpips' else {}
-    return load_judge(kind, config.judges.get(kind) or None, **options)
-
-
-def objective(
-    config: ConfigDict, frozen_tokenizer: TrainedTokenizer | None = None
-) -> TokenizerObjective | GeneratorObjective:
-    """What `config` trains: a tokenizer, or a generator over the tokens of a frozen one.
+def known_entry(table: Mapping[str, Any], name: str, key: str) -> Any:
+    """Returns an entry of a table.
 
     Raises:
-      UserError: an unknown name or argument.
+      UserError: the table has none of this name; `key` is where the name was set.
     """
-    if is_generator(config):
-        module = None if frozen_tokenizer is None else frozen_tokenizer.module
-        return GeneratorObjective(generator(config, module), frozen_tokenizer)
-    _known(TOKENIZERS | GENERATORS, config.model.name, 'model.name')
-    return tokenizer_objective(config)
-
-
-def tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
-    """Tokenizer, discriminator and judges, with their weights."""
-    settings = config.objective
-    model = tokenizer(config)
-    second = discriminator(config)
-    game = None
-    if second is not None:
-        game = AdversarialGame(
-            second,
-            loss=settings.adversarial_loss,
-            weight=settings.adversarial_weight,
-            discriminator_weight=settings.discriminator_weight,
-            adaptive=settings.adaptive_weight,
-            adaptive_maximum=settings.adaptive_maximum,
-            start=settings.discriminator_start,
-            ramp=settings.discriminator_ramp,
-            lecam_weight=settings.lecam_weight,
-        )
-    teachers = model.teacher_kinds if settings.representation_weight else ()
-    return TokenizerObjective(
-        model,
-        game,
-        perceptual=judge(config, settings.perceptual) if settings.perceptual else None,
-        teachers={kind: judge(config, kind) for kind in teachers},
-        pixel_loss=settings.pixel_loss,
-        pixel_weight=settings.pixel_weight,
-        perceptual_weight=settings.perceptual_weight,
-        representation_weight=settings.representation_weight,
-        representation_temperature=settings.representation_temperature,
-    )
-
-
-def train_step(config: ConfigDict, objective: Objective) -> TrainStep:
-    """The step, with one optimizer for each player."""
-    settings = dict(config.optimizer)
-    relative = dict.fromkeys(objective.players, 1.0) | {'discriminator': settings.pop('discriminator_rate', 1.0)}
-    rate, clip = settings.pop('learning_rate'), settings.pop('clip_norm')
-    optimizers = {
-        player: make_optimizer(
-            learning_rate=rate * relative[player], clip_norm=clip or None, total_steps=config.train.steps, **settings
-        )
-        for player in objective.players
-    }
-    return TrainStep(
-        objective,
-        optimizers,
-        seed=config.train.seed,
-        ema_decay=config.train.ema_decay or None,
-        accumulate=config.train.accumulate,
-    )
-
-
-def runner(config: ConfigDict) -> Runner:
-    """The devices."""
-    return make_runner(config.train.runner, **config.train.mesh, devices=config.train.devices or None)
-
-
-def train_batches(config: ConfigDict) -> TrainIterator:
-    """This process's part of the training batches: images, or tokens for a generator."""
-    folder = _token_folder(config)
-    if folder is not None:
-        return train_token_batches(
-            TokenSource(folder, 'train'),
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=config.data.threads,
-            text=captions(config),
-        )
-    source = open_source(config.data.source, 'train', data_dir=config.data.data_dir or None)
-    return make_train_batches(
-        source,
-        image_size=config.data.image_size,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        augmentation=config.data.augmentation,
-        flip=config.data.flip,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-    )
-
-
-def evaluation_image_size(config: ConfigDict) -> int:
-    """Side of the images that a run is evaluated on, in pixels."""
-    return config.evaluate.get('image_size') or config.data.image_size
-
-
-def evaluation_batches(config: ConfigDict) -> EvaluationBatches | EvaluationTokenBatches:
-    """This process's part of the validation images, or of their tokens."""
-    folder = _token_folder(config)
-    if folder is not None:
-        return EvaluationTokenBatches(
-            TokenSource(folder, 'validation'),
-            batch_size=config.evaluate.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=config.data.threads,
-            text=captions(config),
-        )
-    return make_evaluation_batches(
-        open_source(config.data.source, 'validation', data_dir=config.data.data_dir or None),
-        image_size=evaluation_image_size(config),
-        batch_size=config.evaluate.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-    )
-
-
-def captions(config: ConfigDict) -> TextFeatureSource | None:
-    """Features of the captions that `config.data.text_features` names, if it does."""
-    folder = config.data.get('text_features')
-    return TextFeatureSource(pathlib.Path(folder).expanduser()) if folder else None
-
-
-def example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """A batch of one, for shapes."""
-    size = config.data.image_size
-    return {'image': np.zeros((1, size, size, 3), np.float32), 'label': np.zeros((1,), np.int32)}
-
-
-def _token_folder(config: ConfigDict) -> pathlib.Path | None:
-    folder = token_folder(config.data.source)
-    if folder is not None and not is_generator(config):
-        raise UserError(f'a tokenizer learns from images; data.source={config.data.source} holds tokens')
-    return folder
-
-
-def _known(table: dict[str, Any], name: str, key: str) -> Any:
     if name not in table:
         raise UserError(f'unknown {key} {name!r}; known: {", ".join(table)}')
     return table[name]
 
 
-def _hashable(value: Any) -> Any:
-    """Modules are compared by their arguments, so lists (as JSON gives them) become tuples."""
-    return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
+def build_tokenizer(model: Mapping[str, Any]) -> Tokenizer:
+    """Builds the tokenizer that `config.model` describes.
+
+    Raises:
+      UserError: an unknown name or argument, or a model of another kind.
+    """
+    return _build(model, TOKENIZER)
+
+
+def build_token_spec(tokens: Mapping[str, Any]) -> TokenSpec:
+    """Builds the token specification of a block `config.tokens`."""
+    return TokenSpec(**{field.name: hashable(tokens[field.name]) for field in dataclasses.fields(TokenSpec)})
+
+
+def build_generator(model: Mapping[str, Any], tokens: Mapping[str, Any], **components: Any) -> Generator:
+    """Builds the generator that `config.model` describes.
+
+    Args:
+      model: `config.model`.
+      tokens: `config.tokens`, the tokens that it generates.
+      **components: models that are arguments of this one.
+
+    Raises:
+      UserError: an unknown name or argument, or a model of another kind.
+    """
+    given = {'grid': hashable(tokens['grid']), 'num_classes': tokens['num_classes']}
+    return _build(model, GENERATOR, spec=build_token_spec(tokens), **given, **components)
+
+
+def build_probe(model: Mapping[str, Any], encoder: Mapping[str, Any], num_classes: int) -> Recognizer:
+    """Builds a classifier on an encoder of pixels, whose sizes `encoder` holds."""
+    return Recognizer(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'])
+
+
+def build_sample_config(settings: Mapping[str, Any], **changes: Any) -> SampleConfig:
+    """Builds the sampling settings of `config.sample`, with some of them changed."""
+    options = {**settings, **changes}
+    second = options.pop('second', None)  # of methods that draw two kinds of ids
+    return SampleConfig(**options, second=None if second is None else SampleConfig(**second))
+
+
+def _build(model: Mapping[str, Any], kind: str, **given: Any) -> Any:
+    arguments = {key: hashable(value) for key, value in model.items()}
+    name = arguments.pop('name')
+    row = find_model(name)
+    if row.kind != kind:
+        raise UserError(f'model.name {name!r} is a {row.kind}; a {kind} is one of {", ".join(names_of_kind(kind))}')
+    dtype = known_entry(DTYPES, arguments.pop('dtype', 'float32'), 'model.dtype')
+    if 'cache_dtype' in arguments:
+        arguments['cache_dtype'] = known_entry(_CACHE_DTYPES, arguments['cache_dtype'], 'model.cache_dtype')
+    fields = {name for name in argument_names(row.cls) if name not in given}
+    unknown = sorted(set(arguments) - fields)
+    if unknown:
+        raise UserError(f'{name} has no argument {unknown[0]!r}; known: {", ".join(sorted(fields))}')
+    return row.cls(**arguments, **given, dtype=dtype)
+
+
+def argument_names(cls: type) -> list[str]:
+    """Returns the names of a model's constructor arguments."""
+    return [field.name for field in dataclasses.fields(cls) if field.name not in ('parent', 'name')]
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Returns the block `config.model` that builds a model again, as JSON values.
+
+    Models that are arguments of this one are described inside; the tokens of a generator are left out.
+
+    Raises:
+      UserError: the model's class has no row in the registry.
+    """
+    name = next((name for name, row in MODELS.items() if row.cls is type(model)), None)
+    if name is None:
+        raise UserError(f'a {type(model).__name__} has no row in the registry; known: {", ".join(MODELS)}')
+    settings: dict[str, Any] = {'name': name}
+    for key in argument_names(type(model)):
+        if key in _TOKEN_FIELDS and MODELS[name].kind == GENERATOR:
+            continue
+        value = getattr(model, key)
+        if dataclasses.is_dataclass(value):
+            value = describe_model(value)
+        elif key == 'dtype':
+            value = jnp.dtype(value).name
+        elif key == 'cache_dtype':
+            value = next(text for text, dtype in _CACHE_DTYPES.items() if dtype == value)
+        settings[key] = value
+    return settings
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """Returns the arguments that a model has where `config.model` names none; lists for tuples, as in `config.json`."""
+    if name not in MODELS:
+        return {}
+    fields = {field.name: field for field in dataclasses.fields(MODELS[name].cls)}
+    given = {key: field.default for key, field in fields.items() if field.default is not dataclasses.MISSING}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def hashable(value: Any) -> Any:
+    """Returns tuples for lists (as JSON gives them): models are compared by their arguments."""
+    return tuple(hashable(v) for v in value) if isinstance(value, list | tuple) else value

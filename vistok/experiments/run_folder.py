@@ -62,9 +62,7 @@ def read_checkpoint(run: pathlib.Path, which: int | str = 'latest') -> tuple[int
     config = read_config(run)
     if not (run / 'checkpoints').is_dir():
         raise UserError(f'{run} has no checkpoints yet')
-    checkpoints = Checkpoints(
-        run / 'checkpoints', best=config.evaluate.best_metric, best_mode=best_mode(config), read_only=True
-    )
+    checkpoints = open_checkpoints(run, config, read_only=True)
     try:
         steps = checkpoints.steps
         if not steps:
@@ -75,6 +73,17 @@ def read_checkpoint(run: pathlib.Path, which: int | str = 'latest') -> tuple[int
         return int(step), checkpoints.restore_arrays(int(step))
     finally:
         checkpoints.close()
+
+
+def open_checkpoints(run: pathlib.Path, config: ConfigDict, *, read_only: bool = False) -> Checkpoints:
+    """Opens the checkpoints of a run, for training or for reading only."""
+    return Checkpoints(
+        run / 'checkpoints',
+        keep=config.train.keep,
+        best=config.evaluate.best_metric,
+        best_mode=best_mode(config),
+        read_only=read_only,
+    )
 
 
 def best_mode(config: ConfigDict) -> str:
@@ -98,7 +107,7 @@ def _check(workdir: pathlib.Path, config: ConfigDict) -> None:
         there, here = (dict(config.get(block, {})) for config in (earlier, ours))
         keys = sorted({*there, *here} - {'dtype'})
         if block == 'model':  # the run may be older than an argument, which then had its default
-            there, here = ({**registry.defaults(model.get('name', '')), **model} for model in (there, here))
+            there, here = ({**registry.default_arguments(model.get('name', '')), **model} for model in (there, here))
         for key in keys:
             if there.get(key) != here.get(key):
                 raise UserError(

@@ -12,7 +12,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from vistok.experiments import registry
+from vistok.experiments import assembly, registry
 from vistok.experiments.config_files import load_config
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
@@ -227,12 +227,12 @@ def test_every_config_builds_its_generator(variant):
     config = load_config(f'configs/vq_ddm.py:{variant}')
     sizes = {'codebook_sizes': (1024,), 'codebook_names': ('code',), 'downsample_factor': 16, 'grains': (1,)}
     config.tokens = ConfigDict({**sizes, 'grid': (16, 16), 'num_classes': 0})
-    generator = registry.generator(config)
+    generator = registry.build_generator(config.model, config.tokens)
     params = jax.eval_shape(generator.init, jax.random.key(0))['params']
     if variant == 'celebahq256':  # the size of the official network
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 117_586_568
-    assert registry.sample_config(config).steps == config.sample.steps
-    registry.train_step(config, registry.objective(config))
+    assert registry.build_sample_config(config.sample).steps == config.sample.steps
+    assembly.build_train_step(config, assembly.build_tokenizer_objective(config))
 
 
 def test_what_does_not_fit_is_refused():

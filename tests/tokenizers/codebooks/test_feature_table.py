@@ -12,16 +12,16 @@ import safetensors.numpy
 from vistok.errors import UserError
 from vistok.experiments import feature_table, initial_weights, training
 from vistok.experiments.config_files import load_config
-from vistok.experiments.feature_table import (
+from vistok.experiments.run_folder import read_checkpoint
+from vistok.pretrained.frozen_network import load_judge
+from vistok.tokenizers.codebooks.feature_table import (
     CodebookTable,
     PatchFeatures,
-    clustered,
+    cluster_features,
     patch_features,
     read_table,
     write_table,
 )
-from vistok.experiments.run_folder import read_checkpoint
-from vistok.pretrained.frozen_network import load_judge
 from vistok.training.state import TrainState
 from vistok.weights.files import load_variables, save_variables
 
@@ -79,30 +79,30 @@ def two_classes():
 
 
 def test_each_class_has_its_own_rows_in_the_order_of_the_labels():
-    rows = clustered(two_classes(), 6, per_class=True)
+    rows = cluster_features(two_classes(), 6, per_class=True)
     assert rows[:3].max() < 10 < 90 < rows[3:].min()
-    together = clustered(two_classes(), 5)
+    together = cluster_features(two_classes(), 5)
     assert together.shape == (5, 5)
 
 
 def test_each_part_is_clustered_by_itself():
     features = two_classes()
-    rows = clustered(features, 60, parts=4)  # as many rows as vectors: each becomes one, wherever it is drawn to
+    rows = cluster_features(features, 60, parts=4)  # as many rows as vectors: each becomes one, wherever it is drawn to
     np.testing.assert_array_equal(
         np.unique(rows, axis=0), np.unique(features.vectors.reshape(-1, 5).astype(np.float32), axis=0)
     )
     passes = []
-    clustered(features, 8, parts=4, iterations=0, on_iteration=lambda: passes.append(1))
+    cluster_features(features, 8, parts=4, iterations=0, on_iteration=lambda: passes.append(1))
     assert len(passes) == 4
     with pytest.raises(UserError, match='6 rows cannot be shared out equally among 4 parts'):
-        clustered(features, 6, parts=4)
+        cluster_features(features, 6, parts=4)
 
 
 def test_rows_that_cannot_be_shared_out_or_filled_are_refused():
     with pytest.raises(UserError, match='7 rows cannot be shared out equally among 2 classes'):
-        clustered(two_classes(), 7, per_class=True)
+        cluster_features(two_classes(), 7, per_class=True)
     with pytest.raises(UserError, match='10 images give 30 features, too few for 40 rows'):
-        clustered(two_classes(), 80, per_class=True)
+        cluster_features(two_classes(), 80, per_class=True)
 
 
 def test_a_table_comes_back_from_its_file_with_its_origin(tmp_path):

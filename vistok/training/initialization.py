@@ -1,8 +1,9 @@
-"""Starting a run from weights that exist: what fits is taken, what can be resized is resized, the rest stays fresh."""
+"""Initial values of a run that are not random: arrays that a model asks for, and weights of an earlier model."""
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import flax.traverse_util
 import jax
@@ -12,6 +13,73 @@ import numpy as np
 from vistok.errors import UserError
 from vistok.networks.positions import on_grid
 from vistok.training.parallel import place
+from vistok.training.state import Batch, TrainState
+
+Arrays = Mapping[str, np.ndarray]
+"""Values by path, 'collection/module/.../name', where the collection is 'params' or one of the model state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialData:
+    """Inputs of the initializers of one run.
+
+    Attributes:
+      seed: seed of the run.
+      image_size: side of the training images in pixels.
+      training_views: from a batch size to endless batches of augmented training images.
+      tokenizer: the frozen tokenizer of a generator's run (a `TrainedTokenizer`); None for other runs.
+      components: variables of the trained models that are parts of this one, by their name in the config.
+    """
+
+    seed: int
+    image_size: int
+    training_views: Callable[[int], Iterator[Batch]]
+    tokenizer: Any = None
+    components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+class Initializer(Protocol):
+    """Maker of initial arrays, listed in the `initializers` of a model's class.
+
+    Attributes:
+      option: key of the config that it reads its own settings from; '' for none.
+    """
+
+    @property
+    def option(self) -> str:
+        """Key of the config with its settings, or ''."""
+
+    def arrays(self, model: Any, settings: Any, data: InitialData) -> Arrays:
+        """Computes the initial arrays of a fresh model; an empty mapping leaves all values random.
+
+        Raises:
+          UserError: a setting or file that does not fit the model.
+        """
+
+
+def with_arrays(state: TrainState, player: str, arrays: Arrays) -> TrainState:
+    """Returns a fresh state in which some arrays of one player have the given values, its moving average included.
+
+    Raises:
+      UserError: the player has no array at a path, or one of another shape.
+    """
+    flat = flax.traverse_util.flatten_dict({'params': state.params[player], **state.model_state[player]}, sep='/')
+    for path, value in arrays.items():
+        if path not in flat or np.shape(value) != flat[path].shape:
+            needed = f'needs the shape {flat[path].shape}' if path in flat else 'has no such array'
+            raise UserError(f'an initial value of shape {np.shape(value)} is given for {path}, but the model {needed}')
+        flat[path] = place_like(value, flat[path])
+    collections = flax.traverse_util.unflatten_dict(flat, sep='/')
+    params = collections.pop('params')
+    ema = state.ema
+    if ema is not None and any(path.startswith('params/') for path in arrays):
+        ema = jax.tree.map(lambda x: x.copy(), params)
+    return dataclasses.replace(
+        state,
+        params={**state.params, player: params},
+        model_state={**state.model_state, player: {**state.model_state[player], **collections}},
+        ema=ema,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

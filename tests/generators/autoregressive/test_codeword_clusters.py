@@ -8,9 +8,9 @@ from golden_packs import random_variables
 from ml_collections import ConfigDict
 
 from vistok.errors import UserError
-from vistok.experiments.codeword_clusters import (
-    clustered,
-    codewords,
+from vistok.generators.autoregressive.codeword_clusters import (
+    cluster_codewords,
+    codeword_vectors,
     fill_output_vectors,
     read_clusters,
     shares_output_vectors,
@@ -37,7 +37,7 @@ def tokenizer():
 
 def test_similar_codewords_share_a_cluster_and_unseen_ones_join_it():
     vectors = heaps((5, 20, 8)).astype(np.float32)
-    found = clustered(vectors, 3, used=np.asarray([0, 1, 5, 6, 7, 30]), restarts=3)
+    found = cluster_codewords(vectors, 3, used=np.asarray([0, 1, 5, 6, 7, 30]), restarts=3)
     of = found.cluster_of
     assert len({of[0], of[5], of[30]}) == 3
     assert (of == np.repeat([of[0], of[5], of[30]], (5, 20, 8))).all()
@@ -46,7 +46,7 @@ def test_similar_codewords_share_a_cluster_and_unseen_ones_join_it():
 
 def test_balanced_clusters_have_equal_sizes_and_are_closer_than_chance():
     vectors = np.random.default_rng(1).standard_normal((60, 2)).astype(np.float32)
-    found = clustered(vectors, 7, balanced=True, restarts=2)
+    found = cluster_codewords(vectors, 7, balanced=True, restarts=2)
     assert found.sizes.max() - found.sizes.min() <= 1
     means = np.stack([vectors[found.cluster_of == i].mean(0) for i in range(7)])
     assert np.square(vectors - means[found.cluster_of]).sum(1).mean() < 0.4 * vectors.var(0).sum()  # by chance: 53 / 60
@@ -54,13 +54,13 @@ def test_balanced_clusters_have_equal_sizes_and_are_closer_than_chance():
 
 def test_more_clusters_than_different_codewords_are_refused():
     with pytest.raises(UserError, match='2 different codewords cannot make 3 clusters'):
-        clustered(np.asarray([[0.0], [1.0], [1.0]], np.float32), 3)
+        cluster_codewords(np.asarray([[0.0], [1.0], [1.0]], np.float32), 3)
 
 
 def test_files_keep_clusters_and_the_tokenizer_they_are_of(tmp_path, tokenizer):
-    vectors = codewords(tokenizer)
+    vectors = codeword_vectors(tokenizer)
     assert vectors.shape == (24, 4)
-    clusters = clustered(vectors, 5, restarts=1)
+    clusters = cluster_codewords(vectors, 5, restarts=1)
     path = tmp_path / 'clusters.safetensors'
     write_clusters(path, clusters, tokenizer)
     back = read_clusters(path)
@@ -78,7 +78,7 @@ def test_ids_of_similar_codewords_share_an_output_vector(tokenizer):
     frozen = {'output_0': {'vector_of': jnp.zeros(24, jnp.int32)}, 'no_caption': jnp.ones(3)}
     state = TrainState(jnp.zeros(()), {}, {}, {'generator': {'frozen': frozen}, 'other': 1}, None)
     found = fill_output_vectors(state, config, tokenizer).model_state
-    clusters = clustered(codewords(tokenizer), 5, restarts=1, seed=3).cluster_of
+    clusters = cluster_codewords(codeword_vectors(tokenizer), 5, restarts=1, seed=3).cluster_of
     np.testing.assert_array_equal(found['generator']['frozen']['output_0']['vector_of'], clusters)
     assert found['generator']['frozen']['no_caption'] is frozen['no_caption']
     assert found['other'] == 1
@@ -87,4 +87,4 @@ def test_ids_of_similar_codewords_share_an_output_vector(tokenizer):
 def test_several_codebooks_are_refused():
     module = FQGAN(teachers=('', ''))
     with pytest.raises(UserError, match='clusters are made of one codebook'):
-        codewords(TrainedTokenizer(module, {}))
+        codeword_vectors(TrainedTokenizer(module, {}))

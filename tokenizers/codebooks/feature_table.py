@@ -11,24 +11,20 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
 from vistok.clustering.kmeans import kmeans
-from vistok.data.images.pipeline import Batch, open_source, train_batches
+from vistok.data.images.pipeline import Batch
 from vistok.errors import UserError
 from vistok.pretrained.frozen_network import Judge, load_judge
-from vistok.training.initialise import place_like
-from vistok.training.state import TrainState
+from vistok.training.initialization import InitialData
 from vistok.weights.files import is_ours, load_variables, read_tensor, save_variables
 
 STAND_IN = 'stand_in'
 _FILE = 'codebook_table'
-_PATH = ('quantizer', 'codebook', 'table', 'codewords')
 _LARGEST_IN_MEMORY = 2**31  # bytes of features; more are kept in a temporary file
 _FEATURES_PER_ROW = 16  # of the table that a run makes for itself
 _BATCH = 64
@@ -110,7 +106,7 @@ def _storage(shape: tuple[int, ...], folder: str | None) -> np.ndarray:
         return np.memmap(file, np.float16, 'w+', shape=shape)
 
 
-def clustered(
+def cluster_features(
     features: PatchFeatures,
     size: int,
     *,
@@ -154,7 +150,7 @@ def clustered(
     return np.concatenate(tables)
 
 
-def gaussian(size: int, width: int, seed: int) -> Float[np.ndarray, 'K width']:
+def gaussian_rows(size: int, width: int, seed: int) -> Float[np.ndarray, 'K width']:
     """Rows as an untouched table has them: Gaussian, standard deviation width^-0.5."""
     rows = np.random.default_rng(seed).standard_normal((size, width), dtype=np.float32)
     return rows * np.float32(width**-0.5)
@@ -192,62 +188,44 @@ def _digest(rows: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
 
 
-def initial_table(config: ConfigDict) -> CodebookTable | None:
-    """The table that `config.table` names: a file's, one made of the stand-in's features, or None for a fresh one.
+@dataclasses.dataclass(frozen=True)
+class FeatureTable:
+    """Initializer that fills the table of a projected codebook with clustered patch features.
 
-    Raises:
-      UserError: there is no such table, or it does not fit the model.
+    Its setting names the table: '' keeps the random one, 'stand_in' makes one of the stand-in network's features of the
+    training images, anything else is a file that `read_table` reads.
+
+    Attributes:
+      path: modules and name of the table inside the tokenizer.
     """
-    named = config.get('table', '')
-    if not named:
-        return None
-    wanted = (config.model.codebook_size, config.model.get('table_width', config.model.codebook_dim))
-    table = _of_training_images(config, wanted[0]) if named == STAND_IN else read_table(pathlib.Path(named))
-    if table.rows.shape != wanted:
-        raise UserError(
-            f'config.table: {named} has {table.rows.shape[0]} rows of width {table.rows.shape[1]}, config.model wants '
-            f'{wanted[0]} of width {wanted[1]}'
-        )
-    return table
+
+    path: str
+    option: str = 'table'
+
+    def arrays(self, model: Any, settings: str, data: InitialData) -> dict[str, np.ndarray]:
+        """Returns the table's rows, in 'params' if the model trains them, else in 'frozen'.
+
+        Raises:
+          UserError: there is no such table, or it has another shape than the model's.
+        """
+        if not settings:
+            return {}
+        needed = (model.codebook_size, model.table_width)
+        table = _cluster_training_views(data, needed[0]) if settings == STAND_IN else read_table(pathlib.Path(settings))
+        if table.rows.shape != needed:
+            raise UserError(
+                f'config.table: {settings} has {table.rows.shape[0]} rows of width {table.rows.shape[1]}, config.model '
+                f'wants {needed[0]} of width {needed[1]}'
+            )
+        return {f'{"params" if model.table_trained else "frozen"}/{self.path}': table.rows}
 
 
-def _of_training_images(config: ConfigDict, size: int) -> CodebookTable:
-    """What the paper does, small: views as they are trained on, the stand-in's features, clusters of all together."""
-    image_size, pool = config.data.image_size, 4
+def _cluster_training_views(data: InitialData, size: int) -> CodebookTable:
+    """Makes the paper's table at a small scale: features of the stand-in on training views, clustered together."""
+    pool = 4
     judge = load_judge('stand_in_patches')
-    per_image = max(1, image_size // 8 // pool) ** 2
+    per_image = max(1, data.image_size // 8 // pool) ** 2
     views = -(-_FEATURES_PER_ROW * size // (per_image * _BATCH)) * _BATCH
-    batches = train_batches(
-        open_source(config.data.source, 'train', data_dir=config.data.data_dir or None),
-        image_size=image_size,
-        batch_size=_BATCH,
-        seed=config.train.seed,
-        augmentation=config.data.augmentation,
-        flip=config.data.flip,
-        threads=config.data.threads,
-    )
-    features = patch_features(judge, batches, views, pool)
-    rows = clustered(features, size, seed=config.train.seed, iterations=20)
-    return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} views of {config.data.source}'})
-
-
-def fill(state: TrainState, table: CodebookTable) -> TrainState:
-    """A fresh state with the table's rows in it, in the table that its codebook projects, frozen or trained.
-
-    Raises:
-      UserError: the model projects no table.
-    """
-
-    def filled(tree: Any) -> Any:
-        flat = dict(flax.traverse_util.flatten_dict(tree))
-        flat[_PATH] = place_like(table.rows, flat[_PATH])
-        return flax.traverse_util.unflatten_dict(flat)
-
-    params, rest = state.params['tokenizer'], state.model_state['tokenizer']
-    if _PATH in flax.traverse_util.flatten_dict(rest.get('frozen', {})):
-        frozen = {'tokenizer': rest | {'frozen': filled(rest['frozen'])}}
-        return dataclasses.replace(state, model_state=state.model_state | frozen)
-    if _PATH not in flax.traverse_util.flatten_dict(params):
-        raise UserError('config.table is set, but this model projects no table')
-    ema = None if state.ema is None else filled(state.ema)
-    return dataclasses.replace(state, params=state.params | {'tokenizer': filled(params)}, ema=ema)
+    features = patch_features(judge, data.training_views(_BATCH), views, pool)
+    rows = cluster_features(features, size, seed=data.seed, iterations=20)
+    return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} training views'})
