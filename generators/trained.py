@@ -40,7 +40,7 @@ class TrainedGenerator:
     class_names: tuple[str, ...] = ()
     sample_config: SampleConfig = SampleConfig()  # noqa: RUF009 (frozen)
     tokenizer_fingerprint: str = ''
-    text_encoder: Mapping[str, Any] | None = None
+    text_encoder: Any = None
 
     def with_tokenizer(self, tokenizer: TrainedTokenizer) -> 'TrainedGenerator':
         """Returns this generator together with the tokenizer of its tokens.

@@ -6,7 +6,7 @@
         --image_size=64 --output=photographs.safetensors
 
 The first is the published recipe: 100 clusters in each of the 1000 classes.  Without --per_class all images are
-cluster_features together, which needs no labels; --parts=64 clusters 64 random parts of them, in a 64th of the time, as the
+clustered together, which needs no labels; --parts=64 clusters 64 random parts of them, in a 64th of the time, as the
 classes do in the published recipe.  --config.table=FILE of configs/vqgan_lc.py reads the result.
 """
 

@@ -35,7 +35,7 @@ def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(cli.value_of('config', sys.argv) or ''))
     result = training.run_training(_CONFIG.value, workdir)
     if jax.process_index() == 0:
-        print(training.closing_line(result, workdir))
+        print(training.summarize(result, workdir))
 
 
 def default_workdir(config: str) -> pathlib.Path:

@@ -17,10 +17,12 @@ from vistok.data.tokens.dataset import TokenSource
 from vistok.errors import UserError
 from vistok.experiments import registry, sampling, token_extraction, training
 from vistok.experiments.config_files import load_config
+from vistok.experiments.loading import load_tokenizer
 from vistok.experiments.sampling import Plan, chosen_classes, sample
-from vistok.experiments.saved_models import describe, read_tokenizer, save_model
+from vistok.experiments.saved_models import save_model
 from vistok.experiments.token_extraction import Extraction
 from vistok.generators.generator import SampleConfig
+from vistok.generators.objective import GeneratorObjective
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -64,7 +66,7 @@ def tokenizer(tmp_path_factory):
 def extraction(images, tokenizer):
     def make(out, **changes):
         settings = {'image_size': 16, 'views': 'five_crop', 'batch_size': 48, 'part_size': 8, 'threads': 2} | changes
-        return Extraction(read_tokenizer(tokenizer), str(images), out, **settings)
+        return Extraction(load_tokenizer(tokenizer), str(images), out, **settings)
 
     return make
 
@@ -104,12 +106,12 @@ def test_every_tokenizer_is_rebuilt_from_its_description(name):
     path, _, variant = name.partition(':')
     located = f'configs/{path.removesuffix(".py")}.py:' + ','.join(filter(None, [variant, 'tiny']))
     module = registry.build_tokenizer(load_config(located).model)
-    described = json.loads(json.dumps(describe(module)))
-    assert registry.build_tokenizer(ConfigDict({'model': described}).model) == module
+    described = json.loads(json.dumps(registry.describe_model(module)))
+    assert registry.build_tokenizer(described) == module
 
 
 def test_a_tokenizer_file_keeps_the_fingerprint_and_can_be_loaded(tokenizer):
-    assert read_tokenizer(tokenizer).fingerprint == fresh_tokenizer().fingerprint
+    assert load_tokenizer(tokenizer).fingerprint == fresh_tokenizer().fingerprint
     assert vistok.load(tokenizer).fingerprint == fresh_tokenizer().fingerprint != fresh_tokenizer(0.5).fingerprint
 
 
@@ -118,9 +120,9 @@ def test_extracted_tokens_are_those_of_the_views(tokens, tokenizer, images):
     assert (len(source), len(TokenSource(tokens, 'validation'))) == (36, 6)
     assert source.class_names == NAMES
     assert source.about['grid'] == [8, 8]
-    model = read_tokenizer(tokenizer)
+    model = load_tokenizer(tokenizer)
     assert (
-        source.about['fingerprint'] == model.fingerprint == read_tokenizer(tokens / 'tokenizer.safetensors').fingerprint
+        source.about['fingerprint'] == model.fingerprint == load_tokenizer(tokens / 'tokenizer.safetensors').fingerprint
     )
     opened = token_extraction.open_source(str(images), 'train')
     found = {record.name: record for record in (source[i] for i in range(len(source)))}
@@ -180,7 +182,7 @@ def test_a_run_keeps_what_is_needed_to_make_images(run, tokens, tokenizer):
     config = json.loads((folder / 'config.json').read_text())
     assert config['tokens'] == {
         'codebook_sizes': [32], 'codebook_names': ['code'], 'downsample_factor': 2, 'grains': [1], 'grid': [8, 8],
-        'num_classes': 3, 'class_names': list(NAMES), 'fingerprint': read_tokenizer(tokenizer).fingerprint,
+        'num_classes': 3, 'class_names': list(NAMES), 'fingerprint': load_tokenizer(tokenizer).fingerprint,
     }  # fmt: skip
     assert 1 < result.evaluation['bits_per_token'] < 6
     np.testing.assert_allclose(result.evaluation['bits_per_token'] * np.log(2), result.evaluation['loss'], rtol=1e-5)
@@ -215,7 +217,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_without_its_tokenizer(tokenizer, imag
 def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens, tokenizer, images, tmp_path):
     other = tmp_path / 'other.safetensors'
     save_model(other, fresh_tokenizer(0.5))
-    first, second = (read_tokenizer(path).fingerprint[:16] for path in (tokenizer, other))
+    first, second = (load_tokenizer(path).fingerprint[:16] for path in (tokenizer, other))
     wrong = {
         'no tokenizer': (
             tiny(**{'data.source': 'embedded:digits'}),
@@ -359,4 +361,4 @@ def test_every_config_builds_its_generator(variant):
     generator = registry.build_generator(config.model, config.tokens)
     jax.eval_shape(generator.init, jax.random.key(0))
     assert registry.build_sample_config(config.sample, top_k=5).top_k == 5
-    assembly.build_train_step(config, assembly.build_tokenizer_objective(config))
+    assembly.build_train_step(config, GeneratorObjective(generator))

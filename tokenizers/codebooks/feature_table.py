@@ -226,6 +226,7 @@ def _cluster_training_views(data: InitialData, size: int) -> CodebookTable:
     judge = load_judge('stand_in_patches')
     per_image = max(1, data.image_size // 8 // pool) ** 2
     views = -(-_FEATURES_PER_ROW * size // (per_image * _BATCH)) * _BATCH
-    features = patch_features(judge, data.training_views(_BATCH), views, pool)
+    training_views: Any = data.training_views(_BATCH)
+    features = patch_features(judge, training_views, views, pool)
     rows = cluster_features(features, size, seed=data.seed, iterations=20)
     return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} training views'})

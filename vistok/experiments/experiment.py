@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
 
@@ -19,6 +19,7 @@ Evaluation = Callable[[TrainState, int], dict[str, float]]
 """From a state and its step to metrics by name; called by the training loop when an evaluation is due."""
 
 
+@runtime_checkable
 class Experiment(Protocol):
     """Preparation and evaluation of one training run.
 

@@ -18,7 +18,8 @@ from vistok.errors import UserError
 from vistok.experiments import assembly, registry, run_folder
 from vistok.experiments.experiment import Evaluation, run_initializers
 from vistok.experiments.loading import TOKENIZER_FILE, build_run_generator, load_component, load_tokenizer
-from vistok.experiments.sampling import draw_images, sample_batch
+from vistok.experiments.sampling import asked as sample_batch
+from vistok.experiments.sampling import draw_images
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.objective import GeneratorObjective
 from vistok.generators.trained import TrainedGenerator
@@ -48,7 +49,8 @@ class GeneratorExperiment:
         with config.unlocked():
             config.tokens = _describe_tokens(config, self._tokenizer)
         self._components: dict[str, TrainedGenerator] = {}
-        for name, kinds in registry.find_model(config.model.name).cls.components.items():
+        cls: Any = registry.find_model(config.model.name).cls
+        for name, kinds in cls.components.items():
             if run_folder.has_checkpoints(workdir):
                 described = run_folder.read_config(workdir)[f'{name}_model']
             else:

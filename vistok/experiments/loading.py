@@ -1,5 +1,6 @@
 """Loading of trained models from run folders, from our files and from official ones."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -19,7 +20,7 @@ from vistok.weights.rules import ConversionError, Network
 TOKENIZER_FILE = 'tokenizer.safetensors'
 """Name of the tokenizer's file in run folders of generators and in folders of extracted tokens."""
 
-Path = str | pathlib.Path
+Path = str | os.PathLike[str]
 Model = TrainedTokenizer | TrainedGenerator | Network
 
 
@@ -151,10 +152,7 @@ def load_component(config: ConfigDict, key: str, names: tuple[str, ...]) -> Trai
             f'config.{key} is {config[key]!r}, which is no run folder and no file of weights; make one, for example '
             f'with python launch/train.py --config=configs/{recipe}.py, and name it: --config.{key}=runs/{recipe}'
         )
-    if path.is_file() and not is_ours(path):
-        model = read_official(path, names)
-    else:
-        model = load(path)
+    model: Any = read_official(path, names) if path.is_file() and not is_ours(path) else load(path)
     found = registry.describe_model(model.generator)['name'] if isinstance(model, TrainedGenerator) else ''
     if found not in names:
         what = f'a model named {found}' if found else f'a {type(model).__name__}'

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.generators.autoregressive.ctf import CTF
@@ -31,6 +32,9 @@ from vistok.tokenizers.vqgan import EMAVQGAN, VQGAN
 from vistok.tokenizers.vqgan_lc import VQGANLC
 
 TOKENIZER, GENERATOR, PROBE = 'tokenizer', 'generator', 'probe'
+
+Settings = Mapping[str, Any] | ConfigDict
+"""A block of a config, or the same as JSON gives it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,7 @@ def known_entry(table: Mapping[str, Any], name: str, key: str) -> Any:
     return table[name]
 
 
-def build_tokenizer(model: Mapping[str, Any]) -> Tokenizer:
+def build_tokenizer(model: Settings) -> Tokenizer:
     """Builds the tokenizer that `config.model` describes.
 
     Raises:
@@ -124,12 +128,12 @@ def build_tokenizer(model: Mapping[str, Any]) -> Tokenizer:
     return _build(model, TOKENIZER)
 
 
-def build_token_spec(tokens: Mapping[str, Any]) -> TokenSpec:
+def build_token_spec(tokens: Settings) -> TokenSpec:
     """Builds the token specification of a block `config.tokens`."""
     return TokenSpec(**{field.name: hashable(tokens[field.name]) for field in dataclasses.fields(TokenSpec)})
 
 
-def build_generator(model: Mapping[str, Any], tokens: Mapping[str, Any], **components: Any) -> Generator:
+def build_generator(model: Settings, tokens: Settings, **components: Any) -> Generator:
     """Builds the generator that `config.model` describes.
 
     Args:
@@ -144,19 +148,19 @@ def build_generator(model: Mapping[str, Any], tokens: Mapping[str, Any], **compo
     return _build(model, GENERATOR, spec=build_token_spec(tokens), **given, **components)
 
 
-def build_probe(model: Mapping[str, Any], encoder: Mapping[str, Any], num_classes: int) -> Recognizer:
+def build_probe(model: Settings, encoder: Settings, num_classes: int) -> Recognizer:
     """Builds a classifier on an encoder of pixels, whose sizes `encoder` holds."""
     return Recognizer(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'])
 
 
-def build_sample_config(settings: Mapping[str, Any], **changes: Any) -> SampleConfig:
+def build_sample_config(settings: Settings, **changes: Any) -> SampleConfig:
     """Builds the sampling settings of `config.sample`, with some of them changed."""
     options = {**settings, **changes}
     second = options.pop('second', None)  # of methods that draw two kinds of ids
     return SampleConfig(**options, second=None if second is None else SampleConfig(**second))
 
 
-def _build(model: Mapping[str, Any], kind: str, **given: Any) -> Any:
+def _build(model: Settings, kind: str, **given: Any) -> Any:
     arguments = {key: hashable(value) for key, value in model.items()}
     name = arguments.pop('name')
     row = find_model(name)

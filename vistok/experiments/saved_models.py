@@ -115,7 +115,7 @@ def rebuild_model(saved: SavedVariables, source: str) -> TrainedTokenizer | Trai
     )
 
 
-def _generator(settings: Mapping[str, Any], tokens: Mapping[str, Any]) -> Generator:
+def _generator(settings: registry.Settings, tokens: registry.Settings) -> Generator:
     parts: dict[str, Any] = {}
     rest = dict(settings)
     for name, value in settings.items():

@@ -18,7 +18,8 @@ from vistok.data.tokens.dataset import TokenRecord, TokenSource, has_tokens, wri
 from vistok.data.tokens.parts import Part, TokenParts
 from vistok.data.tokens.views import Views, cut_views, view_count
 from vistok.errors import UserError
-from vistok.experiments.saved_models import TOKENIZER, save_model
+from vistok.experiments.loading import TOKENIZER_FILE
+from vistok.experiments.saved_models import save_model
 from vistok.files import check_settings
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -182,7 +183,7 @@ class Extraction:
                 if next(self._parts.records(split), None) is None:
                     reason = next(iter(skipped.items()), ('there', 'is none'))
                     raise UserError(f'none of the images of {source.name} can be used; {": ".join(reason)}')
-            save_model(self._out / TOKENIZER, self._tokenizer)
+            save_model(self._out / TOKENIZER_FILE, self._tokenizer)
             with tqdm(desc='writing', unit='image', disable=not progress) as bar:
                 write_tokens(
                     self._out,

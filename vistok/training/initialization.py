@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.traverse_util
 import jax
@@ -38,6 +38,7 @@ class InitialData:
     components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """Maker of initial arrays, listed in the `initializers` of a model's class.
 

@@ -1,25 +1,26 @@
 """Clusters of codewords: k-means, equal sizes, files."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_packs import random_variables
-from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.generators.autoregressive.codeword_clusters import (
+    SharedOutputVectors,
     cluster_codewords,
     codeword_vectors,
-    fill_output_vectors,
     read_clusters,
-    shares_output_vectors,
     write_clusters,
 )
+from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.fqgan import FQGAN
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
-from vistok.training.state import TrainState
+from vistok.training.initialization import InitialData
 
 
 def heaps(sizes, seed=0):
@@ -72,16 +73,13 @@ def test_files_keep_clusters_and_the_tokenizer_they_are_of(tmp_path, tokenizer):
 
 
 def test_ids_of_similar_codewords_share_an_output_vector(tokenizer):
-    config = ConfigDict({'model': {'output_vectors': 5}, 'train': {'seed': 3}})
-    assert shares_output_vectors(config)
-    assert not shares_output_vectors(ConfigDict({'model': {}}))
-    frozen = {'output_0': {'vector_of': jnp.zeros(24, jnp.int32)}, 'no_caption': jnp.ones(3)}
-    state = TrainState(jnp.zeros(()), {}, {}, {'generator': {'frozen': frozen}, 'other': 1}, None)
-    found = fill_output_vectors(state, config, tokenizer).model_state
-    clusters = cluster_codewords(codeword_vectors(tokenizer), 5, restarts=1, seed=3).cluster_of
-    np.testing.assert_array_equal(found['generator']['frozen']['output_0']['vector_of'], clusters)
-    assert found['generator']['frozen']['no_caption'] is frozen['no_caption']
-    assert found['other'] == 1
+    initializer = SharedOutputVectors('frozen/output_0/vector_of')
+    generator = LlamaGen(tokenizer.spec, (2, 2), 3, layers=1, heads=1, width=8, output_vectors=5)
+    data = InitialData(3, 8, lambda size: iter(()), tokenizer)
+    found = initializer.arrays(generator, None, data)
+    expected = cluster_codewords(codeword_vectors(tokenizer), 5, restarts=1, seed=3).cluster_of
+    np.testing.assert_array_equal(found['frozen/output_0/vector_of'], expected)
+    assert not initializer.arrays(dataclasses.replace(generator, output_vectors=0), None, data)
 
 
 def test_several_codebooks_are_refused():

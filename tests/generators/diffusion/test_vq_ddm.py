@@ -18,6 +18,7 @@ from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.generators.generator import SampleConfig, TextFeatures
+from vistok.generators.objective import GeneratorObjective
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 TINY = {'channels': 8, 'channel_multipliers': (1, 2), 'layers': 1, 'heads': 2, 'timesteps': 8, 'evaluation_terms': 4}
@@ -232,7 +233,7 @@ def test_every_config_builds_its_generator(variant):
     if variant == 'celebahq256':  # the size of the official network
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 117_586_568
     assert registry.build_sample_config(config.sample).steps == config.sample.steps
-    assembly.build_train_step(config, assembly.build_tokenizer_objective(config))
+    assembly.build_train_step(config, GeneratorObjective(generator))
 
 
 def test_what_does_not_fit_is_refused():
