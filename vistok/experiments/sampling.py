@@ -10,7 +10,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 from vistok.data.text.features import PaddedText
 from vistok.errors import UserError
-from vistok.files import keep_settings, write_arrays
+from vistok.files import keep_settings, write_arrays, write_atomically
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.objective import condition
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokenizer
 from vistok.tokenizers.trained import fingerprint
 from vistok.training.parallel import make_runner, place
-from vistok.visualization import class_sheet, save_png
+from vistok.visualization import class_sheet, save_png, to_uint8
 
 _SHEET_ROWS, _SHEET_COLUMNS = 20, 16
 _LONGEST_NAME = 80  # of a prompt in the name of a file
@@ -49,8 +49,7 @@ def draw_images(
             variables['generator'], condition(batch), jax.random.key(seed), batch['sample_id'], config
         )
         images: Any = tokenizer.apply(variables['tokenizer'], tokens, method='decode')
-        images = jnp.clip(jnp.nan_to_num(images.astype(jnp.float32)), -1.0, 1.0)
-        return (127.5 * images + 128.0).astype(jnp.uint8)
+        return to_uint8(images.astype(jnp.float32))
 
     return draw
 
@@ -237,9 +236,12 @@ def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
 def _write_npz(path: pathlib.Path, images: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]) -> None:
     """Writes one image after the other: all of them may be more than memory holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: _fill_npz(file, images, labels, record))
+
+
+def _fill_npz(npz: BinaryIO, images: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]) -> None:
     first = next(images)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(npz, 'w', zipfile.ZIP_STORED) as archive:
         with archive.open('arr_0.npy', 'w', force_zip64=True) as file:
             shape = (len(labels), *first.shape)
             header = {'descr': np.lib.format.dtype_to_descr(first.dtype), 'fortran_order': False, 'shape': shape}
@@ -249,4 +251,3 @@ def _write_npz(path: pathlib.Path, images: Iterator[np.ndarray], labels: np.ndar
         for name, array in (('labels', labels), ('settings', np.asarray(json.dumps(record)))):
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array(file, array)
-    temporary.replace(path)

@@ -19,6 +19,7 @@ from vistok.experiments import (
     registry,
     run_folder,
 )
+from vistok.files import write_text
 from vistok.tokenizers.evaluation import evaluate_tokenizer
 from vistok.tokenizers.objective import TokenizerObjective
 from vistok.training.checkpoint import Checkpoints
@@ -92,7 +93,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
             print(f'resuming {workdir} at step {newest}')
     if main_process:
         overview = {player: clu.parameter_overview.get_parameter_overview(p) for player, p in state.params.items()}
-        run_folder.write_text(
+        write_text(
             workdir / 'parameters.txt', '\n\n'.join(f'{player}\n{text}' for player, text in overview.items()) + '\n'
         )
         for player, params in state.params.items():
