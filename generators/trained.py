@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from vistok.errors import UserError
+from vistok.generators.class_labels import check_class_ids
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -77,11 +77,9 @@ class TrainedGenerator:
     def _checked(self, cond: Asked) -> Condition:
         if isinstance(cond, TextFeatures):
             return cond
-        numbers, most = np.asarray(cond, np.int32), self.generator.num_classes
-        if numbers.size and not (numbers.min() >= 0 and numbers.max() <= most):
-            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
-            raise UserError(f'there is no class {wrong}: classes are 0 to {most - 1}, and {most} asks for nothing')
-        return jnp.asarray(numbers)
+        ids = np.asarray(cond, np.int32)
+        check_class_ids(ids, self.generator.num_classes)
+        return jnp.asarray(ids)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

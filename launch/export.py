@@ -23,7 +23,7 @@ def main() -> None:
 
     from vistok.errors import UserError
     from vistok.experiments import image_files
-    from vistok.experiments.codecs import open_any_tokenizer
+    from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.tokenizer_file import halved, write_tokenizer
 
     if _RUN.value is None or _OUT.value is None:
@@ -32,7 +32,7 @@ def main() -> None:
     if path.suffix != '.safetensors':
         raise UserError(f'weights are .safetensors files, got --out={path}')
     image_files.check_new(path, force=_FORCE.value)
-    tokenizer = open_any_tokenizer(_RUN.value)
+    tokenizer = load_tokenizer(_RUN.value)
     write_tokenizer(path, halved(tokenizer) if _HALF.value else tokenizer, {'note': _NOTE.value} if _NOTE.value else {})
     print(f'wrote {path}: {type(tokenizer.module).__name__}, {path.stat().st_size / 2**20:.2f} MiB')
 

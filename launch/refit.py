@@ -36,7 +36,7 @@ def main() -> None:
     from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
     from vistok.errors import UserError
     from vistok.experiments import run_folder
-    from vistok.experiments.loading import load
+    from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.tokenizer_file import write_tokenizer
     from vistok.tokenizers.evaluation import evaluate_tokenizer
     from vistok.tokenizers.refit import picked_vectors, refitted
@@ -47,9 +47,7 @@ def main() -> None:
     if _RUN.value is None or output.suffix != '.safetensors' or not output.parent.is_dir():
         raise UserError('name a tokenizer and a file to write, for example --run=runs/vqgan --output=new.safetensors')
     path = pathlib.Path(_RUN.value)
-    trained: Any = load(path, _WHICH.value)
-    if not isinstance(trained, TrainedTokenizer):
-        raise UserError(f'{path} holds no tokenizer')
+    trained = load_tokenizer(path, _WHICH.value)
     source, data_dir, side = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
     if folder is not None:

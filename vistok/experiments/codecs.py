@@ -10,7 +10,7 @@ from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
 from vistok.errors import UserError
-from vistok.experiments.loading import load
+from vistok.experiments.loading import load, load_tokenizer
 from vistok.generators.autoregressive.decoding import Autoregressive
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
@@ -21,17 +21,9 @@ SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
 """Weights that are part of the package; `weights/README.md` says how they were made."""
 
 
-def open_any_tokenizer(weights: str) -> TrainedTokenizer:
-    """The tokenizer of a run folder, one of its checkpoints, or a converted file; UserError if there is none."""
-    model = load(weights)
-    if not isinstance(model, TrainedTokenizer):
-        raise UserError(f'{weights} holds no tokenizer but a {type(model).__name__}')
-    return model
-
-
 def open_tokenizer(weights: str) -> TrainedTokenizer:
-    """Likewise, for a codec; UserError also for one whose tokens do not belong to places of the image."""
-    model = open_any_tokenizer(weights)
+    """Loads a tokenizer for a codec; UserError also for one whose tokens do not belong to places of the image."""
+    model = load_tokenizer(weights)
     if isinstance(model.module, MultiScaleVQGAN):
         raise UserError(
             f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole image and '

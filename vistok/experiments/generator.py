@@ -17,7 +17,7 @@ from vistok.data.text.features import PaddedText
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
-from vistok.experiments.loading import load
+from vistok.experiments.loading import load_tokenizer
 from vistok.experiments.sampling import asked, draw_images
 from vistok.experiments.tokenizer_file import TOKENIZER, read_tokenizer, write_tokenizer
 from vistok.generators.evaluation import Batch, evaluate_generator
@@ -117,10 +117,7 @@ def find_tokenizer(config: ConfigDict, workdir: pathlib.Path, tokens: pathlib.Pa
     if config.tokenizer:
         if not pathlib.Path(config.tokenizer).exists():
             raise UserError(f'there is no tokenizer {config.tokenizer}; {_HOW_TO_MAKE_ONE}')
-        model: Any = load(config.tokenizer)
-        if not isinstance(model, TrainedTokenizer):
-            raise UserError(f'{config.tokenizer} holds no tokenizer')
-        return model
+        return load_tokenizer(config.tokenizer)
     if tokens is not None:
         return read_tokenizer(tokens / TOKENIZER)
     raise UserError(f'config.tokenizer is empty, and a generator needs a tokenizer; {_HOW_TO_MAKE_ONE}')

@@ -55,3 +55,15 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
         return TrainedTokenizer(registry.tokenizer(config), variables)
     tokenizer = read_tokenizer(path / TOKENIZER)
     return TrainedGenerator(registry.generator(config, tokenizer.module), variables, tokenizer=tokenizer)
+
+
+def load_tokenizer(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTokenizer:
+    """Loads a trained tokenizer, as `load` does.
+
+    Raises:
+      UserError: there is nothing at `path`, or it is another kind of model.
+    """
+    model = load(path, which)
+    if not isinstance(model, TrainedTokenizer):
+        raise UserError(f'{path} holds no tokenizer but a {type(model).__name__}')
+    return model

@@ -1,7 +1,6 @@
 """From classes to images: a generator, then its tokenizer, in one program; and many of them, into files."""
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -91,29 +90,6 @@ class Plan:
         if self.count is None:
             return np.tile(classes, self.per_class)
         return np.random.default_rng(self.seed).choice(classes, self.count)
-
-
-def chosen_classes(asked: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of the classes that are asked for by number or name; 'all' means all of them.
-
-    A word that is a class's name means that class, even if it is a number as well.
-
-    Raises:
-      UserError: there is no such class.
-    """
-    if list(asked) == ['all']:
-        return tuple(range(len(names)))
-    found = []
-    for word in asked:
-        if word in names:
-            found.append(list(names).index(word))
-        elif word.isdecimal() and int(word) < len(names):
-            found.append(int(word))
-        else:
-            close = difflib.get_close_matches(word, names, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
-            raise UserError(f'there is no class {word!r}: classes are 0 .. {len(names) - 1} or their names{hint}')
-    return tuple(found)
 
 
 def sample(
