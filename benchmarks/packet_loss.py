@@ -23,7 +23,7 @@ from vistok.compression.loss_concealment import Restorer, nearest_known
 from vistok.data.images.pipeline import evaluation_batches, open_source
 from vistok.experiments.codecs import open_codec, open_restorer
 from vistok.metrics.image_quality import psnr
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.tokenizers.tokenizer import Tokens
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -68,7 +68,7 @@ def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> 
 
 
 def measure(
-    codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], judge: Judge, seed: int
+    codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], network: FrozenNetwork, seed: int
 ) -> tuple[list[Row], dict[str, np.ndarray]]:
     """All rows, and for the largest share images of each kind."""
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def measure(
             found = [decoded(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
             made, known = np.stack([image for image, _, _ in found]), np.stack([there for _, there, _ in found])
             lossy = made.astype(np.float32) / 127.5 - 1
-            distance = float(np.asarray(judge.module.apply(judge.variables, images, lossy)).mean())
+            distance = float(np.asarray(network.module.apply(network.variables, images, lossy)).mean())
             hit = ~known.all((1, 2))
             right = float(np.mean([right for _, _, right in found], where=hit)) if hit.any() else 1.0
             lost = 1 - float(known.mean())
@@ -147,7 +147,7 @@ def main() -> None:
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
     images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)
-    rows, shown = measure(codec, images, restorers, load_judge('stand_in_perceptual'), args.seed)
+    rows, shown = measure(codec, images, restorers, load_frozen_network('stand_in_perceptual'), args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / 'packet_loss.csv').open('w', newline='') as file:
         writer = csv.writer(file)

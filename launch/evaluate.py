@@ -77,7 +77,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
     from vistok.files import write_text
     from vistok.metrics.feature_set import FeatureCollector
     from vistok.metrics.report import report_on
-    from vistok.pretrained.frozen_network import load_judge
+    from vistok.pretrained.frozen_network import load_frozen_network
     from vistok.tokenizers.evaluation import evaluate_tokenizer
     from vistok.tokenizers.tokenizer import Tokens
     from vistok.tokenizers.trained import TrainedTokenizer
@@ -106,7 +106,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         output = model(images)
         return np.asarray(output.reconstruction), output.tokens
 
-    perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
+    perceptual = load_frozen_network('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
     source_images = open_source(source, cast('Split', _SPLIT.value), data_dir=data_dir)
     batches = evaluation_batches(source_images, image_size=size or 256, batch_size=_BATCH_SIZE.value)
     collectors = []

@@ -41,11 +41,11 @@ def test_what_is_lost_at_a_small_share_is_lost_at_a_larger_one():
 
 
 def test_rows_compare_the_same_losses_and_images_are_shown():
-    judge = types.SimpleNamespace(
+    network = types.SimpleNamespace(
         variables=None, module=types.SimpleNamespace(apply=lambda _, a, b: np.abs(a - b).mean((1, 2, 3)))
     )
     restorers = {'nearest': nearest_known, 'zeros': lambda ids, known: np.where(known[..., None], ids, 0)}
-    rows, shown = script().measure(CODEC, images(6), restorers, judge, 0)
+    rows, shown = script().measure(CODEC, images(6), restorers, network, 0)
     assert [row.restored_by for row in rows] == ['nearest', 'zeros'] * 5
     for one, other in zip(rows[::2], rows[1::2], strict=True):
         assert (one.packets_lost, one.tokens_lost) == (other.packets_lost, other.tokens_lost)

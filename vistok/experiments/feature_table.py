@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from vistok.clustering.kmeans import kmeans
 from vistok.data.images.pipeline import Batch, open_source, train_batches
 from vistok.errors import UserError
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.training.initialise import place_like
 from vistok.training.state import TrainState
 from vistok.weights.files import is_ours, load_variables, read_tensor, save_variables
@@ -61,12 +61,12 @@ class PatchFeatures:
 
 
 def patch_features(
-    judge: Judge, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
+    network: FrozenNetwork, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
 ) -> PatchFeatures:
     """Patch features of images, averaged over squares of `pool` x `pool` patches.
 
     Args:
-      judge: network that gives a grid of features, `[b, h, w, width]`.
+      network: gives a grid of features, `[b, h, w, width]`.
       batches: 'image' and 'label', and 'mask' where some images do not count.
       count: images at most.
       pool: side of a square; grids with smaller sides are averaged whole.
@@ -75,12 +75,12 @@ def patch_features(
 
     @jax.jit
     def features(variables: Any, images: Float[Array, 'b h w 3']) -> Float[Array, 'b p width']:
-        grid: Any = judge.module.apply(variables, images)
+        grid: Any = network.module.apply(variables, images)
         return _pooled(grid, pool)
 
     vectors, labels, done = None, np.zeros(count, np.int32), 0
     for batch in batches:
-        found = np.asarray(features(judge.variables, jnp.asarray(batch['image'])))
+        found = np.asarray(features(network.variables, jnp.asarray(batch['image'])))
         real = batch.get('mask', np.ones(len(found), bool))
         found, of = found[real][: count - done], batch['label'][real][: count - done]
         if vectors is None:
@@ -214,7 +214,7 @@ def initial_table(config: ConfigDict) -> CodebookTable | None:
 def _of_training_images(config: ConfigDict, size: int) -> CodebookTable:
     """What the paper does, small: views as they are trained on, the stand-in's features, clusters of all together."""
     image_size, pool = config.data.image_size, 4
-    judge = load_judge('stand_in_patches')
+    network = load_frozen_network('stand_in_patches')
     per_image = max(1, image_size // 8 // pool) ** 2
     views = -(-_FEATURES_PER_ROW * size // (per_image * _BATCH)) * _BATCH
     batches = train_batches(
@@ -226,9 +226,9 @@ def _of_training_images(config: ConfigDict, size: int) -> CodebookTable:
         flip=config.data.flip,
         threads=config.data.threads,
     )
-    features = patch_features(judge, batches, views, pool)
+    features = patch_features(network, batches, views, pool)
     rows = clustered(features, size, seed=config.train.seed, iterations=20)
-    return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} views of {config.data.source}'})
+    return CodebookTable(rows, {'features': network.name, 'pictures': f'{views} views of {config.data.source}'})
 
 
 def fill(state: TrainState, table: CodebookTable) -> TrainState:

@@ -29,7 +29,7 @@ from vistok.generators.masked.linear_probe import Recognizer
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
 from vistok.generators.objective import GeneratorObjective
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.tokenizers.code_free import BSQ, FSQ, LFQ
 from vistok.tokenizers.control_gic import ControlGIC, ControlGICSimVQ
 from vistok.tokenizers.dq_vae import DQVAE
@@ -172,10 +172,10 @@ def discriminator(config: ConfigDict) -> nn.Module | None:
     raise UserError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
 
 
-def judge(config: ConfigDict, kind: str) -> Judge:
+def frozen_network(config: ConfigDict, kind: str) -> FrozenNetwork:
     """A frozen network, from the file that `config.judges` names for it."""
     options = {'sha256': config.judges.lpips_sha256 or None} if kind == 'lpips' else {}
-    return load_judge(kind, config.judges.get(kind) or None, **options)
+    return load_frozen_network(kind, config.judges.get(kind) or None, **options)
 
 
 def objective(
@@ -215,8 +215,8 @@ def tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
     return TokenizerObjective(
         model,
         game,
-        perceptual=judge(config, settings.perceptual) if settings.perceptual else None,
-        teachers={kind: judge(config, kind) for kind in teachers},
+        perceptual=frozen_network(config, settings.perceptual) if settings.perceptual else None,
+        teachers={kind: frozen_network(config, kind) for kind in teachers},
         pixel_loss=settings.pixel_loss,
         pixel_weight=settings.pixel_weight,
         perceptual_weight=settings.perceptual_weight,
