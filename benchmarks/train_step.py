@@ -12,7 +12,7 @@ calls after one that is not counted.  Memory is what the compiler plans: argumen
 them, and temporaries.  FLOPs are the compiler's count, which is 0 where it sees none (calls into other libraries).
 
 With PyTorch installed and `--model vqgan`, forward and backward of encoder, quantizer and decoder alone also run in
-PyTorch (eager, both memory layouts), on equal shapes; that comparison has no frozen networks, discriminator or optimizer.
+PyTorch (eager, both memory layouts), on equal shapes and without frozen networks, discriminator and optimizer.
 """
 
 import argparse

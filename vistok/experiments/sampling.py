@@ -156,7 +156,7 @@ def sample(
                 wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
                 stop = min(start + batch_size, done.start)
                 images = np.asarray(draw(variables, wanted))[: stop - start]
-                write_arrays(work / f'{start:010d}-{stop:010d}.npz', images=images)
+                write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=images)
                 bar.update(stop - start)
                 start = stop
             start = done.stop

@@ -185,7 +185,7 @@ def closing_line(result: RunResult, workdir: pathlib.Path) -> str:
     if 'psnr' not in metrics:
         bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
         bits += f' · {metrics["accuracy"]:.1%} recognised' if 'accuracy' in metrics else ''
-        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["pictures"])} unseen images · {workdir}'
+        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen images · {workdir}'
     usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
-    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["pictures"])} unseen images'
+    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen images'
     return f'{quality} · codebook usage: {usage} · {workdir}'
