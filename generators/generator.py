@@ -33,13 +33,24 @@ Condition = Int[Array, ' b'] | TextFeatures
 
 
 def class_labels(cond: Condition) -> Int[Array, ' b']:
-    """The class numbers of a condition, for generators that know nothing else.
+    """Returns the class numbers of a condition, for class-conditional generators.
 
     Raises:
       UserError: it is text.
     """
     if isinstance(cond, TextFeatures):
         raise UserError('this generator is conditioned on class numbers, got text features')
+    return cond
+
+
+def text_features(cond: Condition) -> TextFeatures:
+    """Returns the text features of a condition, for text-conditional generators.
+
+    Raises:
+      UserError: it is class numbers.
+    """
+    if not isinstance(cond, TextFeatures):
+        raise UserError('this generator is conditioned on text features, got class numbers')
     return cond
 
 
@@ -143,7 +154,7 @@ class Generator(abc.ABC):
           images: what the tokens were made of, where `needs_images`.
         """
 
-    def for_sampling(self, variables: Variables) -> Variables:
+    def prepare_for_sampling(self, variables: Variables) -> Variables:
         """Variables as `sample` reads them fastest, which takes them as well; by default as they are.
 
         Whoever draws many samples does this once; done again, it changes nothing and costs nothing.
@@ -165,7 +176,7 @@ class Generator(abc.ABC):
         other samples of its batch, on the batch size or on the devices.
 
         Args:
-          variables: as `init` or `for_sampling` gives them.
+          variables: as `init` or `prepare_for_sampling` gives them.
           cond: of each sample.
           rng: of the whole run of sampling.
           sample_ids: number of each sample in that run.

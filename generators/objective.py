@@ -120,11 +120,11 @@ class GeneratorObjective:
         tokens = self.tokens(frozen, batch)
 
         def one(index: Array, *row: Any) -> dict[str, Array]:
-            ids, grain, asked, images = jax.tree.map(lambda x: x[None], row)
+            ids, grain, fields, images = jax.tree.map(lambda x: x[None], row)
             rng_one = jax.random.fold_in(rng, index)
-            cond = condition(asked)
+            cond = condition(fields)
             result = self.generator.loss(variables, Tokens(ids, grain), cond, rng_one, train=False, images=images)
             return {'loss': result.loss, **result.metrics}
 
-        asked = {name: batch[name] for name in ('label', 'text', 'text_mask') if name in batch}
-        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, asked, self.images(batch))
+        conditions = {name: batch[name] for name in ('label', 'text', 'text_mask') if name in batch}
+        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, conditions, self.images(batch))

@@ -18,7 +18,7 @@ from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
 from vistok.experiments.loading import load_tokenizer
-from vistok.experiments.sampling import asked, draw_images
+from vistok.experiments.sampling import draw_images, sample_batch
 from vistok.experiments.tokenizer_file import TOKENIZER, read_tokenizer, write_tokenizer
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.objective import GeneratorObjective
@@ -213,7 +213,7 @@ def _draw_all(draw: Any, variables: Any, runner: Runner, shown: _Shown, columns:
     drawn = []
     for start in range(0, len(labels), batch_size):
         rows = start + jax.process_index() * local + np.arange(local, dtype=np.int32)
-        wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows.astype(np.int32), shown.text)
+        wanted = sample_batch(labels[np.minimum(rows, len(labels) - 1)], rows.astype(np.int32), shown.text)
         images = draw(variables, wanted)
         if jax.process_count() > 1:
             images = multihost_utils.process_allgather(images, tiled=True)

@@ -50,7 +50,7 @@ def load(path: str | os.PathLike[str], which: int | str = 'latest') -> TrainedTo
     variables = {'params': params, **(tree['model_state'].get(player) or {})}
     variables = jax.tree.map(jnp.asarray, variables)
     if player == 'recognizer':
-        return Network(registry.recognizer(config), variables)
+        return Network(registry.linear_probe(config), variables)
     if player == 'tokenizer':
         return TrainedTokenizer(registry.tokenizer(config), variables)
     tokenizer = read_tokenizer(path / TOKENIZER)

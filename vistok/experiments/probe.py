@@ -14,7 +14,7 @@ from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
 from vistok.experiments.loading import load
 from vistok.generators.evaluation import Batch, evaluate_generator
-from vistok.generators.masked.linear_probe import RecognitionObjective
+from vistok.generators.masked.linear_probe import LinearProbeObjective
 from vistok.training.initialise import place_like
 from vistok.training.parallel import Runner
 from vistok.training.state import TrainState
@@ -72,9 +72,9 @@ def _described(config: ConfigDict) -> ConfigDict:
     )
 
 
-def objective(config: ConfigDict) -> RecognitionObjective:
+def objective(config: ConfigDict) -> LinearProbeObjective:
     """What is trained."""
-    return RecognitionObjective(registry.recognizer(config), label_smoothing=config.model.label_smoothing)
+    return LinearProbeObjective(registry.linear_probe(config), label_smoothing=config.model.label_smoothing)
 
 
 def fill(state: TrainState, config: ConfigDict) -> TrainState:
@@ -94,7 +94,7 @@ def fill(state: TrainState, config: ConfigDict) -> TrainState:
 
 def evaluation(
     config: ConfigDict,
-    objective: RecognitionObjective,
+    objective: LinearProbeObjective,
     runner: Runner,
     batches: Any,
     folder: pathlib.Path,

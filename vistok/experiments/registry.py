@@ -25,7 +25,7 @@ from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.masked.addp import ADDP, PixelEncoder
-from vistok.generators.masked.linear_probe import Recognizer
+from vistok.generators.masked.linear_probe import LinearProbe
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
 from vistok.generators.objective import GeneratorObjective
@@ -125,10 +125,10 @@ def generator(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Generat
     return _model(GENERATORS, config, **tokens, **parts)
 
 
-def recognizer(config: ConfigDict) -> Recognizer:
+def linear_probe(config: ConfigDict) -> LinearProbe:
     """The classifier that `config` describes, on an encoder of the sizes that `config.encoder_model` tells."""
     encoder = PixelEncoder(**config.encoder_model, dropout=config.model.dropout)
-    return Recognizer(encoder, len(config.class_names), linear=config.model.linear)
+    return LinearProbe(encoder, len(config.class_names), linear=config.model.linear)
 
 
 def sample_config(config: ConfigDict, **changes: Any) -> SampleConfig:

@@ -38,7 +38,7 @@ Variables = Mapping[str, Any]
 def draw_images(
     generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
 ) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
-    """A function from variables and a batch, see `asked`, to images; to be compiled.
+    """A function from variables and a batch, see `sample_batch`, to images; to be compiled.
 
     What an image looks like follows from the seed, its class or text, and its number.
     """
@@ -53,7 +53,7 @@ def draw_images(
     return draw
 
 
-def asked(
+def sample_batch(
     labels: Int[np.ndarray, ' b'], sample_ids: Int[np.ndarray, ' b'], text: PaddedText | None = None
 ) -> dict[str, np.ndarray]:
     """A batch of samples to draw: of classes, or of the texts with these numbers."""
@@ -145,7 +145,7 @@ def sample(
     runner = make_runner('jit')
     batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
     draw = runner.compile_evaluation(draw_images(model.generator, tokenizer.module, plan.config, plan.seed))
-    variables = {'generator': model.prepared, 'tokenizer': tokenizer.variables}
+    variables = {'generator': model.sampling_variables, 'tokenizer': tokenizer.variables}
     variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
     labels = plan.labels
     with tqdm(total=len(labels), desc='sampling', unit='image', disable=not progress) as bar:
@@ -153,9 +153,9 @@ def sample(
         for done in [*_ranges(work), range(len(labels), len(labels))]:
             while start < done.start:
                 rows = np.arange(start, start + batch_size, dtype=np.int32)  # whole batches: one program
-                wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
+                batch = sample_batch(labels[np.minimum(rows, len(labels) - 1)], rows, text)
                 stop = min(start + batch_size, done.start)
-                images = np.asarray(draw(variables, wanted))[: stop - start]
+                images = np.asarray(draw(variables, batch))[: stop - start]
                 write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=images)
                 bar.update(stop - start)
                 start = stop
