@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import jax
@@ -121,9 +121,6 @@ class Generator(abc.ABC):
       num_classes: labels are in [0, num_classes); label `num_classes` means no condition.
     """
 
-    needs_images: ClassVar[bool] = False
-    """Whether `loss` is given the images as well."""
-
     spec: TokenSpec
     grid: tuple[int, int]
     num_classes: int
@@ -141,7 +138,6 @@ class Generator(abc.ABC):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """What is minimised, over a batch of tokens `[b, *grid, k]`.
 
@@ -151,7 +147,6 @@ class Generator(abc.ABC):
           cond: of each sample.
           rng: for dropout, dropped conditions and noise.
           train: whether dropout and dropped conditions are on.
-          images: what the tokens were made of, where `needs_images`.
         """
 
     def prepare_for_sampling(self, variables: Variables) -> Variables:

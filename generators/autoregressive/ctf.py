@@ -179,7 +179,6 @@ class CTF(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of the clusters plus that of the codewords given all clusters, both in nats per position.
 

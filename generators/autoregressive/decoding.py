@@ -103,7 +103,6 @@ class Autoregressive(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Mean cross-entropy in nats over all positions and sub-codebooks; see `Generator.loss`."""
         ids = jnp.asarray(tokens.ids).reshape(len(tokens.ids), -1, len(self.spec.codebook_sizes))

@@ -251,7 +251,6 @@ class DQTransformer(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Mean cross-entropy of contents plus that of positions, the latter a mean over the parts.
 

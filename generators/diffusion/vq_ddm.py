@@ -150,7 +150,6 @@ class VQDDM(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """The variational bound, in nats for each token, estimated without bias from some of its terms.
 

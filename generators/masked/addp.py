@@ -305,13 +305,11 @@ class ADDP(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of hidden tokens against the predictor's distribution.
 
         Metrics are 'hidden_bits', the true tokens' bits per hidden token, and 'predictor_bits', those of the predictor.
         """
-        del images
         ids = flat_ids(tokens)
         mask_rng, label_rng, dropout_rng = jax.random.split(rng, 3)
         masks = draw_nested_masks(mask_rng, share_grid(), len(ids), self.cells)

@@ -221,10 +221,8 @@ class MAGE(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of the hidden tokens; 'hidden_bits' is without smoothing, in bits per hidden token."""
-        del images
         ids = flat_ids(tokens)
         share_rng, noise_rng, label_rng, dropout_rng = jax.random.split(rng, 4)
         noise = jax.random.uniform(noise_rng, ids.shape)

@@ -45,8 +45,6 @@ def complete(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, Tra
     """
     folder = token_folder(config.data.source)
     extracted = TokenSource(folder, 'train') if folder is not None else None
-    if extracted is not None and registry.GENERATORS[config.model.name].needs_images:
-        raise UserError(f'{config.model.name} learns from images, and {config.data.source} holds tokens only')
     tokenizer = find_tokenizer(config, workdir, folder)
     spec = tokenizer.spec
     if extracted is not None:
