@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import ConvHead, Decoder, EncoderTrunk
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
@@ -189,7 +189,7 @@ class VQGAN(ConvTokenizer):
             entropy_temperature=self.entropy_temperature,
         )
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Where the codewords come from; papers that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
@@ -217,7 +217,7 @@ class EMAVQGAN(VQGAN):
     codebook_decay: float = 0.99
     restart: bool = False
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Running means."""
         return EMACodebook(
             self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None

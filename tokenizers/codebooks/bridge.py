@@ -17,13 +17,14 @@ from jaxtyping import Array, Float
 
 from vistok.errors import UserError
 from vistok.networks.transformer import SelfAttention
+from vistok.tokenizers.codebooks.codebook import Codebook
 
 _XAVIER = nn.initializers.xavier_uniform()
 # A patch is one vector, as if the convolution were a matrix.
 _XAVIER_PATCH = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=(0, 1, 2), out_axis=3)
 
 
-class BridgedCodebook(nn.Module):
+class BridgedCodebook(Codebook):
     """Codewords that a bridge makes of a table; the table itself is never searched.
 
     Attributes:

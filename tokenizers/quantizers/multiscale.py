@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
+from vistok.tokenizers.codebooks.codebook import Codebook
 from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
@@ -35,7 +36,7 @@ class MultiScaleQuantizer(nn.Module):
       commitment_weight: weight of mean |z - sg(partial sum)|^2, averaged over scales.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     dim: int
     scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     convolutions: int = 4
@@ -67,14 +68,20 @@ class MultiScaleQuantizer(nn.Module):
         sides = z.shape[1:3]
 
         total, dense = jnp.zeros_like(z), []
+        residuals, assigned = [], []
         losses = {'codebook': jnp.zeros(()), 'commitment': jnp.zeros(())}
         for i, grid in enumerate(self.grids(sides)):
-            rest = _resized(fixed - jax.lax.stop_gradient(total), grid, _area)
-            ids = nearest_codeword(rest.reshape(-1, rest.shape[-1]), codewords).reshape(rest.shape[:-1])
+            residual = _resized(fixed - jax.lax.stop_gradient(total), grid, _area)
+            rows = residual.reshape(-1, residual.shape[-1])
+            ids = nearest_codeword(rows, codewords).reshape(residual.shape[:-1])
+            residuals.append(rows)
+            assigned.append(ids.reshape(-1))
             total = total + self._enlarged(codewords[ids], i, sides)
             dense.append(_repeated(ids, sides))
             losses['codebook'] += jnp.mean((total - fixed) ** 2)
             losses['commitment'] += jnp.mean((z - jax.lax.stop_gradient(total)) ** 2)
+        if train:
+            self.codebook.update(jnp.concatenate(residuals), jnp.concatenate(assigned))
         weights = {'codebook': self.codebook_weight, 'commitment': self.commitment_weight}
         return Quantized(
             z_q=straight_through(z, total),

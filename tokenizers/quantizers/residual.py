@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
+from vistok.tokenizers.codebooks.codebook import Codebook
 from vistok.tokenizers.quantizers.vector import Quantized, straight_through
 
 
@@ -24,7 +25,7 @@ class ResidualQuantizer(nn.Module):
       commitment_weight: weight of mean |z - sg(partial sum)|^2.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     depth: int = 4
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
@@ -47,11 +48,13 @@ class ResidualQuantizer(nn.Module):
         z = z.astype(jnp.float32)
         fixed = jax.lax.stop_gradient(codewords)
 
-        def choose(rest: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            ids = nearest_codeword(rest.reshape(-1, rest.shape[-1]), fixed).reshape(rest.shape[:-1])
-            return rest - fixed[ids], ids
+        def choose(residual: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            ids = nearest_codeword(residual.reshape(-1, residual.shape[-1]), fixed).reshape(residual.shape[:-1])
+            return residual - fixed[ids], (residual, ids)
 
-        _, ids = jax.lax.scan(choose, jax.lax.stop_gradient(z), None, length=self.depth)
+        _, (residuals, ids) = jax.lax.scan(choose, jax.lax.stop_gradient(z), None, length=self.depth)
+        if train:
+            self.codebook.update(residuals.reshape(-1, z.shape[-1]), ids.reshape(-1))
         ids = jnp.moveaxis(ids, 0, -1)
         sums = _partial_sums(codewords, ids)
         losses = {

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
-from vistok.tokenizers.codebooks.codebook import unit_norm
-from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, unit_norm
 from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 
@@ -44,7 +43,7 @@ class VectorQuantizer(nn.Module):
       entropy_temperature: its temperature.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     normalize: bool = False
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
@@ -81,7 +80,7 @@ class VectorQuantizer(nn.Module):
             'codebook': self.codebook_weight * jnp.mean(scale * (chosen - jax.lax.stop_gradient(z)) ** 2),
             'commitment': self.commitment_weight * jnp.mean(scale * (z - jax.lax.stop_gradient(chosen)) ** 2),
         }
-        if train and isinstance(self.codebook, EMACodebook):
+        if train:
             self.codebook.update(rows, ids.reshape(-1))
         if train and self.entropy_weight:
             losses['entropy'] = self.entropy_weight * entropy_loss(rows, codewords, self.entropy_temperature)
