@@ -59,7 +59,7 @@ def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
 
 def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The image, what of the grid had arrived, and the share of lost ids that were restored exactly."""
-    reader = codec.reader(data)
+    reader = BitstreamReader(data, codec.limits)
     received = read_what_arrived(reader, codec.prior)
     ids = restore(np.asarray(received.tokens.ids)[0], received.known)
     right = (ids == truth).all(-1)[~received.known]
@@ -73,7 +73,7 @@ def measure(
     """All rows, and for the largest share images of each kind."""
     rng = np.random.default_rng(seed)
     files = [codec.compress(image) for image in originals]
-    truth = [np.asarray(codec.unpack(codec.reader(data)).ids)[0] for data in files]
+    truth = [np.asarray(codec.unpack(data).tokens.ids)[0] for data in files]
     chances = rng.random((len(files), 1 << 12))
     images = originals.astype(np.float32) / 127.5 - 1
     rows, shown = list[Row](), {'original': originals[:SHOWN]}
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()
     codec = dataclasses.replace(open_codec(args.weights, ''), packets=PacketShape.of_count(args.packets))
-    restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights)}
+    restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
     images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)

@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from vistok.compression.codec import Codec
-from vistok.compression.rate_control import shares_at
+from vistok.compression.rate_control import binomial_grain_ratios
 from vistok.experiments.codecs import open_codec
 from vistok.experiments.image_files import IMAGES, read_image
 from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
@@ -96,7 +96,7 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
     codec: Codec = open_codec(weights, window=window)
     grains = len(codec.tokenizer.spec.grains)
     for place in PLACES if grains > 1 else (None,):
-        shares = None if place is None else shares_at(place, grains)
+        shares = None if place is None else binomial_grain_ratios(place, grains)
 
         def compress(image: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
             return codec.compress(image, grain_ratios=shares)

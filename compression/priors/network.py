@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from vistok.compression.codec import fingerprint
 from vistok.compression.entropy.entropy_coder import Decoder, FrequencyTable, Meter, SymbolCoder
 from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, TileArea
 from vistok.generators.autoregressive import decoding
 from vistok.generators.autoregressive.decoding import Autoregressive, SampledToken
 from vistok.generators.generator import Variables
+from vistok.weights.fingerprints import fingerprint_weights
 
 FEATURE = 1
 """Number of the header's feature: a fingerprint of probabilities, and what computed them."""
@@ -59,7 +59,7 @@ class NetworkPrior:
     @classmethod
     def of(cls, generator: Autoregressive, variables: Variables) -> 'NetworkPrior':
         """A prior from the variables as they were trained."""
-        return cls(generator, generator.prepare_for_sampling(variables), fingerprint(variables))
+        return cls(generator, generator.prepare_for_sampling(variables), fingerprint_weights(variables))
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from vistok.compression import codec
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.loss_concealment import MaskedRestorer
 from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.priors.network import NetworkPrior
@@ -16,6 +16,7 @@ from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.fingerprints import fingerprint_weights
 
 SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
 """Weights that are part of the package; `weights/README.md` says how they were made."""
@@ -90,7 +91,7 @@ def _unfit(run: str, model: object, wanted: str) -> UserError:
 
 def _check_tokens(run: str, model: TrainedGenerator, weights: bytes) -> None:
     """UserError unless the generator's tokens are those of some weights."""
-    theirs = fingerprint(model.tokenizer.variables)
+    theirs = fingerprint_weights(model.tokenizer.variables)
     if theirs != weights:
         raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
 
@@ -112,7 +113,7 @@ def open_codec(
     """
     weights = str(SHIPPED) if weights is None else weights
     model = open_tokenizer(weights)
-    here = fingerprint(model.variables)
+    here = fingerprint_weights(model.variables)
     network = None
     if prior and Path(prior).is_dir():
         network, prior = open_network(prior, here), None

@@ -24,9 +24,9 @@ from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.objective import condition
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokenizer
-from vistok.tokenizers.trained import fingerprint
 from vistok.training.parallel import make_runner, place
 from vistok.visualization import class_sheet, save_png, to_uint8
+from vistok.weights.fingerprints import fingerprint_model
 
 _SHEET_ROWS, _SHEET_COLUMNS = 20, 16
 _LONGEST_NAME = 80  # of a prompt in the name of a file
@@ -131,7 +131,7 @@ def sample(
     tokenizer = model.tokenizer
     assert tokenizer is not None
     settings = {
-        'generator': fingerprint(model.generator, model.variables),
+        'generator': fingerprint_model(model.generator, model.variables),
         'tokenizer': tokenizer.fingerprint,
         'classes': list(plan.classes),
         'per_class': plan.per_class,
