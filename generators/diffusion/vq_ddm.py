@@ -155,7 +155,6 @@ class VQDDM(Generator):
 
         See `Generator`.  Training takes one term for each sample; the terms of a batch are spread over all steps.
         """
-        del images
         ids, labels = jnp.asarray(tokens.ids), class_labels(cond)
         count, cells = len(ids), math.prod(tokens.ids.shape[1:])
         sizes = self.spec.codebook_sizes
