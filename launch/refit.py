@@ -39,7 +39,7 @@ def main() -> None:
     from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.tokenizer_file import write_tokenizer
     from vistok.tokenizers.evaluation import evaluate_tokenizer
-    from vistok.tokenizers.refit import picked_vectors, refitted
+    from vistok.tokenizers.refit import refit_codebook, sample_latents
     from vistok.tokenizers.tokenizer import Tokens
     from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -61,9 +61,9 @@ def main() -> None:
         open_source(source, 'train', data_dir=data_dir), **shapes, seed=_SEED.value, augmentation='centre_crop'
     )
     shown = tqdm(batches, desc='encoding', unit='batch', total=-(-_VECTORS.value // _BATCH_SIZE.value))
-    vectors = picked_vectors(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
+    vectors = sample_latents(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
     shown.close()
-    new = refitted(trained, vectors, _SIZE.value, seed=_SEED.value)
+    new = refit_codebook(trained, vectors, _SIZE.value, seed=_SEED.value)
     unseen = evaluation_batches(open_source(source, 'validation', data_dir=data_dir), **shapes)
 
     def reconstruct(model: TrainedTokenizer, images: np.ndarray) -> tuple[np.ndarray, Tokens]:

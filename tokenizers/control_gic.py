@@ -24,7 +24,7 @@ from vistok.tokenizers.routing.granularity import (
     merge_grains,
     spread_density,
 )
-from vistok.tokenizers.simvq import gaussian_codebook
+from vistok.tokenizers.simvq import make_gaussian_codebook
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 _GRAINS = 3
@@ -249,4 +249,4 @@ class ControlGICSimVQ(ControlGIC):
 
     def make_codebook(self) -> Codebook:
         """A linear map of a frozen table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

@@ -1,7 +1,7 @@
 """FVQ: VQGAN whose codewords are made by a bridge, so that all of them stay in use however many there are.
 
 Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization" (2025).  After training
-the bridge is baked into a plain codebook (`tokenizers/materialize.py`).
+the bridge is baked into a plain codebook (`tokenizers/plain_codebook.py`).
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Arguments of the published models, over the defaults of `SimVQ`."""
 
 
-def gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
+def make_gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
     """A frozen Gaussian table under a square linear map."""
     return ProjectedCodebook(Table(size, dim, parent=None), Projector(dim, parent=None), parent=None)
 
@@ -30,7 +30,7 @@ class SimVQ(Magvit2VQ):
 
     def make_codebook(self) -> Codebook:
         """The projected table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)
 
 
 class SimVQGAN(VQGAN):
@@ -45,4 +45,4 @@ class SimVQGAN(VQGAN):
 
     def make_codebook(self) -> Codebook:
         """The projected table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

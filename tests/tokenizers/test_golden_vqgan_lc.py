@@ -13,7 +13,7 @@ from golden_packs import Pack, assert_close, load_pack
 import vistok
 from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
-from vistok.tokenizers.quantizers.vector import Quantized
+from vistok.tokenizers.quantizers.vector import QuantizerOutput
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -26,7 +26,7 @@ class Case:
     state_dict: dict
     model: TrainedTokenizer
     rows: np.ndarray
-    quantized: Quantized
+    quantized: QuantizerOutput
 
 
 @functools.cache

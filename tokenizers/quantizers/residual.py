@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import Codebook
-from vistok.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
 
 class ResidualQuantizer(nn.Module):
@@ -34,7 +34,7 @@ class ResidualQuantizer(nn.Module):
         """The rows that every depth chooses from."""
         return self.codebook().astype(jnp.float32)
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
         """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
 
         Raises:
@@ -61,7 +61,7 @@ class ResidualQuantizer(nn.Module):
             'codebook': self.codebook_weight * jnp.mean((sums - jax.lax.stop_gradient(z)) ** 2),
             'commitment': self.commitment_weight * jnp.mean((z - jax.lax.stop_gradient(sums)) ** 2),
         }
-        return Quantized(z_q=straight_through(z, sums[-1]), ids=ids, losses=losses)
+        return QuantizerOutput(z_q=straight_through(z, sums[-1]), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
         """Sums of the codewords of `ids`, the same values as `z_q`."""

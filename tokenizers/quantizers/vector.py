@@ -13,7 +13,7 @@ from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 
 @flax.struct.dataclass
-class Quantized:
+class QuantizerOutput:
     """What a quantizer returns.
 
     Attributes:
@@ -57,7 +57,7 @@ class VectorQuantizer(nn.Module):
 
     def __call__(
         self, z: Float[Array, 'b h w d'], *, train: bool = False, weights: Float[Array, 'b h w 1'] | None = None
-    ) -> Quantized:
+    ) -> QuantizerOutput:
         """Quantizes a grid of vectors and returns the losses 'codebook', 'commitment' and, in training, 'entropy'.
 
         Args:
@@ -84,7 +84,7 @@ class VectorQuantizer(nn.Module):
             self.codebook.update(rows, ids.reshape(-1))
         if train and self.entropy_weight:
             losses['entropy'] = self.entropy_weight * entropy_loss(rows, codewords, self.entropy_temperature)
-        return Quantized(z_q=straight_through(z, chosen), ids=ids, losses=losses)
+        return QuantizerOutput(z_q=straight_through(z, chosen), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
         """Codewords of `ids`, the same values as `z_q`."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 
@@ -103,12 +103,12 @@ def test_replicas_agree_with_one_device_on_the_whole_batch(restart):
         return codebook.apply(variables, vectors, ids, **options)[1]['codebook_stats']
 
     whole = jax.jit(update)(vectors, ids)
-    with replica_axis_named('batch'):
+    with name_replica_axis('batch'):
         parts = jax.pmap(update, axis_name='batch')(vectors[:800].reshape(2, 400, 3), ids.reshape(2, 400))
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name][0], parts[name][1])
         np.testing.assert_allclose(parts[name][0], value, rtol=1e-5, atol=1e-6)
-    with replica_axis_named('batch'):
+    with name_replica_axis('batch'):
         parts = jax.pmap(lambda v, i: update(v, 0 * i), axis_name='batch')(
             vectors.reshape(2, 400, 3), ids.reshape(2, 400)
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook, unit_norm
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer
@@ -125,7 +125,7 @@ def test_eight_devices_agree_with_one_under_jit_and_pmap(kind):
     ids, one = jax.jit(step)(variables, vectors(kind))
     across = NamedSharding(Mesh(np.asarray(jax.devices()), ('data',)), PartitionSpec('data'))
     sharded_ids, sharded = jax.jit(step)(variables, jax.device_put(vectors(kind), across))
-    with replica_axis_named('batch'):
+    with name_replica_axis('batch'):
         parts = jax.tree.map(lambda x: x.reshape(8, 1, *x.shape[1:]), vectors(kind))
         replica_ids, replicas = jax.pmap(step, axis_name='batch', in_axes=(None, 0))(variables, parts)
     np.testing.assert_array_equal(sharded_ids, ids)
