@@ -21,6 +21,7 @@ from vistok.data.images.source import Split
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.experiments import registry, run_folder
 from vistok.generators.generator import SampleConfig
+from vistok.visualization import to_uint8
 
 BATCH = 100
 
@@ -36,11 +37,6 @@ def real(split: Split) -> tuple[np.ndarray, np.ndarray]:
     source = open_source('embedded:digits', split)
     records = [source[i] for i in range(len(source))]
     return np.stack([record.image for record in records]), np.asarray([record.label for record in records])
-
-
-def to_bytes(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to uint8."""
-    return (127.5 * np.clip(images, -1, 1) + 128).astype(np.uint8)
 
 
 def in_batches(function: object, count: int) -> np.ndarray:
@@ -60,10 +56,10 @@ def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) 
     asked = np.tile(np.arange(10), per_class)
     ids = in_batches(lambda i: model.sample(asked[i], seed, config, i).ids, len(asked))
     drawn = in_batches(lambda i: model.tokenizer.decode(vistok.Tokens(ids[i])), len(asked))
-    guesses = machine.predict(features(to_bytes(drawn)))
+    guesses = machine.predict(features(to_uint8(drawn)))
     found = {
         'real': float(np.mean(machine.predict(features(unseen)) == unseen_labels)),
-        'reconstructed': float(np.mean(machine.predict(features(to_bytes(rebuilt))) == unseen_labels)),
+        'reconstructed': float(np.mean(machine.predict(features(to_uint8(rebuilt))) == unseen_labels)),
         'generated': float(np.mean(guesses == asked)),
         'distinct': len(np.unique(ids.reshape(len(ids), -1), axis=0)) / len(ids),
     }

@@ -30,7 +30,7 @@ from vistok.generators.autoregressive.dq_transformer import DQTransformer
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.masked.mage import MAGE
-from vistok.generators.masked.masking import Guess
+from vistok.generators.masked.masking import MaskedGrid
 from vistok.generators.trained import TrainedGenerator
 from vistok.metrics.feature_extractor import FeatureExtractor, load_extractor
 from vistok.metrics.feature_set import FeatureCollector, FeatureSet
@@ -119,7 +119,7 @@ def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) 
     @jax.jit
     def hidden_nll(variables: Any, count: jax.Array, ids: jax.Array, labels: jax.Array, order: jax.Array) -> jax.Array:
         hidden = order < count
-        logits = generator.logits(variables, Guess(ids, hidden), labels, None)
+        logits = generator.logits(variables, MaskedGrid(ids, hidden), labels, None)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)[..., 0]
         return jnp.where(hidden, nll, 0).sum(axis=-1) / count
 

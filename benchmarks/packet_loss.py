@@ -23,7 +23,7 @@ from vistok.compression.loss_concealment import Restorer, nearest_known
 from vistok.data.images.pipeline import evaluation_batches, open_source
 from vistok.experiments.codecs import open_codec, open_restorer
 from vistok.metrics.image_quality import psnr
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.tokenizers.tokenizer import Tokens
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -59,7 +59,7 @@ def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
 
 def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The image, what of the grid had arrived, and the share of lost ids that were restored exactly."""
-    reader = codec.reader(data)
+    reader = BitstreamReader(data, codec.limits)
     received = read_what_arrived(reader, codec.prior)
     ids = restore(np.asarray(received.tokens.ids)[0], received.known)
     right = (ids == truth).all(-1)[~received.known]
@@ -68,12 +68,12 @@ def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> 
 
 
 def measure(
-    codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], judge: Judge, seed: int
+    codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], network: FrozenNetwork, seed: int
 ) -> tuple[list[Row], dict[str, np.ndarray]]:
     """All rows, and for the largest share images of each kind."""
     rng = np.random.default_rng(seed)
     files = [codec.compress(image) for image in originals]
-    truth = [np.asarray(codec.unpack(codec.reader(data)).ids)[0] for data in files]
+    truth = [np.asarray(codec.unpack(data).tokens.ids)[0] for data in files]
     chances = rng.random((len(files), 1 << 12))
     images = originals.astype(np.float32) / 127.5 - 1
     rows, shown = list[Row](), {'original': originals[:SHOWN]}
@@ -83,7 +83,7 @@ def measure(
             found = [decoded(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
             made, known = np.stack([image for image, _, _ in found]), np.stack([there for _, there, _ in found])
             lossy = made.astype(np.float32) / 127.5 - 1
-            distance = float(np.asarray(judge.module.apply(judge.variables, images, lossy)).mean())
+            distance = float(np.asarray(network.module.apply(network.variables, images, lossy)).mean())
             hit = ~known.all((1, 2))
             right = float(np.mean([right for _, _, right in found], where=hit)) if hit.any() else 1.0
             lost = 1 - float(known.mean())
@@ -143,11 +143,11 @@ def main() -> None:
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()
     codec = dataclasses.replace(open_codec(args.weights, ''), packets=PacketShape.of_count(args.packets))
-    restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights)}
+    restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
     images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)
-    rows, shown = measure(codec, images, restorers, load_judge('stand_in_perceptual'), args.seed)
+    rows, shown = measure(codec, images, restorers, load_frozen_network('stand_in_perceptual'), args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / 'packet_loss.csv').open('w', newline='') as file:
         writer = csv.writer(file)

@@ -17,7 +17,7 @@ import numpy as np
 
 import vistok
 from vistok.data.tokens.dataset import TokenSource
-from vistok.generators.autoregressive.decoding import Autoregressive, Choice, walk
+from vistok.generators.autoregressive.decoding import Autoregressive, SampledToken, decode
 from vistok.generators.autoregressive.int8 import int8_weights
 from vistok.generators.generator import Variables
 
@@ -29,15 +29,15 @@ def bits_per_token(generator: Autoregressive, variables: Variables, ids: np.ndar
     flat = jnp.asarray(ids.reshape(len(ids), -1, ids.shape[-1]))
 
     def measure(variables: Variables, flat: jax.Array, labels: jax.Array) -> jax.Array:
-        def read(total: Any, logits: jax.Array, position: Any, slot: int) -> Choice:
-            given = flat[:, position, slot]
+        def read(total: Any, logits: jax.Array, position: Any, codebook_index: int) -> SampledToken:
+            given = flat[:, position, codebook_index]
             found = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), given[:, None], axis=1)
-            return Choice(given, total - found.mean())
+            return SampledToken(given, total - found.mean())
 
-        return walk(generator, variables, labels, read, jnp.zeros(())).state / flat[0].size
+        return decode(generator, variables, labels, read, jnp.zeros(())).state / flat[0].size
 
-    prepared = generator.for_sampling(variables)
-    return float(jax.jit(measure)(prepared, flat, jnp.asarray(labels))) / math.log(2)
+    sampling_variables = generator.prepare_for_sampling(variables)
+    return float(jax.jit(measure)(sampling_variables, flat, jnp.asarray(labels))) / math.log(2)
 
 
 def main() -> None:

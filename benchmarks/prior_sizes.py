@@ -60,7 +60,7 @@ def measure(codec: Codec, image: np.ndarray) -> Sizes:
     start = time.perf_counter()
     network = with_network.pack(image, tokens)
     middle = time.perf_counter()
-    again = with_network.unpack(with_network.reader(network))
+    again = with_network.unpack(network).tokens
     end = time.perf_counter()
     if not np.array_equal(again.ids, tokens.ids):
         raise ValueError('other ids came back than were written')

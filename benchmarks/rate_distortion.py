@@ -26,10 +26,10 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from vistok.compression.codec import Codec
-from vistok.compression.rate_control import shares_at
+from vistok.compression.rate_control import binomial_grain_ratios
 from vistok.experiments.codecs import open_codec
 from vistok.experiments.image_files import IMAGES, read_image
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.visualization import save_png
 
 QUALITIES = {'JPEG': (1, 5, 10, 20, 40), 'WEBP': (0, 5, 20, 50), 'AVIF': (1, 5, 10, 20, 40), 'JXL': (1, 5, 10, 30)}
@@ -96,7 +96,7 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
     codec: Codec = open_codec(weights, window=window)
     grains = len(codec.tokenizer.spec.grains)
     for place in PLACES if grains > 1 else (None,):
-        shares = None if place is None else shares_at(place, grains)
+        shares = None if place is None else binomial_grain_ratios(place, grains)
 
         def compress(image: np.ndarray, shares: tuple[float, ...] | None = shares) -> bytes:
             return codec.compress(image, grain_ratios=shares)
@@ -109,7 +109,7 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
         )
 
 
-def measure(method: Method, images: list[np.ndarray], judge: Judge) -> tuple[Point, np.ndarray, int]:
+def measure(method: Method, images: list[np.ndarray], network: FrozenNetwork) -> tuple[Point, np.ndarray, int]:
     """Means, the first image decoded, and its bytes."""
     method.decompress(method.compress(images[0]))  # compiles
     rows, first, size, seconds, pixels = [], None, 0, [0.0, 0.0], 0
@@ -122,7 +122,7 @@ def measure(method: Method, images: list[np.ndarray], judge: Judge) -> tuple[Poi
         pixels += image.shape[0] * image.shape[1]
         if first is None:
             first, size = decoded, len(data)
-        rows.append([8 * len(data) / (image.shape[0] * image.shape[1]), *_quality(image, decoded, judge)])
+        rows.append([8 * len(data) / (image.shape[0] * image.shape[1]), *_quality(image, decoded, network)])
     assert first is not None
     bpp, psnr, ms_ssim, perceptual = np.mean(rows, axis=0).tolist()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -149,11 +149,11 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(value.mean())
 
 
-def _quality(image: np.ndarray, decoded: np.ndarray, judge: Judge) -> tuple[float, float, float]:
+def _quality(image: np.ndarray, decoded: np.ndarray, network: FrozenNetwork) -> tuple[float, float, float]:
     image = image[: decoded.shape[0], : decoded.shape[1]]  # of half the size: an odd row and column less
     error = np.mean((image.astype(np.float64) - decoded) ** 2)
     images = [x[None].astype(np.float32) / 127.5 - 1 for x in (image, decoded)]
-    distance = np.asarray(judge.module.apply(judge.variables, *images)).mean()
+    distance = np.asarray(network.module.apply(network.variables, *images)).mean()
     return 10 * np.log10(255**2 / max(error, 1e-9)), ms_ssim(image, decoded), float(distance)
 
 
@@ -211,12 +211,12 @@ def main() -> None:
     names = sorted(p for p in args.images.iterdir() if p.suffix.lower() in IMAGES)[: args.count or None]
     images = [read_image(p.read_bytes(), p.name)[..., :3] for p in names]
     images = [np.repeat(p[..., :1], 3, -1) if p.shape[-1] < 3 else p for p in images]
-    judge = load_judge('lpips', args.lpips) if args.lpips else load_judge('stand_in_perceptual')
+    network = load_frozen_network('lpips', args.lpips) if args.lpips else load_frozen_network('stand_in_perceptual')
     methods = [
         *classic_methods(),
         *(method for weights in args.weights or [None] for method in our_methods(weights, args.window)),
     ]
-    found = [measure(method, images, judge) for method in tqdm(methods, desc='methods')]
+    found = [measure(method, images, network) for method in tqdm(methods, desc='methods')]
     write(found, images[0], args.out, args.rate)
 
 

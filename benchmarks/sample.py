@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         decoder = None
         if not options.no_torch and importlib.util.find_spec('torch'):
             decoder = torch_decoder(model)
-        model = dataclasses.replace(model, variables=model.generator.for_sampling(model.variables))
+        model = dataclasses.replace(model, variables=model.generator.prepare_for_sampling(model.variables))
         read = sum(x.nbytes for x in weights_of_a_step(model))
         for batch in map(int, options.batch_sizes.split(',')):
             for scale in map(float, options.guidance.split(',')):

@@ -12,7 +12,7 @@ calls after one that is not counted.  Memory is what the compiler plans: argumen
 them, and temporaries.  FLOPs are the compiler's count, which is 0 where it sees none (calls into other libraries).
 
 With PyTorch installed and `--model vqgan`, forward and backward of encoder, quantizer and decoder alone also run in
-PyTorch (eager, both memory layouts), on equal shapes; neither judge, discriminator nor optimizer is in that comparison.
+PyTorch (eager, both memory layouts), on equal shapes and without frozen networks, discriminator and optimizer.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import optax
 
 from vistok.losses.adversarial import ADVERSARIAL_LOSSES
 from vistok.pretrained.clip import CLIPVision, clip_l14
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.pretrained.lpips import LPIPS
 from vistok.pretrained.stand_in import StandInPerceptual
 from vistok.tokenizers.fqgan import FQGAN
@@ -106,8 +106,8 @@ def noise(shapes: Any) -> Any:
     return jax.tree.map(lambda s: jnp.asarray(rng.uniform(-1, 1, s.shape), s.dtype), shapes)
 
 
-def random_judge(name: str, module: nn.Module, *images: jax.ShapeDtypeStruct) -> Judge:
-    return Judge(name, module, module.lazy_init(jax.random.key(1, impl='unsafe_rbg'), *images))
+def random_network(name: str, module: nn.Module, *images: jax.ShapeDtypeStruct) -> FrozenNetwork:
+    return FrozenNetwork(name, module, module.lazy_init(jax.random.key(1, impl='unsafe_rbg'), *images))
 
 
 def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
@@ -121,13 +121,13 @@ def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
         sizes = FQGAN_PRESETS['dual'] | {'image_size': args.image_size} | (TINY | TINY_FACTORS if tiny else {})
         tokenizer = FQGAN(**sizes, dtype=dtype)
         small = CLIPVision(width=16, layers=1, num_heads=2, patch=8, image_size=16, dtype=dtype)
-        teacher = random_judge('clip', small if tiny else clip_l14(dtype=dtype), image)
+        teacher = random_network('clip', small if tiny else clip_l14(dtype=dtype), image)
         teachers = {sizes['teachers'][1]: teacher}
     perceptual = StandInPerceptual(dtype=dtype) if tiny else LPIPS(dtype=dtype)
     return TokenizerObjective(
         tokenizer,
         game=AdversarialGame(PatchGAN(*((8, 1) if tiny else ()), dtype=dtype), start=0),
-        perceptual=random_judge('stand-in' if tiny else 'LPIPS', perceptual, image, image),
+        perceptual=random_network('stand-in' if tiny else 'LPIPS', perceptual, image, image),
         teachers=teachers,
     )
 
@@ -172,14 +172,14 @@ def step_parts(
         parts.append(with_gradient('feature predictors', applied(predict), (predicting, z_q), quantizing))
     for name, teacher in objective.teachers.items():
         parts.append(Part(f'{name}, forward only', teacher.module.apply, (frozen['teachers'][name], images)))
-    judge = objective.perceptual
-    assert judge is not None
+    network = objective.perceptual
+    assert network is not None
 
     def distance(reconstruction: Any, fixed: Any) -> Any:
-        return judge.module.apply(fixed[0], reconstruction, fixed[1])
+        return network.module.apply(fixed[0], reconstruction, fixed[1])
 
     reconstruction = -images
-    parts.append(with_gradient(judge.name, distance, reconstruction, (frozen['perceptual'], images)))
+    parts.append(with_gradient(network.name, distance, reconstruction, (frozen['perceptual'], images)))
     discriminating = (state.params['discriminator'], state.model_state['discriminator'], images, reconstruction)
     parts.append(Part('discriminator', discriminator_part(objective), discriminating))
     return [*parts, Part('optimizers', update, (state.params, state.params, state.opt_state))]
@@ -195,10 +195,10 @@ def discriminator_part(objective: TokenizerObjective) -> Callable[..., Any]:
         def losses(params: Any, fake: Any) -> tuple[tuple[Any, Any], Any]:
             logits, changed = [], dict(state)
             for images in (real, fake):
-                judged, changed = game.discriminator.apply(
+                found, changed = game.discriminator.apply(
                     {'params': params, **changed}, images, train=True, mutable=list(changed)
                 )
-                logits.append(judged)
+                logits.append(found)
             return (loss.generator(logits[1]), loss.discriminator(*logits)), changed
 
         _, pull_back, changed = jax.vjp(losses, params, fake, has_aux=True)

@@ -1,23 +1,20 @@
-"""Images <-> bytes, through the tokens of any tokenizer.
+"""Codec: images to bytes and back through the tokens of any tokenizer.
 
-The tokens come back exactly, on every machine.  The pixels made of them are a network's and may differ in their last
-bit from one kind of device to another.
+Tokens are restored exactly on every machine.  Pixels are computed from them by a neural network and may differ in
+their last bit between kinds of devices.
 """
 
 import dataclasses
 import functools
-import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
 
-import flax.traverse_util
 import numpy as np
 from jaxtyping import Bool
 
-from vistok.compression import pixel_formats
+from vistok.compression import calibration, pixel_formats
 from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, Readable
-from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, Limits
+from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Header, Limits
 from vistok.compression.format.packets import PacketShape, check_dividable
 from vistok.compression.format.token_file import read_tokens, read_what_arrived, write_tokens
 from vistok.compression.loss_concealment import Restorer
@@ -25,40 +22,34 @@ from vistok.compression.nested.codebooks import Level, LevelTokenizer, NestedCod
 from vistok.compression.nested.prior import coarsened
 from vistok.compression.pixel_formats import ImageArray
 from vistok.compression.priors.prior import Prior, StaticPrior, check_fits
-from vistok.compression.windows import Span, Strips, blend_weights, spans
+from vistok.compression.rate_control import Target, compress_to, most_codewords
+from vistok.compression.window_coding import ImageTokenizer, Progress, decode_in_windows, encode_in_windows
 from vistok.errors import UserError
-from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
-
-_CONVERTED = 32
-Progress = Callable[[int, int], None]
-"""Called with the number of windows that are done and of all."""
-
-
-@runtime_checkable
-class ImageTokenizer(Protocol):
-    """What a codec needs of a tokenizer; `TrainedTokenizer` has it."""
-
-    @property
-    def spec(self) -> TokenSpec:
-        """Codebook sizes and grid."""
-        ...
-
-    def encode(self, images: Any, *, grain_ratios: Sequence[float] | None = None) -> Tokens:
-        """Tokens of images `[b, h, w, 3]` in [-1, 1], optionally with shares of the grains from coarse to fine."""
-        ...
-
-    def decode(self, tokens: Tokens) -> Any:
-        """Images of tokens, not clipped."""
-        ...
+from vistok.tokenizers.tokenizer import Tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Salvaged:
-    """An image, some of whose tokens may have been made up.
+class TokenizedImage:
+    """Content of a bitstream before its tokens are decoded to pixels.
 
     Attributes:
-      image: with transparency if it has any.
-      known: which cells of the token grid have arrived.
+      header: size, number format and coding parameters.
+      tokens: a batch of one, ids of the codec's own codebook.
+      alpha: the alpha channel `[h, w, 1]`, if there is one.
+    """
+
+    header: Header
+    tokens: Tokens
+    alpha: ImageArray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartialImage:
+    """Decoded image of a bitstream with lost packets, whose lost tokens were concealed.
+
+    Attributes:
+      image: uint8 or uint16 `[h, w, c]`, with its alpha channel if there is one.
+      known: cells of the token grid that have arrived.
     """
 
     image: ImageArray
@@ -66,30 +57,32 @@ class Salvaged:
 
     @property
     def lost(self) -> int:
-        """Cells that have not arrived."""
+        """Number of grid cells that were lost."""
         return int(self.known.size - self.known.sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Codec:
-    """Compresses images of any size, and decompresses what the same weights and the same prior have compressed.
+    """Lossy image codec over the tokens of a tokenizer.
+
+    A bitstream can be decoded with the weights and the prior that it was encoded with, and only with them.
 
     Attributes:
       tokenizer: with its parameters.
-      weights: fingerprint of the parameters; see `fingerprint`.
-      prior: model of the ids; without one they have fixed lengths.
-      window: side of the squares that the networks see, in pixels; rounded up to whole blocks.
-      halo: how far they reach beyond their border with the next one; likewise.
-      tile: side of the tiles that are written by themselves, in grid cells; likewise.
-      limits: what decompressing may allocate.
-      network: a second model of the ids; of the two, a bitstream is written with the one that makes it smaller.
-      nested: smaller codebooks that bitstreams may have been written with.
-      level: of `nested`, with which this codec writes; `at` makes codecs of other levels than 0, the whole codebook.
-      packets: how ids are dealt out to packets, so that some may get lost; None: they are not.
+      weights_fingerprint: 8 bytes that identify the tokenizer's parameters, see `fingerprint_weights`.
+      prior: probability model of the ids; without one, ids have fixed lengths.
+      window: side of the squares that the networks process, in pixels; rounded up to whole blocks.
+      halo: overlap of a window beyond its border with the next one, in pixels; rounded up likewise.
+      tile: side of the independently coded tiles, in grid cells; rounded up likewise.
+      limits: bounds on what decompressing may allocate.
+      network: a second probability model; each bitstream is written with the one that makes it smaller.
+      nested: smaller codebooks that bitstreams may be written with.
+      level: level of `nested` that this codec writes with; 0 is the whole codebook, see `at_level`.
+      packets: division of the ids into packets, so that some may get lost; None for a file without packets.
     """
 
     tokenizer: ImageTokenizer
-    weights: bytes
+    weights_fingerprint: bytes
     prior: Prior | None = None
     window: int = 512
     halo: int = 64
@@ -101,117 +94,116 @@ class Codec:
     packets: PacketShape | None = None
 
     def __post_init__(self) -> None:
-        if len(self.weights) != FINGERPRINT_BYTES:
-            raise UserError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights)}')
+        if len(self.weights_fingerprint) != FINGERPRINT_BYTES:
+            raise UserError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights_fingerprint)}')
         for prior in self._priors:
             check_fits(prior, self.tokenizer.spec)
 
     def compress(
-        self, image: ImageArray, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
+        self,
+        image: ImageArray,
+        *,
+        bpp: float | None = None,
+        max_bytes: int | None = None,
+        grain_ratios: Sequence[float] | None = None,
+        progress: Progress | None = None,
     ) -> bytes:
-        """A bitstream of the image.
+        """Compresses an image, to a given size if one of the sizes is given.
 
         Args:
           image: uint8 or uint16 `[h, w, c]`: grey, grey and alpha, RGB, RGB and alpha.
-          grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with grains.
-          progress: is told after each window.
+          bpp: bits per pixel to come as near to as possible; with nested codebooks and one grain, not to exceed.
+          max_bytes: bytes that the bitstream may not exceed.
+          grain_ratios: shares of the area of each grain, from coarse to fine; only for tokenizers with several grains.
+          progress: called after each window.
+
+        Returns:
+          The bitstream.
 
         Raises:
-          UserError: no such image, larger than the limits, or grains that the tokenizer does not have.
+          UserError: the array is no image or larger than the limits, the size cannot be reached, the tokenizer has no
+            such grains, or more than one of `bpp`, `max_bytes` and `grain_ratios` is given.
         """
+        if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
+            raise UserError('only one of bpp, max_bytes and grain_ratios can determine the size of a bitstream')
+        pixel_formats.check_image(image)
+        height, width = image.shape[:2]
+        if bpp is not None:
+            return self._compress_to_size(image, Target.of_bpp(bpp, width, height), progress)
+        if max_bytes is not None:
+            return self._compress_to_size(image, Target(max_bytes, never_above=True), progress)
         return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
 
     def decompress(self, data: bytes | Readable, *, progress: Progress | None = None) -> ImageArray:
-        """The image of a bitstream.
+        """Decompresses a bitstream.
+
+        Args:
+          data: bytes, or a binary file.
+          progress: called after each window.
+
+        Returns:
+          The image in the size and number format of the original.
 
         Raises:
           BitstreamError: the bytes are no bitstream, damaged, or of other weights or another prior.
         """
-        reader = self.reader(data)
-        alpha = _alpha(reader)
-        return _joined(self.decode(self.unpack(reader), reader.header, progress=progress), alpha)
+        content = self.unpack(data)
+        return _join_alpha(self.decode(content.tokens, content.header, progress=progress), content.alpha)
 
-    def salvage(self, data: bytes | Readable, restore: Restorer, *, progress: Progress | None = None) -> Salvaged:
-        """The image of a bitstream whose packets have not all arrived.
+    def decompress_partial(
+        self, data: bytes | Readable, restore: Restorer, *, progress: Progress | None = None
+    ) -> PartialImage:
+        """Decompresses a bitstream some of whose packets may be lost.
 
         Args:
-          data: with packets, or whole.
-          restore: fills in what is lost, in ids of this codec's codebook.
-          progress: is told after each window.
+          data: a bitstream with packets, or an undamaged one without.
+          restore: replaces lost ids, in ids of this codec's codebook.
+          progress: called after each window.
 
         Raises:
-          BitstreamError: as `decompress`, unless it is packets that are missing or damaged; or none has arrived.
+          BitstreamError: as `decompress`, except for missing or damaged packets; or no packet has arrived.
         """
-        reader = self.reader(data)
-        alpha, codec = _alpha(reader), self.at_level_of(reader.header)
+        reader, codec = self._open(data)
+        alpha = _read_alpha(reader)
         received = read_what_arrived(reader, codec._prior_of(reader.header))
         tokens = self._in_own_ids(received.tokens, codec.level)
         if received.lost:
             tokens = Tokens(restore(np.asarray(tokens.ids)[0], received.known)[None])
-        return Salvaged(_joined(self.decode(tokens, reader.header, progress=progress), alpha), received.known)
+        return PartialImage(_join_alpha(self.decode(tokens, reader.header, progress=progress), alpha), received.known)
 
     def encode(
         self, image: ImageArray, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
     ) -> Tokens:
-        """The tokens of an image, a batch of one, on the host: every window's core."""
-        header = self.header(image)
-        vertical, horizontal = self._axes(header)
-        rows, columns = header.grid
-        ids = np.zeros((1, rows, columns, len(header.codebook_sizes)), np.int32)
-        grain = np.ones((1, rows, columns), np.int32) if len(header.grains) > 1 else None
-        factor = header.downsample_factor
-        for number, (y, x) in enumerate([(y, x) for y in vertical for x in horizontal], 1):
-            part = image[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
-            images = fit_to_grid(pixel_formats.to_images(part), self.tokenizer.spec)
-            shares = {} if grain_ratios is None else {'grain_ratios': tuple(grain_ratios)}
-            tokens = self.tokenizer.encode(images, **shares)
-            ids[:, y.core, x.core] = np.asarray(tokens.ids)[:, y.core_inside, x.core_inside]
-            if grain is not None:
-                grain[:, y.core, x.core] = np.asarray(tokens.grain)[:, y.core_inside, x.core_inside]
-            if progress is not None:
-                progress(number, len(vertical) * len(horizontal))
-        return Tokens(ids, grain)
+        """Encodes an image as tokens, a batch of one, on the host; arguments as for `compress`."""
+        return encode_in_windows(
+            self.tokenizer, image, build_header(self, image), grain_ratios=grain_ratios, progress=progress
+        )
+
+    def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> ImageArray:
+        """Decodes tokens to the grey or RGB channels of the image that the header describes."""
+        return decode_in_windows(self.tokenizer, tokens, header, progress=progress)
 
     def pack(self, image: ImageArray, tokens: Tokens) -> bytes:
-        """A bitstream of tokens and of the image's size and transparency."""
-        # The neighbours that a network expects are not in one packet.
+        """Writes tokens, and the size and alpha channel of their image, as a bitstream."""
+        # A network's contexts reach over a whole block of its grid, of which a packet has only a part.
         priors = [self.prior] if self.network is None or self.packets is not None else [self.prior, self.network]
-        return min((self._packed(image, tokens, prior) for prior in priors), key=len)
+        return min((self._pack_with(image, tokens, prior) for prior in priors), key=len)
 
-    def _packed(self, image: ImageArray, tokens: Tokens, prior: Prior | None) -> bytes:
-        header = self.header(image)
-        header = header if prior is None else _with_prior(header, prior)
-        file = io.BytesIO()
-        writer = BitstreamWriter(file)
-        writer.header(header)
-        if header.has_alpha:
-            writer.alpha(pixel_formats.pack_alpha(image))
-        write_tokens(writer, header, tokens, prior)
-        return file.getvalue()
+    def unpack(self, data: bytes | Readable) -> TokenizedImage:
+        """Reads header, tokens and alpha channel of a bitstream, without decoding tokens to pixels.
 
-    def reader(self, data: bytes | Readable) -> BitstreamReader:
-        """A reader of a bitstream that this codec can decode; BitstreamError for others."""
-        reader = BitstreamReader(data, self.limits)
-        self.at_level_of(reader.header)._check(reader.header)
-        return reader
+        Raises:
+          BitstreamError: as `decompress`.
+        """
+        reader, codec = self._open(data)
+        alpha = _read_alpha(reader)
+        tokens = read_tokens(reader, codec._prior_of(reader.header))
+        return TokenizedImage(reader.header, self._in_own_ids(tokens, codec.level), alpha)
 
-    def _check(self, header: Header) -> None:
-        spec, prior = self.tokenizer.spec, self._prior_of(header)
-        if header.prior and prior is None:
-            known = ' and '.join(prior.fingerprint.hex() for prior in self._priors) or 'none'
-            raise BitstreamError(
-                f'bitstream was written with prior {header.prior.hex()}, got {known} (weights {self.weights.hex()} fit)'
-            )
-        here = (tuple(spec.codebook_sizes), spec.downsample_factor, tuple(sorted(spec.grains)))
-        if (header.codebook_sizes, header.downsample_factor, header.grains) != here:
-            raise BitstreamError(f'bitstream has tokens of {header.spec()}, the tokenizer has {spec}')
-        if prior is not None:
-            prior.check(header)
+    def at_level(self, level: int) -> 'Codec':
+        """Returns this codec with the codebook of a level of `nested`.
 
-    def at(self, level: int) -> 'Codec':
-        """This codec with the codebook of a level of `nested`.
-
-        Its prior has tables that are added up from those of the whole codebook; a network knows the whole one only.
+        Its prior is derived from that of the whole codebook; it has no `network`.
 
         Raises:
           UserError: there are no nested codebooks, there is no such level, or this codec is at one already.
@@ -221,20 +213,111 @@ class Codec:
         if self.nested is None or self.level:
             state = 'has no nested codebooks' if self.nested is None else f'is at level {self.level} already'
             raise UserError(f'there is no level {level}: the codec {state}')
-        if level not in self._at:
-            self._at[level] = dataclasses.replace(
+        if level not in self._levels:
+            self._levels[level] = dataclasses.replace(
                 self,
                 tokenizer=LevelTokenizer(self.tokenizer, self.nested, level),
                 prior=coarsened(self.prior, self.nested, level) if isinstance(self.prior, StaticPrior) else None,
                 network=None,
                 level=level,
             )
-        return self._at[level]
+        return self._levels[level]
 
-    def at_level_of(self, header: Header) -> 'Codec':
-        """This codec at the level that a file was written with; BitstreamError if it cannot have that."""
-        if header.weights != self.weights:
-            raise BitstreamError(f'bitstream was written with weights {header.weights.hex()}, got {self.weights.hex()}')
+    def fit_prior(self, images: Iterable[ImageArray]) -> 'Codec':
+        """Fits a static prior to images and returns this codec with it.
+
+        Args:
+          images: at least two, each uint8 or uint16 `[h, w, c]`.
+
+        Returns:
+          A codec with another `prior`, which has `save`.
+
+        Raises:
+          UserError: there are fewer than two images, or this codec is not at level 0.
+        """
+        from vistok.compression.priors.fitting import fit_prior  # imports scikit-learn, which takes a second
+
+        tokens = self._encode_for_statistics(images)
+        vectors = calibration.embed_codewords(self.tokenizer)
+        return dataclasses.replace(self, prior=fit_prior(tokens, vectors, self.tokenizer.spec))
+
+    def nest(self, images: Iterable[ImageArray], sizes: Sequence[int], *, restarts: int = 3, seed: int = 0) -> 'Codec':
+        """Clusters the codebook into smaller, nested ones and returns this codec with them.
+
+        Args:
+          images: weight the codewords by their occurrences; each uint8 or uint16 `[h, w, c]`.
+          sizes: codewords of each level, falling; the same for all sub-codebooks.
+          restarts: runs of k-means, of which the best is taken.
+          seed: seed of k-means.
+
+        Returns:
+          A codec with other `nested` codebooks, which have `save`.
+
+        Raises:
+          UserError: the sizes do not fall, there are fewer different codewords, or this codec is not at level 0.
+        """
+        from vistok.compression.nested.fitting import fit_nested  # imports scikit-learn, which takes a second
+
+        usage = calibration.count_codewords(self._encode_for_statistics(images), self.tokenizer.spec)
+        vectors = calibration.embed_codewords(self.tokenizer)
+        nested = fit_nested(vectors, usage, sizes, self.weights_fingerprint, restarts=restarts, seed=seed)
+        about = nested.about | {f'used_codewords/{j}': str(np.count_nonzero(n)) for j, n in enumerate(usage)}
+        return dataclasses.replace(self, nested=dataclasses.replace(nested, about=about))
+
+    def _compress_to_size(self, image: ImageArray, target: Target, progress: Progress | None) -> bytes:
+        """Searches the grain ratios, or the nested codebook, with which the bitstream has the target's size."""
+        grains, pixels, nested = len(self.tokenizer.spec.grains), image.shape[0] * image.shape[1], self.nested
+        if grains == 1 and nested is not None and self.level == 0:
+            tokens = self.encode(image, progress=progress)
+
+            def pack(level: int) -> bytes:
+                return self.at_level(level).pack(image, nested.coarser(tokens, 0, level))
+
+            return most_codewords(target, pack, len(nested.levels), pixels)
+
+        def compress(grain_ratios: Sequence[float] | None) -> bytes:
+            return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
+
+        return compress_to(target, compress, grains, pixels)
+
+    def _pack_with(self, image: ImageArray, tokens: Tokens, prior: Prior | None) -> bytes:
+        header = build_header(self, image, prior)
+        file = io.BytesIO()
+        writer = BitstreamWriter(file)
+        writer.header(header)
+        if header.has_alpha:
+            writer.alpha(pixel_formats.pack_alpha(image))
+        write_tokens(writer, header, tokens, prior)
+        return file.getvalue()
+
+    def _open(self, data: bytes | Readable) -> tuple[BitstreamReader, 'Codec']:
+        """Reads and checks the header of a bitstream; returns its reader and this codec at its level."""
+        reader = BitstreamReader(data, self.limits)
+        codec = self._at_level_of(reader.header)
+        codec._check(reader.header)
+        return reader, codec
+
+    def _check(self, header: Header) -> None:
+        """Raises BitstreamError unless the prior and the tokens of a bitstream are those of this codec."""
+        spec, prior = self.tokenizer.spec, self._prior_of(header)
+        if header.prior and prior is None:
+            known = ' and '.join(prior.fingerprint.hex() for prior in self._priors) or 'none'
+            raise BitstreamError(
+                f'bitstream was written with prior {header.prior.hex()}, got {known} '
+                f'(weights {self.weights_fingerprint.hex()} fit)'
+            )
+        here = (tuple(spec.codebook_sizes), spec.downsample_factor, tuple(sorted(spec.grains)))
+        if (header.codebook_sizes, header.downsample_factor, header.grains) != here:
+            raise BitstreamError(f'bitstream has tokens of {header.spec()}, the tokenizer has {spec}')
+        if prior is not None:
+            prior.check(header)
+
+    def _at_level_of(self, header: Header) -> 'Codec':
+        """Returns this codec at the level of a bitstream; raises BitstreamError if it has no such level."""
+        if header.weights != self.weights_fingerprint:
+            raise BitstreamError(
+                f'bitstream was written with weights {header.weights.hex()}, got {self.weights_fingerprint.hex()}'
+            )
         level = level_of(header)
         if level is None and self.level == 0:
             return self
@@ -244,134 +327,88 @@ class Codec:
             known = 'none' if self.nested is None else self.nested.fingerprint.hex()
             raise BitstreamError(f'bitstream was written with nested codebooks {level.nested.hex()}, got {known}')
         try:
-            return self.at(level.number)
-        except ValueError as error:
+            return self.at_level(level.number)
+        except UserError as error:
             raise BitstreamError(str(error)) from None
 
-    def unpack(self, reader: BitstreamReader) -> Tokens:
-        """The tokens of a bitstream, a batch of one in this codec's ids, after its `alpha` has been read."""
-        codec = self.at_level_of(reader.header)
-        return self._in_own_ids(read_tokens(reader, codec._prior_of(reader.header)), codec.level)
-
-    def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> ImageArray:
-        """The colours of the image of tokens."""
-        shape = (header.height, header.width, 3 if header.channels > 2 else 1)
-        image = np.empty(shape, np.uint8 if header.bit_depth == 8 else np.uint16)
-        top = 0
-        for strip in self._strips(tokens, header, progress):
-            for start in range(0, len(strip), _CONVERTED):  # some rows at a time, as converting needs copies
-                part = image[top + start : top + min(start + _CONVERTED, len(strip))]
-                part[:] = pixel_formats.from_image(strip[start : start + len(part), : header.width], header)
-            top += len(strip)
-            del strip  # before the next one is made
-        return image
-
-    def header(self, image: ImageArray) -> Header:
-        """What the bitstream of an image says before its tokens, but for the prior; UserError for no image."""
-        pixel_formats.check_image(image)
-        spec = self.tokenizer.spec
-        height, width, channels = image.shape
-        window = _rounded_up(self.window, spec.cell)
-        header = Header(
-            width=width,
-            height=height,
-            channels=channels,
-            bit_depth=8 * image.dtype.itemsize,
-            codebook_sizes=tuple(spec.codebook_sizes),
-            downsample_factor=spec.downsample_factor,
-            grains=tuple(sorted(spec.grains)),
-            tile=_rounded_up(self.tile, max(spec.grains)),
-            window=window,
-            halo=min(_rounded_up(self.halo, spec.cell), window // 3 // spec.cell * spec.cell),
-            weights=self.weights,
-            features=self._features,
+    def _encode_for_statistics(self, images: Iterable[ImageArray]) -> list[Tokens]:
+        """Encodes images for fitting, which uses the whole codebook."""
+        if self.level:
+            raise UserError(f'priors and nested codebooks are fitted at level 0, the codec is at level {self.level}')
+        return calibration.encode_for_statistics(
+            lambda image, ratios: self.encode(image, grain_ratios=ratios), images, len(self.tokenizer.spec.grains)
         )
-        header.check(self.limits)
-        if self.packets is not None:
-            check_dividable(header)
-        return header
 
     @functools.cached_property
-    def _at(self) -> 'dict[int, Codec]':
+    def _levels(self) -> 'dict[int, Codec]':
         return {}
 
     def _in_own_ids(self, tokens: Tokens, level: int) -> Tokens:
-        """Tokens of a file of some level in ids of this codec's codebook."""
+        """Converts ids of a level to ids of this codec's codebook."""
         return tokens if level == self.level or self.nested is None else self.nested.whole(tokens, level)
-
-    @property
-    def _features(self) -> tuple[Feature, ...]:
-        """What files say of level and packets."""
-        level = [] if self.nested is None or not self.level else [Level(self.level, self.nested.fingerprint).feature()]
-        return (*level, *([] if self.packets is None else [self.packets.feature()]))
 
     @property
     def _priors(self) -> list[Prior]:
         return [prior for prior in (self.prior, self.network) if prior is not None]
 
     def _prior_of(self, header: Header) -> Prior | None:
-        """The prior that a file was written with, if this codec has it."""
+        """Returns the prior that a bitstream was written with, if this codec has it."""
         named = (header.prior_kind, header.prior)
         return next((prior for prior in self._priors if (prior.kind, prior.fingerprint) == named), None)
 
-    @staticmethod
-    def _axes(header: Header) -> tuple[list[Span], list[Span]]:
-        """Windows along both axes of the grid."""
-        factor, block = header.downsample_factor, max(header.grains)
-        window, halo = header.window // factor, header.halo // factor
-        rows, columns = header.grid
-        return spans(rows, window, halo, block), spans(columns, window, halo, block)
 
-    def _strips(self, tokens: Tokens, header: Header, progress: Progress | None) -> Iterator[np.ndarray]:
-        """Finished rows of decoded pixels, one strip for each row of windows."""
-        vertical, horizontal = self._axes(header)
-        scale, halo = header.downsample_factor, header.halo // header.downsample_factor
-        strips = Strips(vertical, halo, scale, header.grid[1] * scale)
-        across = blend_weights(horizontal, halo, scale)
+def build_header(codec: Codec, image: ImageArray, prior: Prior | None = None) -> Header:
+    """Builds the header of an image's bitstream.
 
-        def windows(row: int) -> Iterator[tuple[slice, np.ndarray]]:
-            y = vertical[row].window
-            for number, (x, weights) in enumerate(zip(horizontal, across, strict=True), 1):
-                grain = None if tokens.grain is None else tokens.grain[:, y, x.window]
-                image = np.asarray(self.tokenizer.decode(Tokens(tokens.ids[:, y, x.window], grain)), np.float32)[0]
-                if progress is not None:
-                    progress(row * len(horizontal) + number, len(vertical) * len(horizontal))
-                yield slice(x.start * scale, x.stop * scale), image * weights[:, None]
+    Args:
+      codec: which compresses.
+      image: uint8 or uint16 `[h, w, c]`.
+      prior: that the ids are coded with.
 
-        for row in range(len(vertical)):
-            yield strips.rows(row, windows(row))
-
-
-def fingerprint(variables: Mapping[str, Any]) -> bytes:
-    """Eight bytes that tell these parameters from others.
-
-    Of every array its type, shape and little-endian bytes count, in an order that is their digests' own: the names do
-    not, so that a later program may call a layer otherwise and still read what was written before.
+    Raises:
+      UserError: the array is no image, or cannot be coded within the codec's limits and settings.
     """
-    digests = []
-    for value in flax.traverse_util.flatten_dict(dict(variables)).values():
-        array = np.asarray(value)
-        digest = hashlib.blake2b(repr((array.dtype.name, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder('<'))).tobytes())
-        digests.append(digest.digest())
-    return hashlib.blake2b(b''.join(sorted(digests)), digest_size=FINGERPRINT_BYTES).digest()
+    pixel_formats.check_image(image)
+    spec = codec.tokenizer.spec
+    height, width, channels = image.shape
+    window = _round_up(codec.window, spec.cell)
+    features = [
+        None if prior is None else prior.feature,
+        Level(codec.level, codec.nested.fingerprint).feature() if codec.nested is not None and codec.level else None,
+        None if codec.packets is None else codec.packets.feature(),
+    ]
+    header = Header(
+        width=width,
+        height=height,
+        channels=channels,
+        bit_depth=8 * image.dtype.itemsize,
+        codebook_sizes=tuple(spec.codebook_sizes),
+        downsample_factor=spec.downsample_factor,
+        grains=tuple(sorted(spec.grains)),
+        tile=_round_up(codec.tile, max(spec.grains)),
+        window=window,
+        halo=min(_round_up(codec.halo, spec.cell), window // 3 // spec.cell * spec.cell),
+        weights=codec.weights_fingerprint,
+        prior_kind=0 if prior is None else prior.kind,
+        prior=b'' if prior is None else prior.fingerprint,
+        features=tuple(
+            sorted((feature for feature in features if feature is not None), key=lambda feature: feature.number)
+        ),
+    )
+    header.check(codec.limits)
+    if codec.packets is not None:
+        check_dividable(header)
+    return header
 
 
-def _alpha(reader: BitstreamReader) -> ImageArray | None:
+def _read_alpha(reader: BitstreamReader) -> ImageArray | None:
     packed = reader.alpha()
     return None if packed is None else pixel_formats.unpack_alpha(packed, reader.header)
 
 
-def _joined(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+def _join_alpha(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     return colours if alpha is None else np.concatenate([colours, alpha], axis=-1)
 
 
-def _with_prior(header: Header, prior: Prior) -> Header:
-    """The header of a file that is written with a prior."""
-    features = [*header.features, *([] if prior.feature is None else [prior.feature])]
-    features.sort(key=lambda feature: feature.number)
-    return dataclasses.replace(header, prior_kind=prior.kind, prior=prior.fingerprint, features=tuple(features))
-
-
-def _rounded_up(value: int, unit: int) -> int:
+def _round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit

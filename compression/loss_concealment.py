@@ -94,4 +94,4 @@ def _complete(
     generator: MAGE, steps: int, variables: Any, ids: Int[Array, 'b h w'], known: Bool[Array, 'b h w']
 ) -> Int[Array, 'b h w']:
     nothing = jnp.full(len(ids), generator.num_classes)
-    return jnp.asarray(generator.complete(variables, Tokens(ids[..., None]), known, nothing, steps=steps).ids)[..., 0]
+    return jnp.asarray(generator.inpaint(variables, Tokens(ids[..., None]), known, nothing, steps=steps).ids)[..., 0]

@@ -41,7 +41,7 @@ class Target:
         return cls(max(1, round(bpp * width * height / 8)), never_above=False)
 
 
-def shares_at(t: float, count: int) -> tuple[float, ...]:
+def binomial_grain_ratios(t: float, count: int) -> tuple[float, ...]:
     """Shares of `count` grains, from coarse to fine, for t from 0 (all coarse) to 1 (all fine)."""
     return tuple(math.comb(count - 1, i) * t**i * (1 - t) ** (count - 1 - i) for i in range(count))
 
@@ -67,7 +67,7 @@ def compress_to(
     low, high = 0.0, 1.0
     sizes = dict[float, int]()
     for t in (0.0, 1.0):
-        data = compress(shares_at(t, count))
+        data = compress(binomial_grain_ratios(t, count))
         sizes[t] = len(data)
         best = _better(best, data, target)
         if t == 0.0 and len(data) > target.most:
@@ -83,7 +83,7 @@ def compress_to(
         # Where a straight line between the ends meets the target; every third time the middle, lest one end stays.
         rate = (target.size - sizes[low]) / max(sizes[high] - sizes[low], 1)
         t = low + (high - low) * (0.5 if trial % 3 == 2 else min(max(rate, 0.02), 0.98))
-        data = compress(shares_at(t, count))
+        data = compress(binomial_grain_ratios(t, count))
         sizes[t] = len(data)
         best = _better(best, data, target)
         low, high = (t, high) if len(data) <= target.size else (low, t)

@@ -35,13 +35,24 @@ Condition = Int[Array, ' b'] | TextFeatures
 
 
 def class_labels(cond: Condition) -> Int[Array, ' b']:
-    """The class numbers of a condition, for generators that know nothing else.
+    """Returns the class numbers of a condition, for class-conditional generators.
 
     Raises:
       UserError: it is text.
     """
     if isinstance(cond, TextFeatures):
         raise UserError('this generator is conditioned on class numbers, got text features')
+    return cond
+
+
+def text_features(cond: Condition) -> TextFeatures:
+    """Returns the text features of a condition, for text-conditional generators.
+
+    Raises:
+      UserError: it is class numbers.
+    """
+    if not isinstance(cond, TextFeatures):
+        raise UserError('this generator is conditioned on text features, got class numbers')
     return cond
 
 
@@ -116,9 +127,6 @@ class Generator(abc.ABC):
     """Makers of the arrays that a fresh run starts from instead of random ones."""
     components: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Arguments that are trained generators themselves, with the model names that can take each place."""
-    needs_images: ClassVar[bool] = False
-    """Whether `loss` is given the images as well."""
-
     spec: TokenSpec
     grid: tuple[int, int]
     num_classes: int
@@ -136,7 +144,6 @@ class Generator(abc.ABC):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """What is minimised, over a batch of tokens `[b, *grid, k]`.
 
@@ -146,10 +153,9 @@ class Generator(abc.ABC):
           cond: of each sample.
           rng: for dropout, dropped conditions and noise.
           train: whether dropout and dropped conditions are on.
-          images: what the tokens were made of, where `needs_images`.
         """
 
-    def for_sampling(self, variables: Variables) -> Variables:
+    def prepare_for_sampling(self, variables: Variables) -> Variables:
         """Variables as `sample` reads them fastest, which takes them as well; by default as they are.
 
         Whoever draws many samples does this once; done again, it changes nothing and costs nothing.
@@ -171,7 +177,7 @@ class Generator(abc.ABC):
         other samples of its batch, on the batch size or on the devices.
 
         Args:
-          variables: as `init` or `for_sampling` gives them.
+          variables: as `init` or `prepare_for_sampling` gives them.
           cond: of each sample.
           rng: of the whole run of sampling.
           sample_ids: number of each sample in that run.

@@ -112,7 +112,7 @@ def complete(
       sample_ids: number of each completion; other numbers give other completions.
       config: how ids are drawn.
       seed: of all randomness.
-      repeats: how often each step is taken (`VQDDM.complete`).
+      repeats: how often each step is taken (`VQDDM.inpaint`).
       margin: see `known_cells`.
       paste: whether pixels that are not hidden come from the images instead of from their tokens.
 
@@ -154,4 +154,4 @@ def _complete(
     rng: jax.Array,
     sample_ids: Int[Array, ' b'],
 ) -> Tokens:
-    return generator.complete(variables, tokens, known, cond, rng, sample_ids, config, repeats=repeats)
+    return generator.inpaint(variables, tokens, known, cond, rng, sample_ids, config, repeats=repeats)

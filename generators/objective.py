@@ -68,18 +68,6 @@ class GeneratorObjective:
         tokens: Any = self.tokenizer.module.apply(frozen, batch['image'], method='encode')
         return tokens
 
-    def images(self, batch: Batch) -> Float[Array, 'b H W 3'] | None:
-        """The images of a batch, for a generator that asks for them.
-
-        Raises:
-          UserError: the batch holds tokens only.
-        """
-        if not self.generator.needs_images:
-            return None
-        if 'image' not in batch:
-            raise UserError(f'{type(self.generator).__name__} learns from images, and extracted tokens come without')
-        return batch['image']
-
     def losses(
         self,
         params: dict[str, Any],
@@ -95,8 +83,7 @@ class GeneratorObjective:
         if axis is not None:  # each replica sees its own part of the batch, and drops other values
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['generator'], **model_state['generator']}
-        tokens, images = self.tokens(frozen, batch), self.images(batch)
-        result = self.generator.loss(variables, tokens, condition(batch), rng, train=True, images=images)
+        result = self.generator.loss(variables, self.tokens(frozen, batch), condition(batch), rng, train=True)
         model_state = {**model_state, 'generator': {**model_state['generator'], **result.state}}
         return {'generator': result.loss}, (model_state, StepReport(dict(result.metrics)))
 
@@ -120,11 +107,11 @@ class GeneratorObjective:
         tokens = self.tokens(frozen, batch)
 
         def one(index: Array, *row: Any) -> dict[str, Array]:
-            ids, grain, asked, images = jax.tree.map(lambda x: x[None], row)
+            ids, grain, fields = jax.tree.map(lambda x: x[None], row)
             rng_one = jax.random.fold_in(rng, index)
-            cond = condition(asked)
-            result = self.generator.loss(variables, Tokens(ids, grain), cond, rng_one, train=False, images=images)
+            cond = condition(fields)
+            result = self.generator.loss(variables, Tokens(ids, grain), cond, rng_one, train=False)
             return {'loss': result.loss, **result.metrics}
 
-        asked = {name: batch[name] for name in ('label', 'text', 'text_mask') if name in batch}
-        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, asked, self.images(batch))
+        conditions = {name: batch[name] for name in ('label', 'text', 'text_mask') if name in batch}
+        return jax.vmap(one)(batch['index'], tokens.ids, tokens.grain, conditions)

@@ -39,7 +39,7 @@ def guide(logits: Float[Array, 'two_b K'], scale: Float[Array, '*b_1']) -> Float
     return null + scale * (conditional - null)
 
 
-def filtered(logits: Float[Array, 'b K'], config: SampleConfig) -> Float[Array, 'b K']:
+def filter_logits(logits: Float[Array, 'b K'], config: SampleConfig) -> Float[Array, 'b K']:
     """Logits over the temperature, with minus infinity where top-k or top-p take an id away.
 
     Args:
@@ -75,7 +75,7 @@ def draw(logits: Float[Array, 'b K'], keys: Array, config: SampleConfig) -> Int[
     logits = logits.astype(jnp.float32)
     if config.temperature > 0:
         noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
-        logits = filtered(logits, config) + noise
+        logits = filter_logits(logits, config) + noise
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 

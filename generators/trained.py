@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from vistok.errors import UserError
+from vistok.generators.class_labels import check_class_ids
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 
-Asked = Condition | Int[np.ndarray, ' b'] | Sequence[int]
+ConditionLike = Condition | Int[np.ndarray, ' b'] | Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainedGenerator:
 
     def sample(
         self,
-        cond: Asked,
+        cond: ConditionLike,
         seed: int | Array = 0,
         config: SampleConfig = SampleConfig(),  # noqa: B008 (frozen)
         sample_ids: Sequence[int] | Int[np.ndarray | Array, ' b'] | None = None,
@@ -83,32 +83,30 @@ class TrainedGenerator:
         Raises:
           UserError: a class number that there is none of.
         """
-        asked = self._checked(cond)
+        cond = self._check_condition(cond)
         rng = jax.random.key(seed) if isinstance(seed, int) else seed
-        count = len(jax.tree.leaves(asked)[0])
+        count = len(jax.tree.leaves(cond)[0])
         numbers = jnp.arange(count) if sample_ids is None else jnp.asarray(sample_ids, jnp.int32)
-        return _sample(self.generator, config, self.prepared, asked, rng, numbers)
+        return _sample(self.generator, config, self.sampling_variables, cond, rng, numbers)
 
     @functools.cached_property
-    def prepared(self) -> dict[str, Any]:
+    def sampling_variables(self) -> dict[str, Any]:
         """`variables` as `sample` reads them fastest; made at the first call, and kept beside them.
 
         Not compiled: a compiled function would copy what stays as it is.
         """
-        return self.generator.for_sampling(self.variables)
+        return self.generator.prepare_for_sampling(self.variables)
 
-    def loss(self, tokens: Tokens, cond: Asked) -> GeneratorLoss:
+    def loss(self, tokens: Tokens, cond: ConditionLike) -> GeneratorLoss:
         """The loss of a batch of tokens, without dropout and with every condition; needs no images."""
-        return _loss(self.generator, self.variables, tokens, self._checked(cond))
+        return _loss(self.generator, self.variables, tokens, self._check_condition(cond))
 
-    def _checked(self, cond: Asked) -> Condition:
+    def _check_condition(self, cond: ConditionLike) -> Condition:
         if isinstance(cond, TextFeatures):
             return cond
-        numbers, most = np.asarray(cond, np.int32), self.generator.num_classes
-        if numbers.size and not (numbers.min() >= 0 and numbers.max() <= most):
-            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
-            raise UserError(f'there is no class {wrong}: classes are 0 to {most - 1}, and {most} asks for nothing')
-        return jnp.asarray(numbers)
+        ids = np.asarray(cond, np.int32)
+        check_class_ids(ids, self.generator.num_classes)
+        return jnp.asarray(ids)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -72,7 +72,7 @@ def _of_features(output: pathlib.Path) -> Any:
     from tqdm import tqdm
 
     from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
-    from vistok.pretrained.frozen_network import load_judge
+    from vistok.pretrained.frozen_network import load_frozen_network
     from vistok.tokenizers.codebooks.feature_table import CodebookTable, cluster_features, patch_features
 
     about = {
@@ -85,7 +85,7 @@ def _of_features(output: pathlib.Path) -> Any:
         'seed': str(_SEED.value),
     }
     options: dict[str, Any] = {} if _FEATURES.value.startswith('stand_in') else {'patches': True}
-    judge = load_judge(_FEATURES.value, _WEIGHTS.value, **options)
+    network = load_frozen_network(_FEATURES.value, _WEIGHTS.value, **options)
     if _WEIGHTS.value:
         with open(_WEIGHTS.value, 'rb') as file:
             about['weights_sha256'] = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -99,7 +99,7 @@ def _of_features(output: pathlib.Path) -> Any:
     )
     steps = -(-count // _BATCH_SIZE.value)
     shown = tqdm(batches, desc='features', unit='batch', total=steps)
-    features = patch_features(judge, shown, count, _POOL.value, str(output.parent))
+    features = patch_features(network, shown, count, _POOL.value, str(output.parent))
     shown.close()
     with tqdm(desc='clustering', unit='pass') as passes:
         rows = cluster_features(

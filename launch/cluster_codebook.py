@@ -28,9 +28,8 @@ def main() -> None:
 
     from vistok.data.tokens.dataset import TokenSource
     from vistok.errors import UserError
-    from vistok.experiments.loading import load
+    from vistok.experiments.loading import load_tokenizer
     from vistok.generators.autoregressive.codeword_clusters import cluster_codewords, codeword_vectors, write_clusters
-    from vistok.tokenizers.trained import TrainedTokenizer
 
     output = pathlib.Path(_OUTPUT.value or '')
     if output.suffix != '.safetensors':
@@ -41,9 +40,7 @@ def main() -> None:
         raise UserError('name the tokenizer, --run=FOLDER')
     if _RESTARTS.value < 1:
         raise UserError(f'--restarts is at least 1, got {_RESTARTS.value}')
-    tokenizer = load(_RUN.value)
-    if not isinstance(tokenizer, TrainedTokenizer):
-        raise UserError(f'{_RUN.value} holds no tokenizer')
+    tokenizer = load_tokenizer(_RUN.value)
     used = None
     if _TOKENS.value:
         source = TokenSource(pathlib.Path(_TOKENS.value), 'train')

@@ -69,7 +69,7 @@ def main(source: str, out: str | None = None) -> int:
     if _CODEWORDS.value is not None:
         if codec.nested is None:
             raise UserError('there are no nested codebooks of these weights: make them with launch/nest_codebook.py')
-        codec = codec.at(codec.nested.level_of(_CODEWORDS.value))
+        codec = codec.at_level(codec.nested.level_of(_CODEWORDS.value))
     if _PACKETS.value is not None:
         codec = dataclasses.replace(codec, packets=PacketShape.of_count(_PACKETS.value))
     failed = compress_files(

@@ -47,7 +47,7 @@ def main(source: str, out: str | None = None) -> int:
     codec = open_codec(_WEIGHTS.value, _PRIOR.value, nested=_NESTED.value)
     restore: Restorer | None = nearest_known if _PARTIAL.value else None
     if _RESTORE.value is not None:
-        restore = open_restorer(_RESTORE.value, codec.weights)
+        restore = open_restorer(_RESTORE.value, codec.weights_fingerprint)
     return min(1, decompress_files(codec, work, restore=restore, force=_FORCE.value))
 
 

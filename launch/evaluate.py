@@ -74,9 +74,10 @@ def _evaluate_run(path: pathlib.Path) -> None:
     from vistok.errors import UserError
     from vistok.experiments import assembly, run_folder
     from vistok.experiments.loading import load
+    from vistok.files import write_text
     from vistok.metrics.feature_set import FeatureCollector
     from vistok.metrics.report import report_on
-    from vistok.pretrained.frozen_network import load_judge
+    from vistok.pretrained.frozen_network import load_frozen_network
     from vistok.tokenizers.evaluation import evaluate_tokenizer
     from vistok.tokenizers.tokenizer import Tokens
     from vistok.tokenizers.trained import TrainedTokenizer
@@ -105,7 +106,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         output = model(images)
         return np.asarray(output.reconstruction), output.tokens
 
-    perceptual = load_judge('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
+    perceptual = load_frozen_network('lpips', _LPIPS.value, sha256=_LPIPS_SHA256.value) if _LPIPS.value else None
     source_images = open_source(source, cast('Split', _SPLIT.value), data_dir=data_dir)
     batches = evaluation_batches(source_images, image_size=size or 256, batch_size=_BATCH_SIZE.value)
     collectors = []
@@ -134,7 +135,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
         report = report_on(made, real, distance='rfid', progress=True)
         results |= report.metrics | {'distribution': dataclasses.asdict(report)}
     written = [out / 'evaluation.json']
-    run_folder.write_text(written[0], json.dumps(settings | results, indent=2, allow_nan=False) + '\n')
+    write_text(written[0], json.dumps(settings | results, indent=2, allow_nan=False) + '\n')
     if len(evaluation.originals):
         written.append(out / 'evaluation.png')
         save_png(written[1], evaluation.sheet())
@@ -149,7 +150,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
 def _evaluate_samples(path: pathlib.Path) -> None:
     from vistok.data.images.byte_batches import open_byte_batches
     from vistok.errors import UserError
-    from vistok.experiments import run_folder
+    from vistok.files import write_text
     from vistok.metrics.feature_statistics import measure, open_reference
     from vistok.metrics.report import report_on
 
@@ -171,7 +172,7 @@ def _evaluate_samples(path: pathlib.Path) -> None:
     out = pathlib.Path(_OUT.value) if _OUT.value else (path if path.is_dir() else path.parent)
     out.mkdir(parents=True, exist_ok=True)
     results = report.metrics | {'distribution': dataclasses.asdict(report)}
-    run_folder.write_text(out / 'evaluation.json', json.dumps(results, indent=2, allow_nan=False) + '\n')
+    write_text(out / 'evaluation.json', json.dumps(results, indent=2, allow_nan=False) + '\n')
     _print(report)
     _print_skipped(batches.skipped)
     print(f'wrote {out / "evaluation.json"}')

@@ -23,7 +23,7 @@ def main() -> None:
 
     from vistok.errors import UserError
     from vistok.experiments import image_files
-    from vistok.experiments.codecs import open_any_tokenizer
+    from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.saved_models import round_to_half, save_model
 
     if _RUN.value is None or _OUT.value is None:
@@ -32,7 +32,7 @@ def main() -> None:
     if path.suffix != '.safetensors':
         raise UserError(f'weights are .safetensors files, got --out={path}')
     image_files.check_new(path, force=_FORCE.value)
-    tokenizer = open_any_tokenizer(_RUN.value)
+    tokenizer = load_tokenizer(_RUN.value)
     save_model(
         path, round_to_half(tokenizer) if _HALF.value else tokenizer, {'note': _NOTE.value} if _NOTE.value else {}
     )

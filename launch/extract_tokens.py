@@ -10,7 +10,7 @@ whichever is done last writes the dataset.  `--config.data.source=tokens:DIR` of
 """
 
 import pathlib
-from typing import Any, cast
+from typing import cast
 
 from absl import flags
 
@@ -43,18 +43,15 @@ def main() -> None:
     from vistok.data.tokens.views import Views
     from vistok.errors import UserError
     from vistok.experiments import run_folder
-    from vistok.experiments.loading import load
+    from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.token_extraction import Extraction
-    from vistok.tokenizers.trained import TrainedTokenizer
 
     if _RUN.value is None:
         raise UserError('name a tokenizer, for example --run=runs/vqgan-digits')
     if not 0 <= _PROCESS_ID.value < _PROCESS_COUNT.value:
         raise UserError(f'--process_id is {_PROCESS_ID.value}; it must be in 0 .. {_PROCESS_COUNT.value - 1}')
     path = pathlib.Path(_RUN.value)
-    tokenizer: Any = load(path, _WHICH.value)
-    if not isinstance(tokenizer, TrainedTokenizer):
-        raise UserError(f'{path} holds no tokenizer')
+    tokenizer = load_tokenizer(path, _WHICH.value)
     folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
     source, data_dir, size, flip = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value, True
     if folder is not None:

@@ -24,25 +24,27 @@ def main() -> None:
     """Tokenizes the images, counts, and writes the tables."""
     from pathlib import Path
 
-    from vistok.compression.codec import Codec, fingerprint
-    from vistok.compression.priors.fitting import fit_prior
+    from vistok.compression.codec import Codec
+    from vistok.compression.priors.prior import StaticPrior
     from vistok.errors import UserError
     from vistok.experiments import image_files
-    from vistok.experiments.calibration import codewords, tokens_of
+    from vistok.experiments.calibration import CalibrationImages
     from vistok.experiments.codecs import default_prior, open_tokenizer
+    from vistok.weights.fingerprints import fingerprint_weights
 
     if _WEIGHTS.value is None:
         raise UserError('name the weights, for example --weights=runs/control_gic')
     model = open_tokenizer(_WEIGHTS.value)
-    codec = Codec(model, fingerprint(model.variables))
+    codec = Codec(model, fingerprint_weights(model.variables))
     path = Path(_OUT.value) if _OUT.value else default_prior(_WEIGHTS.value)
     image_files.check_new(path, force=_FORCE.value)
-    tokens = tokens_of(codec, _SOURCE.value, _IMAGES.value, _CROP.value)
-    prior = fit_prior(tokens, codewords(model), model.spec)
+    images = CalibrationImages(_SOURCE.value, _IMAGES.value, _CROP.value)
+    prior = codec.fit_prior(images).prior
+    assert isinstance(prior, StaticPrior)
     source = Path(_SOURCE.value).resolve().name  # without its folder, since tables are passed on
-    prior.save(path, {'weights': codec.weights.hex(), 'source': source, 'pictures': str(len(tokens))})
+    prior.save(path, {'weights': codec.weights_fingerprint.hex(), 'source': source, 'pictures': str(images.read)})
     clusters = ', '.join(str(table.contexts.shape[-1]) for table in prior.tables)
-    print(f'wrote {path}: fingerprint {prior.fingerprint.hex()}, {len(tokens)} images, clusters: {clusters}')
+    print(f'wrote {path}: fingerprint {prior.fingerprint.hex()}, {images.read} images, clusters: {clusters}')
 
 
 if __name__ == '__main__':

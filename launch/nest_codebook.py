@@ -31,14 +31,12 @@ def main() -> None:
     import dataclasses
     from pathlib import Path
 
-    import numpy as np
-
-    from vistok.compression.codec import Codec, fingerprint
-    from vistok.compression.nested.fitting import fit_nested
+    from vistok.compression.codec import Codec
     from vistok.errors import UserError
     from vistok.experiments import image_files
-    from vistok.experiments.calibration import codewords, tokens_of
+    from vistok.experiments.calibration import CalibrationImages
     from vistok.experiments.codecs import default_nested, open_tokenizer
+    from vistok.weights.fingerprints import fingerprint_weights
 
     if _WEIGHTS.value is None:
         raise UserError('name the weights, for example --weights=runs/vqgan_lc')
@@ -49,18 +47,20 @@ def main() -> None:
     model = open_tokenizer(_WEIGHTS.value)
     path = Path(_OUT.value) if _OUT.value else default_nested(_WEIGHTS.value)
     image_files.check_new(path, force=_FORCE.value)
-    codec = Codec(model, fingerprint(model.variables))
-    tokens = tokens_of(codec, _SOURCE.value, _IMAGES.value, _CROP.value)
-    usage = [
-        np.bincount(np.concatenate([np.asarray(image.ids)[..., j].ravel() for image in tokens]), minlength=size)
-        for j, size in enumerate(model.spec.codebook_sizes)
-    ]
-    nested = fit_nested(codewords(model), usage, sizes, codec.weights, restarts=_RESTARTS.value, seed=_SEED.value)
-    about = {'source': _SOURCE.value, 'pictures': str(len(tokens)), 'weights': codec.weights.hex(), **nested.about}
+    codec = Codec(model, fingerprint_weights(model.variables))
+    images = CalibrationImages(_SOURCE.value, _IMAGES.value, _CROP.value)
+    nested = codec.nest(images, sizes, restarts=_RESTARTS.value, seed=_SEED.value).nested
+    assert nested is not None
+    about = {
+        'source': _SOURCE.value,
+        'pictures': str(images.read),
+        'weights': codec.weights_fingerprint.hex(),
+        **nested.about,
+    }
     dataclasses.replace(nested, about=about).save(path)
-    print(f'wrote {path}: fingerprint {nested.fingerprint.hex()}, {len(tokens)} images')
-    for j, (name, counts) in enumerate(zip(model.spec.codebook_names, usage, strict=True)):
-        print(f'{name}: {len(counts)} codewords, {np.count_nonzero(counts)} of them occur')
+    print(f'wrote {path}: fingerprint {nested.fingerprint.hex()}, {images.read} images')
+    for j, (name, size) in enumerate(zip(model.spec.codebook_names, model.spec.codebook_sizes, strict=True)):
+        print(f'{name}: {size} codewords, {nested.about[f"used_codewords/{j}"]} of them occur')
         for size in sizes:
             print(
                 f'{name}: {size} codewords, mean squared distance {nested.about[f"mean_squared_distance/{j}/{size}"]}'

@@ -36,10 +36,10 @@ def main() -> None:
     from vistok.data.images.pipeline import evaluation_batches, open_source, train_batches
     from vistok.errors import UserError
     from vistok.experiments import run_folder
-    from vistok.experiments.loading import load
+    from vistok.experiments.loading import load_tokenizer
     from vistok.experiments.saved_models import save_model
     from vistok.tokenizers.evaluation import evaluate_tokenizer
-    from vistok.tokenizers.refit import picked_vectors, refitted
+    from vistok.tokenizers.refit import refit_codebook, sample_latents
     from vistok.tokenizers.tokenizer import Tokens
     from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -47,9 +47,7 @@ def main() -> None:
     if _RUN.value is None or output.suffix != '.safetensors' or not output.parent.is_dir():
         raise UserError('name a tokenizer and a file to write, for example --run=runs/vqgan --output=new.safetensors')
     path = pathlib.Path(_RUN.value)
-    trained: Any = load(path, _WHICH.value)
-    if not isinstance(trained, TrainedTokenizer):
-        raise UserError(f'{path} holds no tokenizer')
+    trained = load_tokenizer(path, _WHICH.value)
     source, data_dir, side = _SOURCE.value, _DATA_DIR.value, _IMAGE_SIZE.value
     folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
     if folder is not None:
@@ -63,9 +61,9 @@ def main() -> None:
         open_source(source, 'train', data_dir=data_dir), **shapes, seed=_SEED.value, augmentation='centre_crop'
     )
     shown = tqdm(batches, desc='encoding', unit='batch', total=-(-_VECTORS.value // _BATCH_SIZE.value))
-    vectors = picked_vectors(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
+    vectors = sample_latents(trained, (batch['image'] for batch in shown), _VECTORS.value, seed=_SEED.value)
     shown.close()
-    new = refitted(trained, vectors, _SIZE.value, seed=_SEED.value)
+    new = refit_codebook(trained, vectors, _SIZE.value, seed=_SEED.value)
     unseen = evaluation_batches(open_source(source, 'validation', data_dir=data_dir), **shapes)
 
     def reconstruct(model: TrainedTokenizer, images: np.ndarray) -> tuple[np.ndarray, Tokens]:

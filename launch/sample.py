@@ -61,7 +61,8 @@ def main() -> None:
     from vistok.experiments import registry, run_folder
     from vistok.experiments.loading import load
     from vistok.experiments.prompts import read_prompts
-    from vistok.experiments.sampling import Plan, chosen_classes, sample
+    from vistok.experiments.sampling import Plan, sample
+    from vistok.generators.class_labels import find_classes
     from vistok.generators.trained import TrainedGenerator
 
     if _RUN.value is None:
@@ -87,7 +88,7 @@ def main() -> None:
     prompts = read_prompts(pathlib.Path(_PROMPTS.value), on_text) if _PROMPTS.value else None
     names = prompts.texts if prompts else tuple(config.tokens.class_names)
     plan = Plan(
-        classes=tuple(range(len(names))) if prompts else chosen_classes(_CLASSES.value, names),
+        classes=tuple(range(len(names))) if prompts else find_classes(_CLASSES.value, names),
         per_class=_PER_CLASS.value,
         count=_COUNT.value,
         seed=_SEED.value,

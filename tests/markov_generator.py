@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vistok.generators.autoregressive.decoding import Autoregressive, Step
+from vistok.generators.autoregressive.decoding import Autoregressive, DecodeStep
 
 
 @dataclasses.dataclass(frozen=True)
 class Markov(Autoregressive):
-    """Logits are `sharpness * table[slot][class, id before]`; the id before the first is 0."""
+    """Logits are `sharpness * table[codebook_index][class, id before]`; the id before the first is 0."""
 
     sharpness: float = 1.0
 
@@ -31,9 +31,9 @@ class Markov(Autoregressive):
     def init_cache(self, variables, cond):
         return cond
 
-    def step(self, variables, cache, ids, slot=0):
-        table = variables['params'][f'table_{slot}']
-        return Step(cache, self.sharpness * jnp.asarray(table)[cache, ids[:, slot - 1]])
+    def step(self, variables, cache, ids, codebook_index=0):
+        table = variables['params'][f'table_{codebook_index}']
+        return DecodeStep(cache, self.sharpness * jnp.asarray(table)[cache, ids[:, codebook_index - 1]])
 
     def visits(self, shape):
         """Places of a tile block by block, each with whether it is the first of its block."""

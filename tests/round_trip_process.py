@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from golden_packs import random_variables
 
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.format.description import describe
 from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.nested.fitting import fit_nested
@@ -31,6 +31,7 @@ from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.weights.files import load_variables, save_variables
+from vistok.weights.fingerprints import fingerprint_weights
 
 GRID = (8, 8)
 
@@ -57,7 +58,9 @@ def plain_codec(config: str) -> Codec:
     else:
         variables = dict(random_variables(jax.eval_shape(module.init, *given)))
     window = 64 if len(module.spec.grains) == 1 else 32  # those with grains have attention on fine grids
-    return Codec(TrainedTokenizer(module, variables), fingerprint(variables), window=window, halo=window // 4, tile=64)
+    return Codec(
+        TrainedTokenizer(module, variables), fingerprint_weights(variables), window=window, halo=window // 4, tile=64
+    )
 
 
 def generator_of(codec: Codec) -> LlamaGen | FAR:
@@ -113,7 +116,7 @@ def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, 
     words = [np.arange(size, dtype=np.float32)[:, None] for size in spec.codebook_sizes]
     fit_prior(seen, words, spec, clusters=(4,)).save(folder / 'tables.safetensors')
     usage = [np.ones(size, int) for size in spec.codebook_sizes]
-    fit_nested(words, usage, (8, 4), codec.weights, restarts=1).save(folder / 'nested.safetensors')
+    fit_nested(words, usage, (8, 4), codec.weights_fingerprint, restarts=1).save(folder / 'nested.safetensors')
     tokens = {size: codec.encode(image(*size)) for size in sizes}
     largest = max(sizes, key=lambda size: size[0] * size[1])
     assert len(np.unique(np.asarray(tokens[largest].ids))) > 3  # random weights see something
@@ -126,7 +129,7 @@ def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, 
                 height, width = height // 3, width // 3
                 whole = codec.encode(image(height, width))
             found = used.nested.coarser(whole, 0, 1) if used.nested else whole
-            data = used.at(1 if used.nested else 0).pack(image(height, width), found)
+            data = used.at_level(1 if used.nested else 0).pack(image(height, width), found)
             name = f'{prior}.{height}x{width}'
             if height > 1:
                 assert ('ids, coded' in describe(data).streams) == (prior != 'none'), name
@@ -141,16 +144,16 @@ def decode(folder: Path, config: str, *, images: bool) -> int:
     codec, count = plain_codec(config), 0
     for file in sorted(folder.glob('*.bin')):
         used = codec_with(codec, file.name.partition('.')[0], folder)
-        reader = used.reader(file.read_bytes())
-        tokens = used.unpack(reader)
+        content = used.unpack(file.read_bytes())
+        tokens, header = content.tokens, content.header
         with np.load(file.with_suffix('.npz')) as expected:
             np.testing.assert_array_equal(np.asarray(tokens.ids), expected['ids'], err_msg=file.name)
             assert (tokens.grain is None) == ('grain' not in expected)
             if tokens.grain is not None:
                 np.testing.assert_array_equal(np.asarray(tokens.grain), expected['grain'], err_msg=file.name)
         if images and file.name.startswith('none.1x'):
-            shape = (reader.header.height, reader.header.width, 3)
-            assert used.decode(tokens, reader.header).shape == shape, file.name
+            shape = (header.height, header.width, 3)
+            assert used.decode(tokens, header).shape == shape, file.name
         count += 1
     return count
 

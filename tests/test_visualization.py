@@ -1,5 +1,7 @@
 """What is drawn is what was given; files are whole or absent."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,3 +124,14 @@ def test_a_sheet_of_classes_needs_images_and_a_name_for_each_row():
         class_sheet(np.zeros((0, 3, 8, 8, 3), np.uint8), [])
     with pytest.raises(ValueError, match='one name for each of 2 rows, got 1'):
         class_sheet(np.zeros((2, 1, 8, 8, 3), np.uint8), ['cat'])
+
+
+def test_arrays_of_jax_become_the_same_bytes_also_when_compiled():
+    images = np.linspace(-1.5, 1.5, 4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
+    images[0, 0] = np.nan, np.inf, -np.inf
+    expected = to_uint8(images)
+    assert expected[0, 0].tolist() == [128, 255, 0]
+    for convert in (to_uint8, jax.jit(to_uint8)):
+        found = convert(jnp.asarray(images))
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, expected)

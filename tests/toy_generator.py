@@ -21,7 +21,7 @@ class Table(Generator):
         shape = (self.num_classes + 1, *self.grid, len(self.spec.codebook_sizes), self.spec.codebook_sizes[0])
         return {'params': {'table': 0.01 * jax.random.normal(rng, shape)}, 'frozen': {'scale': jnp.ones(())}}
 
-    def loss(self, variables, tokens, cond, rng, *, train, images=None):
+    def loss(self, variables, tokens, cond, rng, *, train):
         if train:
             cond = jnp.where(jax.random.bernoulli(rng, self.condition_dropout, cond.shape), self.num_classes, cond)
         logits = variables['frozen']['scale'] * variables['params']['table'][cond]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
-from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.networks.autoencoder import Middle, SpatialNorm, decoder_level
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
@@ -24,7 +24,7 @@ from vistok.tokenizers.routing.granularity import (
     merge_grains,
     spread_density,
 )
-from vistok.tokenizers.simvq import gaussian_codebook
+from vistok.tokenizers.simvq import make_gaussian_codebook
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 _GRAINS = 3
@@ -163,7 +163,7 @@ class ControlGIC(Tokenizer):
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = ConditionalDecoder(**networks)
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Where the codewords come from."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
@@ -247,6 +247,6 @@ class ControlGICSimVQ(ControlGIC):
     The paper's codebook is learned by gradient, and in a short training most of its codewords are never met.
     """
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """A linear map of a frozen table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

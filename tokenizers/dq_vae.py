@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import symmetric_uniform
 from vistok.tokenizers.codebooks.ema import EMACodebook
-from vistok.tokenizers.networks.autoencoder import Decoder
+from vistok.tokenizers.networks.autoencoder import ConvDecoder
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
-from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
 from vistok.tokenizers.routing.granularity import (
     EntropyRouter,
     FeatureRouter,
@@ -28,8 +28,8 @@ from vistok.tokenizers.routing.granularity import (
     hard_gumbel_softmax,
     information_density,
     merge_grains,
-    over_blocks,
     quota_choice,
+    repeat_cells,
 )
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
@@ -169,7 +169,7 @@ class DQVAE(Tokenizer):
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
         self.positions = GridPositions(self.image_size // self.spec.downsample_factor, self.dtype)
         finest = levels - grains + 1
-        self.decoder = Decoder(
+        self.decoder = ConvDecoder(
             self.channels,
             self.channel_multipliers[:finest],
             attention_levels=tuple(level for level in attended if level < finest),
@@ -225,18 +225,18 @@ class DQVAE(Tokenizer):
     def grain_map(self, routing: Routing) -> Int[Array, 'b h w']:
         """Side of the block of each position of the finest grid."""
         coarsest = max(self.spec.grains)
-        return over_blocks(coarsest >> routing.choice, coarsest)
+        return repeat_cells(coarsest >> routing.choice, coarsest)
 
     def latents(self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing) -> Float[Array, 'b h w e']:
         """Vectors before quantization, on the finest grid."""
         merged = merge_grains(branches, self.grain_map(routing))
         # A factor of 1, through which the router learns from the reconstruction.
         chosen = jnp.max(routing.gate, axis=-1, keepdims=True)
-        return self.quant_conv(merged * over_blocks(chosen, max(self.spec.grains)))
+        return self.quant_conv(merged * repeat_cells(chosen, max(self.spec.grains)))
 
     def quantize(
         self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing, *, train: bool = False
-    ) -> Quantized:
+    ) -> QuantizerOutput:
         """Codewords of the merged branches; in the losses each code counts once, however large its block is."""
         weights = 1 / self.grain_map(routing)[..., None].astype(jnp.float32) ** 2
         return self.quantizer(self.latents(branches, routing), train=train, weights=weights)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Integer
 
 from vistok.errors import UserError
 from vistok.metrics.image_quality import psnr, ssim
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 from vistok.training.codebook_usage import CodebookUsage
 from vistok.visualization import reconstruction_sheet
@@ -54,7 +54,7 @@ def evaluate_tokenizer(
     batches: Iterable[Mapping[str, np.ndarray]],
     spec: TokenSpec,
     *,
-    perceptual: Judge | None = None,
+    perceptual: FrozenNetwork | None = None,
     with_ssim: bool = True,
     shown: int = 8,
     observe: Observe | None = None,
@@ -114,10 +114,10 @@ def evaluate_tokenizer(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _distances(
-    judge: nn.Module, variables: Any, a: Float[Array, 'b H W 3'], b: Float[Array, 'b H W 3']
+    network: nn.Module, variables: Any, a: Float[Array, 'b H W 3'], b: Float[Array, 'b H W 3']
 ) -> Float[Array, ' b']:
     """What the judge says; values outside [-1, 1], which no file can hold, are clipped."""
-    distances: Any = judge.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
+    distances: Any = network.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
     return distances
 
 

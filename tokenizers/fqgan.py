@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
-from vistok.networks.positions import on_grid
+from vistok.networks.positions import resample_positions
 from vistok.networks.transformer import TransformerBlock
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
-from vistok.tokenizers.networks.autoencoder import ConvHead, Decoder, EncoderTrunk
+from vistok.tokenizers.networks.autoencoder import ConvDecoder, ConvHead, EncoderTrunk
 from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
@@ -54,7 +54,7 @@ class Adapter(nn.Module):
         """Features of the same shape."""
         b, h, w, c = x.shape
         positions = self.param('positions', nn.initializers.normal(c**-0.5), (self.grid**2, c))
-        x = x.reshape(b, h * w, c) + on_grid(positions, (h, w)).astype(self.dtype)
+        x = x.reshape(b, h * w, c) + resample_positions(positions, (h, w)).astype(self.dtype)
         return Tower(self.layers, self.num_heads, self.dtype, self.remat, name='tower')(x).reshape(b, h, w, c)
 
 
@@ -87,7 +87,7 @@ class FeaturePredictor(nn.Module):
         initial = nn.initializers.normal(self.width**-0.5)
         token = self.param('class_token', initial, (1, self.width))
         positions = self.param('positions', initial, (self.grid**2 + 1, self.width))
-        positions = jnp.concatenate([positions[:1], on_grid(positions[1:], (h, w))])
+        positions = jnp.concatenate([positions[:1], resample_positions(positions[1:], (h, w))])
         x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (b, 1, self.width)), x], axis=1)
         x = x + positions.astype(x.dtype)
         return Tower(self.layers, self.num_heads, self.dtype, self.remat, name='tower')(x).astype(jnp.float32)
@@ -216,7 +216,7 @@ class FQGAN(Tokenizer):
             if teacher
         }
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
-        self.decoder = Decoder(**sizes, **computing)
+        self.decoder = ConvDecoder(**sizes, **computing)
 
     @property
     def spec(self) -> TokenSpec:

@@ -1,7 +1,7 @@
 """FVQ: VQGAN whose codewords are made by a bridge, so that all of them stay in use however many there are.
 
 Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization" (2025).  After training
-the bridge is baked into a plain codebook (`tokenizers/materialize.py`).
+the bridge is baked into a plain codebook (`tokenizers/plain_codebook.py`).
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from vistok.tokenizers.codebooks.bridge import BridgedCodebook, VQBridge
-from vistok.tokenizers.codebooks.codebook import LearnedCodebook, symmetric_uniform
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook, symmetric_uniform
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -49,7 +49,7 @@ class FVQ(VQGAN):
         """Not zero as the codewords are: the norms of a decoder that receives nothing blow its gradient up."""
         return symmetric_uniform(self.codebook_dim**-0.5)
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """A table and its bridge."""
         return BridgedCodebook(
             table=LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None),

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.networks.autoencoder import GroupNorm, ResBlock, check_sides
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
@@ -155,7 +155,7 @@ class Magvit2VQ(Tokenizer):
         """The network behind it."""
         return Magvit2Decoder(**sizes)
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Where the codewords come from; papers that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None)
 

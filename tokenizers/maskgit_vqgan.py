@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.tokenizers.magvit2 import Magvit2VQ
-from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides, doubled
+from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides, upsample_nearest
 
 
 class MaskGITBlock(nn.Module):
@@ -107,7 +107,7 @@ class MaskGITDecoder(nn.Module):
             for i in range(self.res_blocks):
                 x = block(self.channels * multiplier, self.dtype, name=f'level_{level}_res_{i}')(x)
             if level < len(self.channel_multipliers) - 1:
-                x = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(doubled(x))
+                x = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(upsample_nearest(x))
         x = nn.swish(GroupNorm(name='norm_out')(x))
         return 2 * nn.Conv(3, (3, 3), name='conv_out')(x) - 1
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from vistok.errors import UserError
 from vistok.losses.adversarial import ADVERSARIAL_LOSSES, LeCam, adaptive_weight, adversarial_weight
 from vistok.losses.contrastive import info_nce
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput
 from vistok.training.codebook_usage import codeword_counts
 from vistok.training.state import Batch, StepReport
@@ -74,8 +74,8 @@ class TokenizerObjective:
 
     tokenizer: Tokenizer
     game: AdversarialGame | None = None
-    perceptual: Judge | None = None
-    teachers: Mapping[str, Judge] = dataclasses.field(default_factory=dict)
+    perceptual: FrozenNetwork | None = None
+    teachers: Mapping[str, FrozenNetwork] = dataclasses.field(default_factory=dict)
     pixel_loss: str = 'l2'
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
@@ -98,7 +98,7 @@ class TokenizerObjective:
         """See `Objective`."""
         return {
             'perceptual': None if self.perceptual is None else self.perceptual.variables,
-            'teachers': {name: judge.variables for name, judge in self.teachers.items()},
+            'teachers': {name: teacher.variables for name, teacher in self.teachers.items()},
         }
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,12 +154,12 @@ class TokenizerObjective:
 
         _, terms = fidelity(reconstruction)
         terms |= output.losses
-        for name, judge in self.teachers.items():
+        for name, teacher in self.teachers.items():
             if name not in output.predictions:
                 raise UserError(
                     f'the tokenizer predicts no features for teacher {name!r}; it has {sorted(output.predictions)}'
                 )
-            target: Any = jax.lax.stop_gradient(judge.module.apply(frozen['teachers'][name], images))
+            target: Any = jax.lax.stop_gradient(teacher.module.apply(frozen['teachers'][name], images))
             terms[f'representation/{name}'] = self.representation_weight * info_nce(
                 output.predictions[name], target, self.representation_temperature
             )

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from vistok.clustering.kmeans import kmeans
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import unit_norm
-from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.plain_codebook import to_plain_codebook
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
 
 
-def picked_vectors(
+def sample_latents(
     trained: TrainedTokenizer, images: Iterable[Float[np.ndarray, 'b H W 3']], count: int, *, seed: int = 0
 ) -> Float[np.ndarray, 'n d']:
     """One vector of each image, from a random place: of many images, not many of the same.
@@ -51,13 +51,13 @@ def picked_vectors(
     return np.concatenate(found)[:count]
 
 
-def refitted(
+def refit_codebook(
     trained: TrainedTokenizer, vectors: Float[np.ndarray, 'n d'], size: int | None = None, *, seed: int = 0
 ) -> TrainedTokenizer:
     """The tokenizer with k-means centres of `vectors` as its codebook; encoder and decoder are the same.
 
     Args:
-      trained: a tokenizer that `materialize` makes a `VQGAN` of: VQGAN, VQGAN-LC, SimVQ, FVQ.
+      trained: a tokenizer that `to_plain_codebook` makes a `VQGAN` of: VQGAN, VQGAN-LC, SimVQ, FVQ.
       vectors: what its encoder makes.
       size: codewords; None: as many as before.
       seed: of the clustering.
@@ -65,7 +65,7 @@ def refitted(
     Raises:
       UserError: another tokenizer, or fewer vectors than codewords.
     """
-    plain = materialize(trained)
+    plain = to_plain_codebook(trained)
     module = plain.module
     if type(module) is not VQGAN:
         raise UserError(f'the vectors of a {type(trained.module).__name__} do not lie around its codewords alone')

@@ -7,9 +7,7 @@ the published models, once on those of VQGAN, for comparisons with other codeboo
 
 from typing import Any
 
-import flax.linen as nn
-
-from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.codebooks.codebook import Codebook, ProjectedCodebook, Projector, Table
 from vistok.tokenizers.magvit2 import Magvit2VQ
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -22,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Arguments of the published models, over the defaults of `SimVQ`."""
 
 
-def gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
+def make_gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
     """A frozen Gaussian table under a square linear map."""
     return ProjectedCodebook(Table(size, dim, parent=None), Projector(dim, parent=None), parent=None)
 
@@ -30,9 +28,9 @@ def gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
 class SimVQ(Magvit2VQ):
     """SimVQ on Open-MAGVIT2's networks.  The defaults are the published model with 65,536 codewords, f8."""
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """The projected table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)
 
 
 class SimVQGAN(VQGAN):
@@ -45,6 +43,6 @@ class SimVQGAN(VQGAN):
     codebook_dim: int = 128
     normalize: bool = False
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """The projected table."""
-        return gaussian_codebook(self.codebook_size, self.codebook_dim)
+        return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

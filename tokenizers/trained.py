@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from vistok.errors import UserError
 from vistok.tokenizers.routing.granularity import check_grain_ratios
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
+from vistok.weights.fingerprints import fingerprint_model
 
 AnyArray = Array | np.ndarray
 
@@ -27,16 +26,6 @@ def _apply(module: Tokenizer, method: str, variables: Any, *args: Any) -> Any:
 @functools.partial(jax.jit, static_argnames='module')
 def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ratios: Float[Array, ' s']) -> Any:
     return module.apply(variables, images, method='encode', grain_ratios=grain_ratios)
-
-
-def fingerprint(what: Any, variables: dict[str, Any]) -> str:
-    """SHA-256 of a description and of variables, as 64 hexadecimal digits."""
-    digest = hashlib.sha256(repr(what).encode())
-    for name, value in sorted(flax.traverse_util.flatten_dict(variables, sep='/').items()):
-        array = np.asarray(value)
-        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +50,7 @@ class TrainedTokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Tokens of tokenizers that share it mean the same."""
-        return fingerprint(self.spec, self.variables)
+        return fingerprint_model(self.spec, self.variables)
 
     def __call__(self, images: Float[AnyArray, 'b H W 3']) -> TokenizerOutput:
         """Reconstructs `images` in [-1, 1] through the tokens."""

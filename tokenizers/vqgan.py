@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vistok.tokenizers.codebooks.codebook import LearnedCodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.codebooks.ema import EMACodebook
-from vistok.tokenizers.networks.autoencoder import ConvHead, Decoder, EncoderTrunk
+from vistok.tokenizers.networks.autoencoder import ConvDecoder, ConvHead, EncoderTrunk
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Arguments of the published models, over the defaults below."""
 
 
-class Encoder(nn.Module):
+class ConvEncoder(nn.Module):
     """Images to latents: the trunk and its head.
 
     Attributes:
@@ -101,11 +101,11 @@ class ConvTokenizer(Tokenizer):
             'dtype': self.dtype,
             'remat': self.remat,
         }
-        self.encoder = Encoder(latent_channels=self.latent_channels, **sizes)
+        self.encoder = ConvEncoder(latent_channels=self.latent_channels, **sizes)
         self.quant_conv = nn.Dense(self.quantized_width, dtype=self.dtype)
         self.quantizer = self.make_quantizer()
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, bias_init=self.decoder_bias_init)
-        self.decoder = Decoder(**sizes)
+        self.decoder = ConvDecoder(**sizes)
 
     @property
     @abc.abstractmethod
@@ -189,7 +189,7 @@ class VQGAN(ConvTokenizer):
             entropy_temperature=self.entropy_temperature,
         )
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Where the codewords come from; papers that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
@@ -217,7 +217,7 @@ class EMAVQGAN(VQGAN):
     codebook_decay: float = 0.99
     restart: bool = False
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """Running means."""
         return EMACodebook(
             self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None

@@ -7,8 +7,6 @@ of it, so that every step moves all of them.  The networks are taming's VQGAN.
 
 from typing import Any
 
-import flax.linen as nn
-
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
 from vistok.tokenizers.codebooks.feature_table import FeatureTable
@@ -46,7 +44,7 @@ class VQGANLC(VQGAN):
     table_trained: bool = False
     projector: str = 'linear'
 
-    def make_codebook(self) -> nn.Module:
+    def make_codebook(self) -> Codebook:
         """The projected table.
 
         Raises:

@@ -16,7 +16,7 @@ _axis: contextvars.ContextVar[str | None] = contextvars.ContextVar('replica_axis
 
 
 @contextlib.contextmanager
-def replica_axis_named(name: str) -> Iterator[None]:
+def name_replica_axis(name: str) -> Iterator[None]:
     """While a step is traced under `pmap(axis_name=name)`, makes batch statistics global over that axis."""
     token = _axis.set(name)
     try:

@@ -2,10 +2,10 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -50,26 +50,39 @@ def check_settings(noted: Mapping[str, Any], settings: Mapping[str, Any], whose:
             )
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays as .npz, see `write_file`."""
-    named: Any = arrays
-    _write(path, lambda file: np.savez_compressed(file, **named))
+def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that readers see all of it or none, also after a crash of the machine.
 
+    Like every new file, it may be read by whom the umask of the process allows.
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file; a reader sees all of it or none, also after a crash of the machine."""
-    _write(path, lambda file: file.write(data))
-
-
-def _write(path: Path, fill: Any) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    Args:
+      path: of the file; its folder exists.
+      fill: writes the contents to a binary file, which can be searched.
+    """
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(6)}')
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, 'O_BINARY', 0), 0o666)
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with os.fdopen(descriptor, 'w+b') as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes bytes as a file, see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as a UTF-8 file, see `write_atomically`."""
+    write_file(path, text.encode())
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as a compressed .npz file, see `write_atomically`."""
+    named: Any = arrays
+    write_atomically(path, lambda file: np.savez_compressed(file, **named))

@@ -2,15 +2,17 @@
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vistok.errors import UserError
+from vistok.files import write_atomically
 
 _GAP = 6
 _CAPTION = 15  # height of a caption line
@@ -25,10 +27,21 @@ _GRAIN_COLOURS = ((230, 97, 0), (0, 140, 110), (40, 80, 190))  # of the sides 1,
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def to_uint8(images: Float[np.ndarray, '*b h w c']) -> UInt8[np.ndarray, '*b h w c']:
-    """Images in [-1, 1] as bytes: `floor(127.5 x + 128)`, clipped; what is not a number becomes mid-grey."""
-    images = np.clip(np.nan_to_num(images, nan=0.0, posinf=1.0, neginf=-1.0), -1.0, 1.0)
-    return (127.5 * images + 128.0).astype(np.uint8)
+_Array = TypeVar('_Array', np.ndarray, jax.Array)
+
+
+def to_uint8(images: Float[_Array, '*b h w c']) -> UInt8[_Array, '*b h w c']:
+    """Converts images from [-1, 1] to 8 bits.
+
+    Args:
+      images: floating-point arrays of NumPy or JAX.
+
+    Returns:
+      `floor(127.5 x + 128)`, clipped to 0 .. 255, in an array of the same kind; NaN becomes mid-grey (128).
+    """
+    xp: Any = images.__array_namespace__()
+    images = xp.clip(xp.nan_to_num(images, nan=0.0, posinf=1.0, neginf=-1.0), -1.0, 1.0)
+    return (127.5 * images + 128.0).astype(xp.uint8)
 
 
 def reconstruction_sheet(
@@ -161,12 +174,4 @@ def save_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, 'h w 3']) ->
     """Writes a PNG file, and its folder; a reader sees the old file or the new one, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            Image.fromarray(image).save(file, format='PNG')
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, lambda file: Image.fromarray(image).save(file, format='PNG'))

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from vistok.compression.codec import fingerprint
 from vistok.compression.entropy.entropy_coder import Decoder, FrequencyTable, Meter, SymbolCoder
 from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, TileArea
-from vistok.generators.autoregressive.decoding import Autoregressive, Choice, walk
+from vistok.generators.autoregressive import decoding
+from vistok.generators.autoregressive.decoding import Autoregressive, SampledToken
 from vistok.generators.generator import Variables
+from vistok.weights.fingerprints import fingerprint_weights
 
 FEATURE = 1
 """Number of the header's feature: a fingerprint of probabilities, and what computed them."""
@@ -43,7 +44,7 @@ class NetworkPrior:
 
     Attributes:
       generator: of tokens of one grain, conditioned on classes or on nothing.
-      variables: as its `for_sampling` gives them.
+      variables: as its `prepare_for_sampling` gives them.
       fingerprint: of the variables as they were trained.
       kind: number in the header of a bitstream.
       portable: not all machines have the same tables.
@@ -58,7 +59,7 @@ class NetworkPrior:
     @classmethod
     def of(cls, generator: Autoregressive, variables: Variables) -> 'NetworkPrior':
         """A prior from the variables as they were trained."""
-        return cls(generator, generator.for_sampling(variables), fingerprint(variables))
+        return cls(generator, generator.prepare_for_sampling(variables), fingerprint_weights(variables))
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -163,20 +164,20 @@ class NetworkPrior:
         """
         columns = self.generator.grid[1]
 
-        def choose(state: Any, logits: Any, position: Any, slot: int) -> Choice:
+        def choose(state: Any, logits: Any, position: Any, codebook_index: int) -> SampledToken:
             y, x = divmod(position, columns)
             counts = _counts(np.asarray(logits))
             chosen = counts.argmax(axis=1).astype(np.int32)
             for row, (block, coder) in enumerate(zip(blocks, coders, strict=True)):
                 if y < block.rows and x < block.columns:
-                    where = (block.top + y, block.left + x, slot)
+                    where = (block.top + y, block.left + x, codebook_index)
                     chosen[row] = ids[where] = coder(FrequencyTable(counts[row]), int(ids[where]))
-            return Choice(chosen)
+            return SampledToken(chosen)
 
         rows = [*labels, *[labels[0]] * (ROWS - len(labels))]
         seen = max((block.rows - 1) * columns + block.columns for block in blocks)
         cond = jnp.asarray(rows, jnp.int32)
-        walk(self.generator, self.variables, cond, choose, positions=seen, compiled=False)
+        decoding.decode(self.generator, self.variables, cond, choose, positions=seen, compiled=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,7 +130,7 @@ def embedded(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=1.5e-3, schedule='cosine', warmup_steps=20, final_fraction=0.05)
     config.data.update(source='embedded:photographs', image_size=64, augmentation='zoom_crop', threads=2)
     config.train.update(steps=480, batch_size=8, log_every=50, checkpoint_every=240, ema_decay=0.98)
-    config.evaluate.update(every=240, image_size=128, batch_size=28, images=8)
+    config.evaluate.update(every=240, image_size=128, batch_size=28, pictures=8)
 
 
 def digits(config: ConfigDict) -> None:
@@ -146,7 +146,7 @@ def cifar10(config: ConfigDict) -> None:
     config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)
     config.objective.update(discriminator_start=1_000, discriminator_ramp=500)
     config.train.update(steps=2_000, batch_size=32, log_every=50, checkpoint_every=500)
-    config.evaluate.update(every=1_000, image_size=0, batch_size=500, images=16)
+    config.evaluate.update(every=1_000, image_size=0, batch_size=500, pictures=16)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -155,4 +155,4 @@ def tiny(config: ConfigDict) -> None:
     config.objective.update(discriminator_channels=8, discriminator_start=0, discriminator_ramp=0)
     config.optimizer.warmup_steps = 0
     config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
-    config.evaluate.update(every=2, image_size=0, batch_size=28, images=2)
+    config.evaluate.update(every=2, image_size=0, batch_size=28, pictures=2)

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
 from vistok.generators.autoregressive import kv_cache
-from vistok.generators.autoregressive.decoding import Autoregressive, Step
-from vistok.generators.autoregressive.kv_cache import KeyValues
-from vistok.generators.autoregressive.speculative_decoding import speculate
-from vistok.generators.autoregressive.transformer import Decoder, Linear, Stream, places
-from vistok.generators.autoregressive.unstack_layers import separated
+from vistok.generators.autoregressive.decoding import Autoregressive, DecodeStep
+from vistok.generators.autoregressive.kv_cache import KVCache
+from vistok.generators.autoregressive.speculative_decoding import speculative_jacobi_decode
+from vistok.generators.autoregressive.transformer import CausalTransformer, DecoderState, Linear, causal_context
+from vistok.generators.autoregressive.unstack_layers import unstack_layers
 from vistok.generators.cross_entropy import CrossEntropy, cross_entropy
 from vistok.generators.generator import Condition, SampleConfig, TextFeatures, Variables
 from vistok.generators.sampling import row_keys
@@ -29,7 +29,7 @@ from vistok.tokenizers.tokenizer import Tokens
 
 
 @flax.struct.dataclass
-class Prefix:
+class ConditionPrefix:
     """A condition as the decoder sees it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Prefix:
 
 
 @flax.struct.dataclass
-class Cache:
+class DecoderCache:
     """What a walk carries from step to step.
 
     Attributes:
@@ -53,14 +53,14 @@ class Cache:
       inner: what a second decoder carries from sub-codebook to sub-codebook.
     """
 
-    entries: KeyValues
-    taken: Any
+    entries: KVCache
+    position: Any
     start: Any
     allowed: Any = None
     inner: Any = None
 
 
-class PrefixDecoder(nn.Module):
+class ConditionedDecoder(nn.Module):
     """The network.  Subclasses say what a prefix, an embedding and a logit are.
 
     Attributes:
@@ -93,7 +93,7 @@ class PrefixDecoder(nn.Module):
 
     def setup(self) -> None:
         """The decoder and the heads."""
-        self.decoder = Decoder(
+        self.decoder = CausalTransformer(
             self.layers, self.heads, self.mlp_width, self.style, self.dropout, self.remat, self.dtype
         )
         self.drop = nn.Dropout(self.dropout)
@@ -103,7 +103,7 @@ class PrefixDecoder(nn.Module):
         """The head of one sub-codebook; it starts at zero, so the first loss is that of a uniform guess."""
         return Linear(codebook_size, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros)
 
-    def prefix(self, cond: Condition) -> Prefix:
+    def prefix(self, cond: Condition) -> ConditionPrefix:
         """The condition."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class PrefixDecoder(nn.Module):
         """The tokens."""
         raise NotImplementedError
 
-    def normed(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    def final_norm(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
         """The last norm."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ class PrefixDecoder(nn.Module):
         """Rotary table of all slots, or None."""
         return None
 
-    def positioned(self, x: Float[Array, 'b n d'], first: Int[Array, ''] | int) -> Float[Array, 'b n d']:
+    def add_positions(self, x: Float[Array, 'b n d'], first: Int[Array, ''] | int) -> Float[Array, 'b n d']:
         """Inputs of slots `first`, `first + 1`, ..., with what tells their positions."""
         return x
 
@@ -127,61 +127,61 @@ class PrefixDecoder(nn.Module):
         """The caption of no caption."""
         raise NotImplementedError
 
-    def trunk(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n d']:
+    def features(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n d']:
         """What the decoder says at the first n positions, in one pass."""
         prefix = self.prefix(cond)
-        x = self.positioned(jnp.concatenate([prefix.vectors, self.embed(ids[:, :-1])], axis=1), 0)
+        x = self.add_positions(jnp.concatenate([prefix.vectors, self.embed(ids[:, :-1])], axis=1), 0)
         x = self.drop(x, deterministic=not train)
-        slots, allowed = x.shape[1], _padded(prefix.allowed, x.shape[1])
-        x = self.decoder(Stream(x), places(0, slots, slots, self.rotation(), allowed), train=train).x
+        length, allowed = x.shape[1], _padded(prefix.allowed, x.shape[1])
+        x = self.decoder(DecoderState(x), causal_context(0, length, length, self.rotation(), allowed), train=train).x
         return x[:, self.prefix_length - 1 :]
 
     def hidden(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n k d']:
         """What the heads see at the first n positions."""
-        return self.normed(self.trunk(ids, cond, train=train))[:, :, None]
+        return self.final_norm(self.features(ids, cond, train=train))[:, :, None]
 
     def logits(self, ids: Int[Array, 'b n k'], cond: Condition) -> tuple[Float[Array, 'b n K'], ...]:
         """Of every position, for each sub-codebook; for small cases only."""
         hidden = self.hidden(ids, cond)
-        return tuple(output(hidden[:, :, slot]) for slot, output in enumerate(self.output))
+        return tuple(output(hidden[:, :, codebook_index]) for codebook_index, output in enumerate(self.output))
 
-    def begin(self, cond: Condition) -> Cache:
+    def init_cache(self, cond: Condition) -> DecoderCache:
         """An empty cache, apart from the prefix."""
         prefix = self.prefix(cond)
         rows, length, width = prefix.vectors.shape
-        slots = length - 1 + self.grid[0] * self.grid[1]
-        entries = kv_cache.empty(self.layers, rows, self.heads, slots, width // self.heads, self.cache_dtype)
-        allowed = _padded(prefix.allowed, slots)
-        x = self.positioned(prefix.vectors, 0)
+        capacity = length - 1 + self.grid[0] * self.grid[1]
+        entries = kv_cache.empty(self.layers, rows, self.heads, capacity, width // self.heads, self.cache_dtype)
+        allowed = _padded(prefix.allowed, capacity)
+        x = self.add_positions(prefix.vectors, 0)
         if length > 1:
-            at = places(0, length - 1, slots, self.rotation(), allowed)
-            entries = self.decoder(Stream(x[:, :-1], entries), at).cache
-        return Cache(entries, jnp.zeros((), jnp.int32), prefix.vectors[:, -1], allowed)
+            at = causal_context(0, length - 1, capacity, self.rotation(), allowed)
+            entries = self.decoder(DecoderState(x[:, :-1], entries), at).cache
+        return DecoderCache(entries, jnp.zeros((), jnp.int32), prefix.vectors[:, -1], allowed)
 
-    def advance(self, cache: Cache, ids: Int[Array, 'b n k']) -> Stream:
+    def decode(self, cache: DecoderCache, ids: Int[Array, 'b n k']) -> DecoderState:
         """What the decoder says at the next n positions, whose inputs are `ids`, and the next cache."""
         n = ids.shape[1]
-        number = cache.taken + jnp.arange(n)[:, None]
-        first = self.prefix_length - 1 + cache.taken
-        x = self.positioned(jnp.where(number == 0, cache.start[:, None], self.embed(ids)), first)
-        at = places(first, n, cache.entries.slots, self.rotation(), cache.allowed)
-        stream = self.decoder(Stream(x, cache.entries), at)
-        return Stream(stream.x, dataclasses.replace(cache, entries=stream.cache, taken=cache.taken + n))
+        number = cache.position + jnp.arange(n)[:, None]
+        first = self.prefix_length - 1 + cache.position
+        x = self.add_positions(jnp.where(number == 0, cache.start[:, None], self.embed(ids)), first)
+        at = causal_context(first, n, cache.entries.capacity, self.rotation(), cache.allowed)
+        state = self.decoder(DecoderState(x, cache.entries), at)
+        return DecoderState(state.x, dataclasses.replace(cache, entries=state.cache, position=cache.position + n))
 
-    def next_logits(self, cache: Cache, ids: Int[Array, 'b n k']) -> Step:
+    def next_logits(self, cache: DecoderCache, ids: Int[Array, 'b n k']) -> DecodeStep:
         """Logits `[b, n, K]` of the next n positions, where a position has one id."""
-        stream = self.advance(cache, ids)
-        return Step(stream.cache, self.output[0](self.normed(stream.x)))
+        state = self.decode(cache, ids)
+        return DecodeStep(state.cache, self.output[0](self.final_norm(state.x)))
 
-    def step(self, cache: Cache, ids: Int[Array, 'b k'], slot: int) -> Step:
+    def step(self, cache: DecoderCache, ids: Int[Array, 'b k'], codebook_index: int) -> DecodeStep:
         """See `Autoregressive.step`."""
         step = self.next_logits(cache, ids[:, None])
-        return Step(step.cache, step.logits[:, 0])
+        return DecodeStep(step.cache, step.logits[:, 0])
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixGenerator(Autoregressive):
-    """The generator around a `PrefixDecoder`.
+class DecoderOnlyGenerator(Autoregressive):
+    """The generator around a `ConditionedDecoder`.
 
     Attributes:
       layers, heads, width, mlp_width, remat, dtype: of the network.
@@ -200,7 +200,7 @@ class PrefixGenerator(Autoregressive):
 
     @property
     @abc.abstractmethod
-    def network(self) -> PrefixDecoder:
+    def network(self) -> ConditionedDecoder:
         """The network."""
 
     @property
@@ -250,25 +250,27 @@ class PrefixGenerator(Autoregressive):
         seen = self.inputs(ids, for_inputs, train=train)
         hidden = self._apply(variables, 'hidden', seen, cond, train=train, rngs={'dropout': for_dropout})
         return tuple(
-            self.head_cross_entropy(variables, slot, hidden[:, :, slot], ids[:, :, slot])
-            for slot in range(ids.shape[-1])
+            self.head_cross_entropy(variables, codebook_index, hidden[:, :, codebook_index], ids[:, :, codebook_index])
+            for codebook_index in range(ids.shape[-1])
         )
 
     def head_cross_entropy(
-        self, variables: Variables, slot: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
+        self, variables: Variables, codebook_index: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
     ) -> CrossEntropy:
         """Of one sub-codebook's ids, given what its head sees."""
-        return cross_entropy(hidden, kernel_of(variables, f'output_{slot}'), targets)
+        return cross_entropy(hidden, head_kernel(variables, f'output_{codebook_index}'), targets)
 
-    def init_cache(self, variables: Variables, cond: Condition) -> Cache:
+    def init_cache(self, variables: Variables, cond: Condition) -> DecoderCache:
         """See `Autoregressive.init_cache`."""
-        return self._apply(variables, 'begin', cond)
+        return self._apply(variables, 'init_cache', cond)
 
-    def step(self, variables: Variables, cache: Cache, ids: Int[Array, 'b k'], slot: int = 0) -> Step:
+    def step(
+        self, variables: Variables, cache: DecoderCache, ids: Int[Array, 'b k'], codebook_index: int = 0
+    ) -> DecodeStep:
         """See `Autoregressive.step`."""
-        return self._apply(variables, 'step', cache, ids, slot=slot)
+        return self._apply(variables, 'step', cache, ids, codebook_index=codebook_index)
 
-    def next_logits(self, variables: Variables, cache: Cache, ids: Int[Array, 'b n k']) -> Step:
+    def next_logits(self, variables: Variables, cache: DecoderCache, ids: Int[Array, 'b n k']) -> DecodeStep:
         """Logits `[b, n, K]` of the next n positions, whose inputs are `ids`, where a position has one id."""
         return self._apply(variables, 'next_logits', cache, ids)
 
@@ -285,12 +287,12 @@ class PrefixGenerator(Autoregressive):
             return super().sample(variables, cond, rng, sample_ids, config)
         if len(self.spec.codebook_sizes) > 1:
             raise UserError(f'a window of guesses needs one id per position, here are {len(self.spec.codebook_sizes)}')
-        variables = self.for_sampling(variables)
+        variables = self.prepare_for_sampling(variables)
         null = self.null_for_guidance(variables, cond) if config.guidance_scale != 1 else None
-        ids = speculate(self, variables, cond, null, row_keys(rng, sample_ids), config).ids
+        ids = speculative_jacobi_decode(self, variables, cond, null, row_keys(rng, sample_ids), config).ids
         return Tokens(ids.reshape(len(ids), *self.grid, 1))
 
-    def for_sampling(self, variables: Variables) -> Variables:
+    def prepare_for_sampling(self, variables: Variables) -> Variables:
         """Matrices in the computation type, so that each step reads them once and does not convert them.
 
         On a CPU, where products with few rows are bound by memory, each layer's lie on their own.
@@ -300,24 +302,10 @@ class PrefixGenerator(Autoregressive):
             if path[0] == 'params' and path[-1] in ('kernel', 'rows', 'embedding') and x.dtype == jnp.float32:
                 flat[path] = x.astype(self.dtype)
         converted = flax.traverse_util.unflatten_dict(flat)
-        return separated(converted) if jax.default_backend() == 'cpu' else converted
+        return unstack_layers(converted) if jax.default_backend() == 'cpu' else converted
 
 
-def labels_of(cond: Condition) -> Int[Array, ' b']:
-    """The class numbers, or UserError where text was given."""
-    if isinstance(cond, TextFeatures):
-        raise UserError('this generator is conditioned on class numbers, got text features')
-    return cond
-
-
-def captions_of(cond: Condition) -> TextFeatures:
-    """The captions, or UserError where class numbers were given."""
-    if not isinstance(cond, TextFeatures):
-        raise UserError('this generator is conditioned on text features, got class numbers')
-    return cond
-
-
-def kernel_of(variables: Variables, *path: str) -> jax.Array:
+def head_kernel(variables: Variables, *path: str) -> jax.Array:
     """The matrix of a head; see `Linear` for the scales."""
     kernel, scales = variables['params'], variables.get('scales')
     for name in path:
@@ -325,6 +313,6 @@ def kernel_of(variables: Variables, *path: str) -> jax.Array:
     return kernel['kernel'] if scales is None else kernel['kernel'].astype(jnp.float32) * scales['kernel']
 
 
-def _padded(allowed: Any, slots: int) -> Any:
+def _padded(allowed: Any, length: int) -> Any:
     """Slots after the prefix may always be attended to."""
-    return None if allowed is None else jnp.pad(allowed, ((0, 0), (0, slots - allowed.shape[1])), constant_values=True)
+    return None if allowed is None else jnp.pad(allowed, ((0, 0), (0, length - allowed.shape[1])), constant_values=True)

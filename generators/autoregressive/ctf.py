@@ -19,7 +19,13 @@ from vistok.errors import UserError
 from vistok.generators.autoregressive.codeword_clusters import CodewordClusters
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.generators.autoregressive.rotary import rotary_table
-from vistok.generators.autoregressive.transformer import NORMAL, Decoder, Linear, Places, Stream
+from vistok.generators.autoregressive.transformer import (
+    NORMAL,
+    AttentionContext,
+    CausalTransformer,
+    DecoderState,
+    Linear,
+)
 from vistok.generators.cross_entropy import cross_entropy
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
@@ -53,7 +59,7 @@ class FineNetwork(nn.Module):
         self.coarse = nn.Embed(self.clusters, self.width, dtype=self.dtype, embedding_init=NORMAL)
         self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
         self.drop = nn.Dropout(self.dropout)
-        self.decoder = Decoder(self.layers, self.heads, None, 'llama', self.dropout, self.remat, self.dtype)
+        self.decoder = CausalTransformer(self.layers, self.heads, None, 'llama', self.dropout, self.remat, self.dtype)
         self.norm = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype)
         self.output = Linear(
             self.codebook_size, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros
@@ -67,8 +73,8 @@ class FineNetwork(nn.Module):
         x = self.drop(x, deterministic=not train)
         n = x.shape[1]
         rotation = jnp.asarray(rotary_table(self.grid, self.width // self.heads, 1, 'identity'))
-        at = Places(0, jnp.ones((1, n, n), bool), rotation)
-        return self.norm(self.decoder(Stream(x), at, train=train).x)[:, 1:]
+        at = AttentionContext(0, jnp.ones((1, n, n), bool), rotation)
+        return self.norm(self.decoder(DecoderState(x), at, train=train).x)[:, 1:]
 
     def logits(self, hidden: Float[Array, '*b d']) -> Float[Array, '*b K']:
         """Of all codewords, whatever their cluster."""
@@ -176,7 +182,6 @@ class CTF(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of the clusters plus that of the codewords given all clusters, both in nats per position.
 
@@ -207,10 +212,10 @@ class CTF(Generator):
             coarse + fine, {'coarse': coarse, 'fine': fine, 'bits_per_token': (coarse + fine) / math.log(2)}
         )
 
-    def for_sampling(self, variables: Variables) -> Variables:
-        """See `Generator.for_sampling`: the first stage, step by step, reads its weights again and again."""
+    def prepare_for_sampling(self, variables: Variables) -> Variables:
+        """See `Generator.prepare_for_sampling`: the first stage, step by step, reads its weights again and again."""
         params = variables['params']
-        coarse = self.coarse.for_sampling({'params': params['coarse']})
+        coarse = self.coarse.prepare_for_sampling({'params': params['coarse']})
         return variables | {'params': params | {'coarse': coarse['params']}}
 
     def sample(

@@ -24,7 +24,7 @@ from vistok.tokenizers.tokenizer import Tokens
 
 
 @flax.struct.dataclass
-class Step:
+class DecodeStep:
     """What one step of a walk gives.
 
     Attributes:
@@ -37,14 +37,14 @@ class Step:
 
 
 @flax.struct.dataclass
-class Choice:
+class SampledToken:
     """The next ids, `[b]`, and what the chooser wants to remember."""
 
     ids: Any
     state: Any = None
 
 
-Choose = Callable[[Any, Float[Array, 'b K'], Int[Array, ''] | int, int], Choice]
+TokenSampler = Callable[[Any, Float[Array, 'b K'], Int[Array, ''] | int, int], SampledToken]
 """(state, logits, position, number of the sub-codebook) -> the next ids and the next state."""
 
 
@@ -84,7 +84,7 @@ class Autoregressive(Generator):
         """What the first step needs: the condition is in it."""
 
     @abc.abstractmethod
-    def step(self, variables: Variables, cache: Any, ids: Int[Array, 'b k'], slot: int = 0) -> Step:
+    def step(self, variables: Variables, cache: Any, ids: Int[Array, 'b k'], codebook_index: int = 0) -> DecodeStep:
         """Logits of the next id.
 
         Args:
@@ -103,7 +103,6 @@ class Autoregressive(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Mean cross-entropy in nats over all positions and sub-codebooks; see `Generator.loss`."""
         ids = jnp.asarray(tokens.ids).reshape(len(tokens.ids), -1, len(self.spec.codebook_sizes))
@@ -143,54 +142,54 @@ class Autoregressive(Generator):
         config: SampleConfig,
     ) -> Tokens:
         """See `Generator.sample`; with guidance each step is one pass over 2b rows."""
-        variables = self.for_sampling(variables)
+        variables = self.prepare_for_sampling(variables)
         scales = jnp.asarray(guidance_scales(config, self.positions))
         guided = config.guidance_scale != 1
         keys = row_keys(rng, sample_ids)
-        slots = len(self.spec.codebook_sizes)
+        num_codebooks = len(self.spec.codebook_sizes)
 
-        def choose(state: None, logits: jax.Array, position: Any, slot: int) -> Choice:
+        def sampler(state: None, logits: jax.Array, position: Any, codebook_index: int) -> SampledToken:
             if guided:
                 logits = guide(logits, scales[position])
-            ids = draw(logits, at_position(keys, position * slots + slot), config)
-            return Choice(jnp.tile(ids, 2) if guided else ids)
+            ids = draw(logits, at_position(keys, position * num_codebooks + codebook_index), config)
+            return SampledToken(jnp.tile(ids, 2) if guided else ids)
 
         if guided:  # conditional rows first
             null = self.null_for_guidance(variables, cond)
             cond = jax.tree.map(lambda *rows: jnp.concatenate(rows), cond, null)
-        walked = walk(self, variables, cond, choose)
-        return Tokens(walked.ids[: len(keys)].reshape(len(keys), *self.grid, slots))
+        result = decode(self, variables, cond, sampler)
+        return Tokens(result.ids[: len(keys)].reshape(len(keys), *self.grid, num_codebooks))
 
 
 @flax.struct.dataclass
-class Walked:
+class DecodeResult:
     """The ids that were chosen, `[b, n, k]`, and the last state of the chooser."""
 
     ids: Any
     state: Any
 
 
-def walk(
+def decode(
     generator: Autoregressive,
     variables: Variables,
     cond: Condition,
-    choose: Choose,
+    sampler: TokenSampler,
     state: Any = None,
     *,
     positions: int | None = None,
     compiled: bool = True,
-) -> Walked:
-    """Visits the positions in raster order and asks `choose` for each id.
+) -> DecodeResult:
+    """Visits the positions in raster order and asks `sampler` for each id.
 
     Args:
       generator: gives the logits.
       variables: of the generator.
       cond: of each row.
       choose: takes its state and the logits, gives ids and the next state.
-      state: of the first call of `choose`; a pytree of arrays if `compiled`.
+      state: of the first call of `sampler`; a pytree of arrays if `compiled`.
       positions: how many are visited; default: all.
-      compiled: one `lax.scan`, with a traceable `choose`.  Otherwise a Python loop over one compiled step, where
-        `choose` may do anything with the logits: whoever encodes and whoever decodes run the very same program.
+      compiled: one `lax.scan`, with a traceable `sampler`.  Otherwise a Python loop over one compiled step, where
+        `sampler` may do anything with the logits: whoever encodes and whoever decodes run the very same program.
     """
     sizes = generator.spec.codebook_sizes
     rows = len(jax.tree.leaves(cond)[0])
@@ -198,30 +197,32 @@ def walk(
 
     def visit(carry: tuple[Any, jax.Array, Any], position: Any) -> tuple[tuple[Any, jax.Array, Any], jax.Array]:
         cache, ids, state = carry
-        for slot in range(len(sizes)):
+        for codebook_index in range(len(sizes)):
             take = generator.step if compiled else functools.partial(_compiled_step, generator)
-            step = take(variables, cache, ids, slot)
-            choice = choose(state, step.logits, position, slot)
+            step = take(variables, cache, ids, codebook_index)
+            choice = sampler(state, step.logits, position, codebook_index)
             cache, state = step.cache, choice.state
-            ids = ids.at[:, slot].set(jnp.asarray(choice.ids, jnp.int32))
+            ids = ids.at[:, codebook_index].set(jnp.asarray(choice.ids, jnp.int32))
         return (cache, ids, state), ids
 
     nothing = jnp.zeros((rows, len(sizes)), jnp.int32)
     if compiled:
         carry = (generator.init_cache(variables, cond), nothing, state)
         (_, _, state), ids = jax.lax.scan(visit, carry, jnp.arange(count))
-        return Walked(jnp.moveaxis(ids, 0, 1), state)
+        return DecodeResult(jnp.moveaxis(ids, 0, 1), state)
     carry = (_compiled_init_cache(generator, variables, cond), nothing, state)
     visited = []
     for position in range(count):
         carry, ids = visit(carry, position)
         visited.append(ids)
-    return Walked(jnp.stack(visited, axis=1), carry[2])
+    return DecodeResult(jnp.stack(visited, axis=1), carry[2])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
-def _compiled_step(generator: Autoregressive, variables: Variables, cache: Any, ids: jax.Array, slot: int) -> Step:
-    return generator.step(variables, cache, ids, slot)
+def _compiled_step(
+    generator: Autoregressive, variables: Variables, cache: Any, ids: jax.Array, codebook_index: int
+) -> DecodeStep:
+    return generator.step(variables, cache, ids, codebook_index)
 
 
 @functools.partial(jax.jit, static_argnums=0)

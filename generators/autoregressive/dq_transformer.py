@@ -20,8 +20,8 @@ from vistok.errors import UserError
 from vistok.generators.autoregressive import kv_cache
 from vistok.generators.autoregressive.grain_grammar import GrainGrammar
 from vistok.generators.autoregressive.grain_sequence import GrainSequence, GrainSequences
-from vistok.generators.autoregressive.kv_cache import KeyValues
-from vistok.generators.autoregressive.transformer import NORMAL, Decoder, Linear, Stream, places
+from vistok.generators.autoregressive.kv_cache import KVCache
+from vistok.generators.autoregressive.transformer import NORMAL, CausalTransformer, DecoderState, Linear, causal_context
 from vistok.generators.cross_entropy import cross_entropy
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
@@ -53,7 +53,8 @@ class GrainNetwork(nn.Module):
         rows = {'contents': self.contents, 'places': self.places, 'parts': len(self.positions)}
         self.tables = {name: self.param(name, NORMAL, (count, self.width)) for name, count in rows.items()}
         self.position_tables = [
-            self.param(f'positions_{part}', NORMAL, (count, self.width)) for part, count in enumerate(self.positions)
+            self.param(f'positions_{segment}', NORMAL, (count, self.width))
+            for segment, count in enumerate(self.positions)
         ]
         self.drop = nn.Dropout(self.dropout)
         self.position_stack = self._stack(self.position_layers)
@@ -63,15 +64,15 @@ class GrainNetwork(nn.Module):
         self.position_head = Linear(self.positions[-1], dtype=self.dtype, result=jnp.float32)
         self.content_head = Linear(self.contents, dtype=self.dtype, result=jnp.float32)
 
-    def _stack(self, layers: int) -> Decoder:
-        return Decoder(layers, self.heads, None, 'gpt', self.dropout, self.remat, self.dtype)
+    def _stack(self, layers: int) -> CausalTransformer:
+        return CausalTransformer(layers, self.heads, None, 'gpt', self.dropout, self.remat, self.dtype)
 
-    def position_vectors(self, position: Int[Array, 'b n'], part: Int[Array, 'b n']) -> Float[Array, 'b n d']:
+    def position_vectors(self, position: Int[Array, 'b n'], segment: Int[Array, 'b n']) -> Float[Array, 'b n d']:
         """Each part has a table of its own; the head is shared and has the size of the last part's."""
         offsets = jnp.asarray([sum(self.positions[:i]) for i in range(len(self.positions))])
-        return jnp.concatenate(self.position_tables)[offsets[part] + position]
+        return jnp.concatenate(self.position_tables)[offsets[segment] + position]
 
-    def read(self, pairs: GrainSequence, cache: KeyValues | None, first: Any, *, train: bool = False) -> Stream:
+    def read(self, pairs: GrainSequence, cache: KVCache | None, first: Any, *, train: bool = False) -> DecoderState:
         """What the position stack says after each of n pairs.
 
         Args:
@@ -80,20 +81,20 @@ class GrainNetwork(nn.Module):
           first: place of the first pair in the cache.
           train: whether dropout is on.
         """
-        x = self.tables['contents'][pairs.content] + self.position_vectors(pairs.position, pairs.part)
-        x = x + self.tables['places'][pairs.index] + self.tables['parts'][pairs.part]
+        x = self.tables['contents'][pairs.content] + self.position_vectors(pairs.position, pairs.segment)
+        x = x + self.tables['places'][pairs.index] + self.tables['parts'][pairs.segment]
         x = self.drop(x.astype(self.dtype), deterministic=not train)
-        return self._through(self.position_stack, Stream(x, cache), first, train)
+        return self._through(self.position_stack, DecoderState(x, cache), first, train)
 
     def look(
         self,
-        hidden: Stream,
+        hidden: DecoderState,
         position: Int[Array, 'b n'],
-        part: Int[Array, 'b n'],
+        segment: Int[Array, 'b n'],
         first: Any,
         *,
         train: bool = False,
-    ) -> Stream:
+    ) -> DecoderState:
         """What the content stack says when it is told the positions of the pairs that follow.
 
         Args:
@@ -103,27 +104,27 @@ class GrainNetwork(nn.Module):
           first: place of the first pair in the cache.
           train: whether dropout is on.
         """
-        x = hidden.x + self.position_vectors(position, part).astype(self.dtype)
-        return self._through(self.content_stack, Stream(x, hidden.cache), first, train)
+        x = hidden.x + self.position_vectors(position, segment).astype(self.dtype)
+        return self._through(self.content_stack, DecoderState(x, hidden.cache), first, train)
 
-    def _through(self, stack: Decoder, stream: Stream, first: Any, train: bool) -> Stream:
+    def _through(self, stack: CausalTransformer, stream: DecoderState, first: Any, train: bool) -> DecoderState:
         n = stream.x.shape[1]
-        slots = n if stream.cache is None else stream.cache.slots
-        return stack(stream, places(first, n, slots), train=train)
+        capacity = n if stream.cache is None else stream.cache.capacity
+        return stack(stream, causal_context(first, n, capacity), train=train)
 
-    def normed(self, sequence: GrainSequence, *, train: bool = False) -> dict[str, Float[Array, 'b m d']]:
+    def head_inputs(self, sequence: GrainSequence, *, train: bool = False) -> dict[str, Float[Array, 'b m d']]:
         """What the heads see after all pairs but the last: 'position' and 'content' of the next pair."""
         before = jax.tree.map(lambda x: x[:, :-1], sequence)
         hidden = self.read(before, None, 0, train=train)
-        seen = self.look(hidden, sequence.position[:, 1:], sequence.part[:, 1:], 0, train=train)
+        seen = self.look(hidden, sequence.position[:, 1:], sequence.segment[:, 1:], 0, train=train)
         return {'position': self.position_norm(hidden.x), 'content': self.content_norm(seen.x)}
 
     def logits(self, sequence: GrainSequence) -> dict[str, Float[Array, 'b m K']]:
         """Logits of the next pair's position and content; for small cases only."""
-        normed = self.normed(sequence)
+        head_inputs = self.head_inputs(sequence)
         return {
-            'position': self.position_head(normed['position']),
-            'content': self.content_head(normed['content']),
+            'position': self.position_head(head_inputs['position']),
+            'content': self.content_head(head_inputs['content']),
         }
 
     def position_logits(self, hidden: Float[Array, 'b d']) -> Float[Array, 'b K']:
@@ -152,8 +153,8 @@ class _Walk:
     sequence: GrainSequence
     covered: Any
     done: Any
-    position_cache: KeyValues
-    content_cache: KeyValues
+    position_cache: KVCache
+    content_cache: KVCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,6 @@ class DQTransformer(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Mean cross-entropy of contents plus that of positions, the latter a mean over the parts.
 
@@ -264,15 +264,15 @@ class DQTransformer(Generator):
             labels = jnp.where(dropped, self.num_classes, labels)
         sequences = self.sequences
         sequence = sequences.sequence(tokens, labels)
-        normed = self._apply(variables, 'normed', sequence, train=train, rngs={'dropout': for_network})
+        head_inputs = self._apply(variables, 'head_inputs', sequence, train=train, rngs={'dropout': for_network})
         nll = {
             kind: cross_entropy(x, variables['params'][f'{kind}_head']['kernel'], getattr(sequence, kind)[:, 1:]).nll
-            for kind, x in normed.items()
+            for kind, x in head_inputs.items()
         }
 
         cell = sequences.is_cell(sequence)[:, 1:]
-        words = jnp.asarray([[v.pad, v.end] for v in sequences.positions])[sequence.part[:, 1:]]
-        position, part = sequence.position[:, 1:], sequence.part[:, 1:]
+        words = jnp.asarray([[v.pad, v.end] for v in sequences.positions])[sequence.segment[:, 1:]]
+        position, segment = sequence.position[:, 1:], sequence.segment[:, 1:]
         if self.layout == 'official':
             content_counts = sequence.content[:, 1:] != sequences.contents.pad
             position_counts = position != words[..., 0]
@@ -280,7 +280,7 @@ class DQTransformer(Generator):
             content_counts, position_counts = cell, cell | (position == words[..., 1])
 
         content = _mean(nll['content'], content_counts)
-        by_part = [_mean(nll['position'], position_counts & (part == p)) for p in range(sequences.parts)]
+        by_part = [_mean(nll['position'], position_counts & (segment == p)) for p in range(sequences.num_segments)]
         of_positions = jnp.mean(jnp.stack(by_part))
         whole = jnp.where(cell, nll['content'], 0).sum()
         whole += jnp.where(cell | (position == words[..., 1]), nll['position'], 0).sum()
@@ -347,15 +347,15 @@ class DQTransformer(Generator):
             pairs = grammar.with_labels(newest, labels)
             hidden = self._apply(variables, 'read', pairs, walk.position_cache, place)
             logits = self._apply(variables, 'position_logits', hidden.x[:, 0])
-            drawn = chosen(logits, grammar.allowed(walk.covered, newest.part[:, 0]), of_positions, place, 0)
+            drawn = chosen(logits, grammar.allowed(walk.covered, newest.segment[:, 0]), of_positions, place, 0)
 
             following = grammar.next(newest, drawn, walk.done)
             told = grammar.with_labels(following, labels)
-            stream = Stream(hidden.x, walk.content_cache)
-            seen = self._apply(variables, 'look', stream, told.position, told.part, place)
+            stream = DecoderState(hidden.x, walk.content_cache)
+            seen = self._apply(variables, 'look', stream, told.position, told.segment, place)
             logits = self._apply(variables, 'content_logits', seen.x[:, 0])
             ids = jnp.arange(logits.shape[-1]) < grammar.sequences.contents.size
-            following = grammar.filled(following, chosen(logits, ids, config, place, 1))
+            following = grammar.fill_contents(following, chosen(logits, ids, config, place, 1))
             return _Walk(
                 place + 1,
                 jax.tree.map(
@@ -363,8 +363,8 @@ class DQTransformer(Generator):
                     walk.sequence,
                     following,
                 ),
-                walk.covered | grammar.covers(following),
-                grammar.over(newest, walk.done),
+                walk.covered | grammar.covered_cells(following),
+                grammar.is_finished(newest, walk.done),
                 hidden.cache,
                 seen.cache,
             )

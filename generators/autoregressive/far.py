@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.generators.autoregressive import kv_cache
-from vistok.generators.autoregressive.conditioned_decoder import Cache, PrefixGenerator
-from vistok.generators.autoregressive.decoding import Step
+from vistok.generators.autoregressive.conditioned_decoder import DecoderCache, DecoderOnlyGenerator
+from vistok.generators.autoregressive.decoding import DecodeStep
 from vistok.generators.autoregressive.llamagen import LlamaGenNetwork
-from vistok.generators.autoregressive.transformer import Decoder, Linear, Stream, places
+from vistok.generators.autoregressive.transformer import CausalTransformer, DecoderState, Linear, causal_context
 from vistok.generators.generator import Condition
 
 SIZES: dict[str, dict[str, int]] = {
@@ -32,7 +32,7 @@ class FARNetwork(LlamaGenNetwork):
         """What LlamaGen has, a vector from the codeword vectors of a position, and the second decoder."""
         super().setup()
         self.merge = Linear(self.width, bias=True, dtype=self.dtype)
-        self.head = Decoder(
+        self.head = CausalTransformer(
             self.head_layers, self.heads, self.mlp_width, self.style, self.dropout, self.remat, self.dtype
         )
 
@@ -42,38 +42,38 @@ class FARNetwork(LlamaGenNetwork):
 
     def hidden(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n k d']:
         """What the heads see: at slot j, with the true ids of the slots before."""
-        context = self.trunk(ids, cond, train=train)
+        context = self.features(ids, cond, train=train)
         known = [words(ids[..., i]) for i, words in enumerate(self.codewords[:-1])]
         x = jnp.stack([context, *known], axis=2)
         b, n, k, d = x.shape
-        at = places(0, k, k, self.rotation())
-        x = self.head(Stream(x.reshape(b * n, k, d)), at, train=train).x
-        return self.normed(x).reshape(b, n, k, d)
+        at = causal_context(0, k, k, self.rotation())
+        x = self.head(DecoderState(x.reshape(b * n, k, d)), at, train=train).x
+        return self.final_norm(x).reshape(b, n, k, d)
 
-    def begin(self, cond: Condition) -> Cache:
+    def init_cache(self, cond: Condition) -> DecoderCache:
         """Both caches, empty."""
-        cache = super().begin(cond)
-        slots, head_width = len(self.codebook_sizes), self.width // self.heads
+        cache = super().init_cache(cond)
+        num_codebooks, head_width = len(self.codebook_sizes), self.width // self.heads
         rows = len(cache.start)
-        inner = kv_cache.empty(self.head_layers, rows, self.heads, slots, head_width, self.cache_dtype)
+        inner = kv_cache.empty(self.head_layers, rows, self.heads, num_codebooks, head_width, self.cache_dtype)
         return dataclasses.replace(cache, inner=inner)
 
-    def step(self, cache: Cache, ids: Int[Array, 'b k'], slot: int) -> Step:
+    def step(self, cache: DecoderCache, ids: Int[Array, 'b k'], codebook_index: int) -> DecodeStep:
         """See `Autoregressive.step`: at slot 0 the decoder goes one position on, at the others only the head does."""
-        if slot == 0:
-            stream = self.advance(cache, ids[:, None])
-            x, cache = stream.x, stream.cache
+        if codebook_index == 0:
+            state = self.decode(cache, ids[:, None])
+            x, cache = state.x, state.cache
         else:
-            x = self.codewords[slot - 1](ids[:, slot - 1 : slot])
+            x = self.codewords[codebook_index - 1](ids[:, codebook_index - 1 : codebook_index])
         # Entries of the position before lie at later slots, which are not visible.
-        at = places(slot, 1, len(self.codebook_sizes), self.rotation())
-        stream = self.head(Stream(x, cache.inner), at)
-        cache = dataclasses.replace(cache, inner=stream.cache)
-        return Step(cache, self.output[slot](self.normed(stream.x[:, 0])))
+        at = causal_context(codebook_index, 1, len(self.codebook_sizes), self.rotation())
+        state = self.head(DecoderState(x, cache.inner), at)
+        cache = dataclasses.replace(cache, inner=state.cache)
+        return DecodeStep(cache, self.output[codebook_index](self.final_norm(state.x[:, 0])))
 
 
 @dataclasses.dataclass(frozen=True)
-class FAR(PrefixGenerator):
+class FAR(DecoderOnlyGenerator):
     """Next-position prediction, where a position has several ids.
 
     Attributes:

@@ -39,18 +39,18 @@ class GrainGrammar:
             position=jnp.broadcast_to(
                 jnp.where(first, sequences.positions[0].start, sequences.positions[-1].pad), shape
             ),
-            part=jnp.broadcast_to(jnp.where(first, 0, sequences.parts - 1), shape),
+            segment=jnp.broadcast_to(jnp.where(first, 0, sequences.num_segments - 1), shape),
             index=jnp.zeros(shape, jnp.int32),
         )
 
     def with_labels(self, pairs: GrainSequence, labels: Int[Array, ' r']) -> GrainSequence:
         """Pairs `[b, n]` with class 0 in the starts, repeated for r rows, each with its own class."""
         pairs = jax.tree.map(lambda x: jnp.tile(x, (len(labels) // len(x), 1)), pairs)
-        starts = self._numbers('start')[pairs.part]
+        starts = self._numbers('start')[pairs.segment]
         shift = jnp.where(pairs.position == starts, labels[:, None], 0)
         return dataclasses.replace(pairs, content=pairs.content + shift, position=pairs.position + shift)
 
-    def allowed(self, covered: Bool[Array, 'b finest'], part: Int[Array, ' b']) -> Bool[Array, 'b K']:
+    def allowed(self, covered: Bool[Array, 'b finest'], segment: Int[Array, ' b']) -> Bool[Array, 'b K']:
         """Which positions may come next: cells that are not covered, and an end where one fits.
 
         A part may end when every coarsest cell is complete or untouched, the last part when all are complete.
@@ -59,7 +59,7 @@ class GrainGrammar:
           covered: cells of the finest grid that have an id.
           part: that each row is in.
         """
-        sequences, b = self.sequences, len(part)
+        sequences, b = self.sequences, len(segment)
         coarsest = sequences.grains[0]
         rows, columns = (n // coarsest for n in sequences.grid)
         blocks = covered.reshape(b, rows, coarsest, columns, coarsest)
@@ -70,7 +70,7 @@ class GrainGrammar:
         for p, (grain, words) in enumerate(zip(sequences.grains, sequences.positions, strict=True)):
             free = ~grid[:, ::grain, ::grain].reshape(b, -1)
             ends = may_end
-            if p == sequences.parts - 1:
+            if p == sequences.num_segments - 1:
                 ends = ~free.any(axis=1)
                 if self.finest_positions == 'remaining':
                     order = sequences.walking_order(p)
@@ -78,41 +78,41 @@ class GrainGrammar:
                     free = free & (jnp.arange(free.shape[1]) == first[:, None])
             mask = jnp.zeros((b, sequences.positions[-1].total), bool)
             masks.append(mask.at[:, : free.shape[1]].set(free).at[:, words.end].set(ends))
-        return jnp.take_along_axis(jnp.stack(masks, axis=1), part[:, None, None], axis=1)[:, 0]
+        return jnp.take_along_axis(jnp.stack(masks, axis=1), segment[:, None, None], axis=1)[:, 0]
 
-    def over(self, newest: GrainSequence, done: Bool[Array, ' b']) -> Bool[Array, ' b']:
+    def is_finished(self, newest: GrainSequence, done: Bool[Array, ' b']) -> Bool[Array, ' b']:
         """Which rows have nothing but padding after the newest pairs `[b, 1]`."""
-        last = newest.part[:, 0] == self.sequences.parts - 1
+        last = newest.segment[:, 0] == self.sequences.num_segments - 1
         return done | (last & (newest.position[:, 0] == self.sequences.positions[-1].end))
 
     def next(self, newest: GrainSequence, drawn: Int[Array, ' b'], done: Bool[Array, ' b']) -> GrainSequence:
         """The pairs `[b, 1]` that follow, yet without content: a start after an end, else the position drawn."""
         sequences = self.sequences
-        ended = newest.position == self._numbers('end')[newest.part]
-        part = jnp.minimum(newest.part + ended, sequences.parts - 1)
-        position = jnp.where(ended, self._numbers('start')[part], drawn[:, None])
-        position = jnp.where(self.over(newest, done)[:, None], sequences.positions[-1].pad, position)
+        ended = newest.position == self._numbers('end')[newest.segment]
+        segment = jnp.minimum(newest.segment + ended, sequences.num_segments - 1)
+        position = jnp.where(ended, self._numbers('start')[segment], drawn[:, None])
+        position = jnp.where(self.is_finished(newest, done)[:, None], sequences.positions[-1].pad, position)
         index = newest.index + 1
         if sequences.layout == 'compact':
-            index = jnp.where(part > newest.part, jnp.asarray(sequences.origins)[part], index)
-        return GrainSequence(jnp.zeros_like(position), position, part, index)
+            index = jnp.where(segment > newest.segment, jnp.asarray(sequences.origins)[segment], index)
+        return GrainSequence(jnp.zeros_like(position), position, segment, index)
 
-    def filled(self, pairs: GrainSequence, drawn: Int[Array, ' b']) -> GrainSequence:
+    def fill_contents(self, pairs: GrainSequence, drawn: Int[Array, ' b']) -> GrainSequence:
         """The pairs `[b, 1]` with their contents: what was drawn for a cell, else what belongs there.
 
         The published sampler puts padding where the sequences it learned from have the content of an end.
         """
         contents = self.sequences.contents
         end = contents.pad if self.sequences.layout == 'official' else contents.end
-        content = jnp.where(pairs.position == self._numbers('end')[pairs.part], end, contents.pad)
-        content = jnp.where(pairs.position == self._numbers('start')[pairs.part], contents.start, content)
-        content = jnp.where(pairs.position < self._numbers('size')[pairs.part], drawn[:, None], content)
+        content = jnp.where(pairs.position == self._numbers('end')[pairs.segment], end, contents.pad)
+        content = jnp.where(pairs.position == self._numbers('start')[pairs.segment], contents.start, content)
+        content = jnp.where(pairs.position < self._numbers('size')[pairs.segment], drawn[:, None], content)
         return dataclasses.replace(pairs, content=content)
 
-    def covers(self, pairs: GrainSequence) -> Bool[Array, 'b finest']:
+    def covered_cells(self, pairs: GrainSequence) -> Bool[Array, 'b finest']:
         """Which cells of the finest grid the pairs `[b, 1]` name."""
-        blocks = np.stack([self.sequences.block_numbers(part) for part in range(self.sequences.parts)])
-        return jnp.asarray(blocks)[pairs.part[:, 0]] == pairs.position
+        blocks = np.stack([self.sequences.block_numbers(segment) for segment in range(self.sequences.num_segments)])
+        return jnp.asarray(blocks)[pairs.segment[:, 0]] == pairs.position
 
     def _numbers(self, kind: str) -> Int[Array, ' p']:
         return jnp.asarray([getattr(words, kind) for words in self.sequences.positions])

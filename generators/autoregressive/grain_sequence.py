@@ -68,7 +68,7 @@ class GrainSequence:
 
     content: Any
     position: Any
-    part: Any
+    segment: Any
     index: Any
 
 
@@ -148,38 +148,38 @@ class GrainSequences:
         return tuple(math.prod(self.grid) // grain**2 for grain in self.grains)
 
     @property
-    def parts(self) -> int:
+    def num_segments(self) -> int:
         """Parts of a sequence."""
         return len(self.grains)
 
     @property
     def places(self) -> int:
         """Rows that the table of places needs."""
-        return sum(self.cells) + 2 * self.parts
+        return sum(self.cells) + 2 * self.num_segments
 
     @property
     def length(self) -> int:
         """Pairs that are enough for every grid, and in the official layout for every batch."""
-        return self.places if self.layout == 'official' else self.cells[-1] + 2 * self.parts
+        return self.places if self.layout == 'official' else self.cells[-1] + 2 * self.num_segments
 
     @functools.cached_property
     def origins(self) -> Int[np.ndarray, ' p']:
         """Rows in the table of places where the parts of a compact sequence begin."""
         return np.cumsum([0, *(cells + 2 for cells in self.cells[:-1])]).astype(np.int32)
 
-    def walking_order(self, part: int) -> Int[np.ndarray, ' cells']:
+    def walking_order(self, segment: int) -> Int[np.ndarray, ' cells']:
         """The cells of a part in the order in which they are named."""
-        side = self.grains[0] // self.grains[part]
-        numbers = np.arange(self.cells[part], dtype=np.int32)
+        side = self.grains[0] // self.grains[segment]
+        numbers = np.arange(self.cells[segment], dtype=np.int32)
         if self.order == 'row':
             return numbers
         rows, columns = (n // self.grains[0] for n in self.grid)
         return numbers.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
 
-    def block_numbers(self, part: int) -> Int[np.ndarray, ' finest']:
-        """For each cell of the finest grid, in raster order, the number of the cell of `part` that it lies in."""
-        grain, (rows, columns) = self.grains[part], self.grid
-        coarse = np.arange(self.cells[part], dtype=np.int32).reshape(rows // grain, columns // grain)
+    def block_numbers(self, segment: int) -> Int[np.ndarray, ' finest']:
+        """For each cell of the finest grid, in raster order, the number of the cell of `segment` that it lies in."""
+        grain, (rows, columns) = self.grains[segment], self.grid
+        coarse = np.arange(self.cells[segment], dtype=np.int32).reshape(rows // grain, columns // grain)
         return coarse.repeat(grain, 0).repeat(grain, 1).reshape(-1)
 
     def sequence(self, tokens: Tokens, labels: Int[Array, ' b']) -> GrainSequence:
@@ -196,7 +196,7 @@ class GrainSequences:
             raise UserError('sequences of grains need tokens with grains')
         ids, grain = jnp.asarray(tokens.ids)[..., 0], jnp.asarray(tokens.grain)
         b = len(ids)
-        orders = [self.walking_order(part) for part in range(self.parts)]
+        orders = [self.walking_order(segment) for segment in range(self.num_segments)]
         found = [
             (grain[:, ::side, ::side].reshape(b, -1)[:, order] == side, ids[:, ::side, ::side].reshape(b, -1)[:, order])
             for side, order in zip(self.grains, orders, strict=True)
@@ -206,38 +206,38 @@ class GrainSequences:
         for count in counts[:-1]:
             starts.append(starts[-1] + 2 + (count.max() if self.layout == 'official' else count))
 
-        part = self.parts_of(jnp.stack(starts, axis=1))
+        segment = self.segments_of(jnp.stack(starts, axis=1))
         content = jnp.full((b, self.length), self.contents.pad, jnp.int32)
-        position = jnp.asarray([words.pad for words in self.positions])[part]
+        position = jnp.asarray([words.pad for words in self.positions])[segment]
         row = jnp.arange(b)
         for p, (member, chosen) in enumerate(found):
             words, begin = self.positions[p], starts[p]
-            slot = begin[:, None] + jnp.cumsum(member, axis=1)
-            slot = jnp.where(member, slot, self.length)  # out of range: not written
-            content = content.at[row[:, None], slot].set(chosen, mode='drop')
-            position = position.at[row[:, None], slot].set(orders[p], mode='drop')
+            sequence_index = begin[:, None] + jnp.cumsum(member, axis=1)
+            sequence_index = jnp.where(member, sequence_index, self.length)  # out of range: not written
+            content = content.at[row[:, None], sequence_index].set(chosen, mode='drop')
+            position = position.at[row[:, None], sequence_index].set(orders[p], mode='drop')
             content = content.at[row, begin].set(self.contents.start + labels)
             position = position.at[row, begin].set(words.start + labels)
             content = content.at[row, begin + counts[p] + 1].set(self.contents.end)
             position = position.at[row, begin + counts[p] + 1].set(words.end)
-        return GrainSequence(content, position, part, self.index(jnp.stack(starts, axis=1)))
+        return GrainSequence(content, position, segment, self.index(jnp.stack(starts, axis=1)))
 
-    def parts_of(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
+    def segments_of(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
         """The part of each place, of parts that begin at `starts`."""
-        slots = jnp.arange(self.length)
-        return (slots >= starts[:, :, None]).sum(axis=1).astype(jnp.int32) - 1
+        indices = jnp.arange(self.length)
+        return (indices >= starts[:, :, None]).sum(axis=1).astype(jnp.int32) - 1
 
     def index(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
         """The row in the table of places of each place, of parts that begin at `starts`."""
-        slots = jnp.broadcast_to(jnp.arange(self.length, dtype=jnp.int32), (len(starts), self.length))
+        indices = jnp.broadcast_to(jnp.arange(self.length, dtype=jnp.int32), (len(starts), self.length))
         if self.layout == 'official':
-            return slots
+            return indices
         shift = jnp.asarray(self.origins) - starts
-        return slots + jnp.take_along_axis(shift, self.parts_of(starts), axis=1)
+        return indices + jnp.take_along_axis(shift, self.segments_of(starts), axis=1)
 
     def is_cell(self, sequence: GrainSequence) -> Bool[Array, 'b n']:
         """Which pairs name a cell, and are no start, end or padding."""
-        return sequence.position < jnp.asarray([words.size for words in self.positions])[sequence.part]
+        return sequence.position < jnp.asarray([words.size for words in self.positions])[sequence.segment]
 
     def tokens(self, sequence: GrainSequence) -> Tokens:
         """The grids that sequences describe; the inverse of `sequence`.
@@ -249,9 +249,9 @@ class GrainSequences:
         ids = jnp.zeros((b, math.prod(self.grid)), jnp.int32)
         grain = jnp.ones_like(ids)
         for p, (side, cells) in enumerate(zip(self.grains, self.cells, strict=True)):
-            slot = jnp.where(real & (sequence.part == p), sequence.position, cells)
+            sequence_index = jnp.where(real & (sequence.segment == p), sequence.position, cells)
             written = jnp.full((b, cells), -1, jnp.int32)
-            written = written.at[jnp.arange(b)[:, None], slot].set(sequence.content, mode='drop')
+            written = written.at[jnp.arange(b)[:, None], sequence_index].set(sequence.content, mode='drop')
             dense = written[:, self.block_numbers(p)]
             ids = jnp.where(dense >= 0, dense, ids)
             grain = jnp.where(dense >= 0, side, grain)

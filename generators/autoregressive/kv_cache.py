@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 
 @flax.struct.dataclass
-class Entries:
+class LayerKV:
     """What one layer attends to.
 
     Attributes:
@@ -29,7 +29,7 @@ class Entries:
 
 
 @flax.struct.dataclass
-class KeyValues:
+class KVCache:
     """The entries of all layers: the same attributes with a layer axis in front."""
 
     keys: Any
@@ -38,7 +38,7 @@ class KeyValues:
     value_scales: Any = None
 
     @property
-    def slots(self) -> int:
+    def capacity(self) -> int:
         """Positions that there is room for."""
         return self.keys.shape[3]
 
@@ -48,7 +48,7 @@ class KeyValues:
         first: Int[Array, ''],
         keys: Float[Array, 'b h n c'],
         values: Float[Array, 'b h n c'],
-    ) -> 'KeyValues':
+    ) -> 'KVCache':
         """With the entries of `n` positions from slot `first` on."""
 
         def put(where: Any, what: Any) -> Any:
@@ -56,31 +56,34 @@ class KeyValues:
             return jax.lax.dynamic_update_slice(where, what[None].astype(where.dtype), start)
 
         if self.key_scales is None:
-            return KeyValues(put(self.keys, keys), put(self.values, values))
+            return KVCache(put(self.keys, keys), put(self.values, values))
         (keys, key_scales), (values, value_scales) = _rounded(keys), _rounded(values)
-        return KeyValues(
+        return KVCache(
             put(self.keys, keys),
             put(self.values, values),
             put(self.key_scales, key_scales),
             put(self.value_scales, value_scales),
         )
 
-    def read(self, layer: Int[Array, '']) -> Entries:
+    def read(self, layer: Int[Array, '']) -> LayerKV:
         """What `layer` attends to."""
         take = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)  # noqa: E731
-        return Entries(*(None if x is None else take(x) for x in self._arrays()))
+        return LayerKV(*(None if x is None else take(x) for x in self._arrays()))
 
     def _arrays(self) -> tuple[Any, ...]:
         return self.keys, self.values, self.key_scales, self.value_scales
 
 
-def empty(layers: int, rows: int, heads: int, slots: int, head_width: int, dtype: Any) -> KeyValues:
-    """Room for `slots` positions; integers of 8 bits (`jnp.int8`) come with a scale for each row, head and position."""
-    shape = (layers, rows, heads, slots, head_width)
+def empty(layers: int, rows: int, heads: int, capacity: int, head_width: int, dtype: Any) -> KVCache:
+    """Returns an empty cache for `capacity` positions.
+
+    Integers of 8 bits (`jnp.int8`) come with a scale for each layer, row, head and position.
+    """
+    shape = (layers, rows, heads, capacity, head_width)
     keys, values = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
     if dtype != jnp.int8:
-        return KeyValues(keys, values)
-    return KeyValues(keys, values, jnp.zeros(shape[:-1], jnp.float32), jnp.zeros(shape[:-1], jnp.float32))
+        return KVCache(keys, values)
+    return KVCache(keys, values, jnp.zeros(shape[:-1], jnp.float32), jnp.zeros(shape[:-1], jnp.float32))
 
 
 def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:

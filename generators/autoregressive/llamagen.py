@@ -14,18 +14,16 @@ from jaxtyping import Array, Float, Int
 from vistok.errors import UserError
 from vistok.generators.autoregressive.codeword_clusters import SharedOutputVectors
 from vistok.generators.autoregressive.conditioned_decoder import (
-    Prefix,
-    PrefixDecoder,
-    PrefixGenerator,
-    captions_of,
-    kernel_of,
-    labels_of,
+    ConditionedDecoder,
+    ConditionPrefix,
+    DecoderOnlyGenerator,
+    head_kernel,
 )
 from vistok.generators.autoregressive.rotary import rotary_table
 from vistok.generators.autoregressive.transformer import NORMAL, Linear
 from vistok.generators.autoregressive.vq_logits import OutputVectors, vector_cross_entropy
 from vistok.generators.cross_entropy import CrossEntropy
-from vistok.generators.generator import Condition, TextFeatures, Variables
+from vistok.generators.generator import Condition, TextFeatures, Variables, class_labels, text_features
 
 SIZES: dict[str, dict[str, int]] = {
     'b': {'layers': 12, 'heads': 12, 'width': 768},
@@ -55,7 +53,7 @@ class CaptionPrefix(nn.Module):
         return Linear(self.width, dtype=self.dtype, name='mlp_out')(hidden)
 
 
-class LlamaGenNetwork(PrefixDecoder):
+class LlamaGenNetwork(ConditionedDecoder):
     """The network of `LlamaGen`, which see."""
 
     num_classes: int
@@ -90,23 +88,23 @@ class LlamaGenNetwork(PrefixDecoder):
         """Fixed noise, as the published model has it."""
         return self.no_caption.value
 
-    def prefix(self, cond: Condition) -> Prefix:
+    def prefix(self, cond: Condition) -> ConditionPrefix:
         """One vector for a class, one per text token for text."""
         if not self.text_width:
-            return Prefix(self.label(labels_of(cond))[:, None])
-        captions = captions_of(cond)
+            return ConditionPrefix(self.label(class_labels(cond))[:, None])
+        captions = text_features(cond)
         if captions.features.shape[1:] != (self.prefix_length, self.text_width):
             raise UserError(
                 f'captions have {self.prefix_length} vectors of {self.text_width} numbers here, '
                 f'got {captions.features.shape[1:]}'
             )
-        return Prefix(self.caption(captions.features.astype(self.dtype)), captions.mask)
+        return ConditionPrefix(self.caption(captions.features.astype(self.dtype)), captions.mask)
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
         """The codeword vectors."""
         return self.codewords[0](ids[:, :, 0])
 
-    def normed(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    def final_norm(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
         """The last norm."""
         return self.norm(x)
 
@@ -116,7 +114,7 @@ class LlamaGenNetwork(PrefixDecoder):
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaGen(PrefixGenerator):
+class LlamaGen(DecoderOnlyGenerator):
     """Next-token prediction, class-conditional or text-conditional.
 
     Attributes:
@@ -154,14 +152,14 @@ class LlamaGen(PrefixGenerator):
         return super().empty_condition
 
     def head_cross_entropy(
-        self, variables: Variables, slot: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
+        self, variables: Variables, codebook_index: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
     ) -> CrossEntropy:
-        """See `PrefixGenerator.head_cross_entropy`."""
+        """See `DecoderOnlyGenerator.head_cross_entropy`."""
         if not self.output_vectors:
-            return super().head_cross_entropy(variables, slot, hidden, targets)
-        head = f'output_{slot}'
+            return super().head_cross_entropy(variables, codebook_index, hidden, targets)
+        head = f'output_{codebook_index}'
         vector_of = variables['frozen'][head]['vector_of']
-        kernel, bias = kernel_of(variables, head, 'head'), variables['params'][head]['bias']
+        kernel, bias = head_kernel(variables, head, 'head'), variables['params'][head]['bias']
         return vector_cross_entropy(hidden, kernel, bias, vector_of, targets)
 
     def _sizes(self) -> dict[str, Any]:

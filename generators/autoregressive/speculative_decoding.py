@@ -20,7 +20,7 @@ from vistok.generators.sampling import draw, guidance_scales, guide
 
 
 @runtime_checkable
-class LooksAhead(Protocol):
+class MultiPositionDecoder(Protocol):
     """A generator with one id per position that takes several positions in one pass."""
 
     @property
@@ -28,14 +28,14 @@ class LooksAhead(Protocol):
         """Positions of the grid."""
 
     def init_cache(self, variables: Variables, cond: Condition) -> Any:
-        """See `Autoregressive.init_cache`; its field `taken` counts positions."""
+        """See `Autoregressive.init_cache`; its field `position` counts positions."""
 
     def next_logits(self, variables: Variables, cache: Any, ids: Int[Array, 'b n k']) -> Any:
-        """A `Step` with logits `[b, n, K]` of the next n positions."""
+        """A `DecodeStep` with logits `[b, n, K]` of the next n positions."""
 
 
 @flax.struct.dataclass
-class Speculated:
+class SpeculativeResult:
     """What came out.
 
     Attributes:
@@ -47,14 +47,14 @@ class Speculated:
     passes: Any
 
 
-def speculate(
-    generator: LooksAhead,
+def speculative_jacobi_decode(
+    generator: MultiPositionDecoder,
     variables: Variables,
     cond: Condition,
     null: Condition | None,
     keys: Array,
     config: SampleConfig,
-) -> Speculated:
+) -> SpeculativeResult:
     """Samples of a generator with one id per position; rows advance each at its own pace.
 
     Args:
@@ -72,7 +72,7 @@ def speculate(
     tree = jax.tree.structure(cond)
     leaves = [jnp.stack(rows, axis=1) for rows in zip(*map(jax.tree.leaves, both), strict=True)]
 
-    def one(leaves: list[jax.Array], key: jax.Array) -> Speculated:
+    def one(leaves: list[jax.Array], key: jax.Array) -> SpeculativeResult:
         cache = generator.init_cache(variables, jax.tree.unflatten(tree, leaves))
 
         def improve(state: tuple[Any, jax.Array, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
@@ -82,7 +82,7 @@ def speculate(
             before = jax.lax.dynamic_slice_in_dim(jnp.pad(ids, (1, 0)), first, window)
             step = generator.next_logits(
                 variables,
-                dataclasses.replace(cache, taken=first),  # what was written beyond is written again
+                dataclasses.replace(cache, position=first),  # what was written beyond is written again
                 jnp.broadcast_to(before[:, None], (len(both), window, 1)),
             )
             logits = step.logits.reshape(-1, step.logits.shape[-1])
@@ -101,6 +101,6 @@ def speculate(
         zero = jnp.zeros((), jnp.int32)
         start = (cache, jnp.zeros((count,), jnp.int32), zero, zero)
         _, ids, _, passes = jax.lax.while_loop(lambda state: state[2] < count, improve, start)
-        return Speculated(ids, passes)
+        return SpeculativeResult(ids, passes)
 
     return jax.vmap(one)(leaves, keys)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.errors import UserError
-from vistok.generators.autoregressive.kv_cache import Entries
+from vistok.generators.autoregressive.kv_cache import LayerKV
 from vistok.generators.autoregressive.rotary import rotate
 from vistok.generators.autoregressive.unstack_layers import STACK
 
@@ -23,7 +23,7 @@ NORMAL = nn.initializers.normal(0.02)
 
 
 @flax.struct.dataclass
-class Places:
+class AttentionContext:
     """Where the n tokens of a pass lie among the m slots that can be attended to.
 
     Attributes:
@@ -37,29 +37,29 @@ class Places:
     rotation: Any = None
 
 
-def places(
+def causal_context(
     first: Int[Array, ''] | int,
     count: int,
-    slots: int,
+    capacity: int,
     table: Any = None,
     allowed: Bool[Array, 'b m'] | None = None,
-) -> Places:
+) -> AttentionContext:
     """Tokens at `first`, `first + 1`, ... each see the slots up to their own.
 
     Args:
-      first: slot of the first token; `first + count` is at most `slots`.
+      first: slot of the first token; `first + count` is at most `capacity`.
       count: tokens.
       slots: slots there are.
       table: rotary table of all slots (or more).
       allowed: slots that may be seen by other tokens than their own (padding may not).
     """
     first = jnp.asarray(first, jnp.int32)
-    own, slot = first + jnp.arange(count)[:, None], jnp.arange(slots)
-    visible = (slot <= own)[None]
+    own, cache_position = first + jnp.arange(count)[:, None], jnp.arange(capacity)
+    visible = (cache_position <= own)[None]
     if allowed is not None:
-        visible = visible & (allowed[:, None] | (slot == own))
+        visible = visible & (allowed[:, None] | (cache_position == own))
     rotation = None if table is None else jax.lax.dynamic_slice_in_dim(jnp.asarray(table), first, count)
-    return Places(first, visible, rotation)
+    return AttentionContext(first, visible, rotation)
 
 
 class Linear(nn.Module):
@@ -101,7 +101,7 @@ class Linear(nn.Module):
 
 
 def attend(
-    q: Float[Array, 'b n h c'], entries: Entries, visible: Bool[Array, 'one_or_b n m']
+    q: Float[Array, 'b n h c'], entries: LayerKV, visible: Bool[Array, 'one_or_b n m']
 ) -> Float[Array, 'b n h c']:
     """Softmax attention over entries; scores and softmax in float32."""
     scores = jnp.einsum(
@@ -116,7 +116,7 @@ def attend(
 
 
 @flax.struct.dataclass
-class Stream:
+class DecoderState:
     """What goes through the layers: the tokens `[b, n, d]`, and the cache where there is one."""
 
     x: Any
@@ -137,18 +137,18 @@ class CausalAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, stream: Stream, at: Places, layer: Int[Array, '']) -> Stream:
+    def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> DecoderState:
         """What the tokens of the stream see, and the cache with their keys and values in it."""
-        b, n, d = stream.x.shape
-        qkv = Linear(3 * d, bias=self.bias, dtype=self.dtype, name='qkv')(stream.x)
+        b, n, d = state.x.shape
+        qkv = Linear(3 * d, bias=self.bias, dtype=self.dtype, name='qkv')(state.x)
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
         if at.rotation is not None:
             q, k = rotate(q, at.rotation), rotate(k, at.rotation)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-        cache = None if stream.cache is None else stream.cache.write(layer, at.first, k, v)
-        entries = Entries(k, v) if cache is None else cache.read(layer)
+        cache = None if state.cache is None else state.cache.write(layer, at.first, k, v)
+        entries = LayerKV(k, v) if cache is None else cache.read(layer)
         seen = attend(q, entries, at.visible).reshape(b, n, d)
-        return Stream(Linear(d, bias=self.bias, dtype=self.dtype, name='out')(seen), cache)
+        return DecoderState(Linear(d, bias=self.bias, dtype=self.dtype, name='out')(seen), cache)
 
 
 class Block(nn.Module):
@@ -171,16 +171,16 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, stream: Stream, at: Places, layer: Int[Array, '']) -> tuple[Stream, None]:
+    def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> tuple[DecoderState, None]:
         """Applies both branches; the form is that of a scan's body."""
         gpt = self.style == 'gpt'
         norm = functools.partial(nn.LayerNorm if gpt else nn.RMSNorm, epsilon=1e-5, dtype=self.dtype)
         linear = functools.partial(Linear, bias=gpt, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        x = stream.x
+        x = state.x
 
         attention = CausalAttention(self.heads, gpt, self.dtype, name='attention')
-        seen = attention(Stream(norm(name='attention_norm')(x), stream.cache), at, layer)
+        seen = attention(DecoderState(norm(name='attention_norm')(x), state.cache), at, layer)
         x = x + drop(seen.x)
 
         y = norm(name='mlp_norm')(x)
@@ -188,10 +188,10 @@ class Block(nn.Module):
             y = nn.gelu(linear(self.mlp_width, name='mlp_in')(y), approximate=False)
         else:
             y = nn.silu(linear(self.mlp_width, name='mlp_gate')(y)) * linear(self.mlp_width, name='mlp_in')(y)
-        return Stream(x + drop(linear(x.shape[-1], name='mlp_out')(y)), seen.cache), None
+        return DecoderState(x + drop(linear(x.shape[-1], name='mlp_out')(y)), seen.cache), None
 
 
-class Decoder(nn.Module):
+class CausalTransformer(nn.Module):
     """A stack of blocks.
 
     Attributes:
@@ -214,9 +214,9 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, stream: Stream, at: Places, *, train: bool = False) -> Stream:
+    def __call__(self, state: DecoderState, at: AttentionContext, *, train: bool = False) -> DecoderState:
         """All blocks, over a whole sequence (no cache) or over the next positions (with a cache)."""
-        width = stream.x.shape[-1]
+        width = state.x.shape[-1]
         if width % self.heads:
             raise UserError(f'width {width} is not a multiple of heads {self.heads}')
         if self.style not in STYLES:
@@ -225,8 +225,8 @@ class Decoder(nn.Module):
         if self.has_variable('params', f'{STACK}_0'):
             for i in range(self.layers):
                 own = Block(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=f'{STACK}_{i}')
-                stream, _ = own(stream, at, jnp.asarray(i))
-            return stream
+                state, _ = own(state, at, jnp.asarray(i))
+            return state
         block = nn.remat(Block, prevent_cse=False) if self.remat and train else Block
         stack = nn.scan(
             block,
@@ -236,4 +236,4 @@ class Decoder(nn.Module):
             length=self.layers,
         )
         blocks = stack(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=STACK)
-        return blocks(stream, at, jnp.arange(self.layers))[0]
+        return blocks(state, at, jnp.arange(self.layers))[0]

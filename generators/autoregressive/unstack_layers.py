@@ -11,10 +11,10 @@ from vistok.generators.generator import Variables
 STACK = 'layers'
 
 
-def separated(variables: Variables) -> Variables:
+def unstack_layers(variables: Variables) -> Variables:
     """Stacks `layers` as `layers_0`, `layers_1`, ...; matrices `kernel` as their transposes, `rows`.
 
-    What is in that form already stays as it is.  `Linear` and `Decoder` understand both.
+    What is in that form already stays as it is.  `Linear` and `CausalTransformer` understand both.
     """
     found = {}
     for path, x in flax.traverse_util.flatten_dict(variables).items():

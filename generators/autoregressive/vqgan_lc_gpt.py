@@ -13,18 +13,17 @@ from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
 from vistok.generators.autoregressive.conditioned_decoder import (
-    Cache,
-    Prefix,
-    PrefixDecoder,
-    PrefixGenerator,
-    labels_of,
+    ConditionedDecoder,
+    ConditionPrefix,
+    DecoderCache,
+    DecoderOnlyGenerator,
 )
-from vistok.generators.autoregressive.decoding import Step
+from vistok.generators.autoregressive.decoding import DecodeStep
 from vistok.generators.autoregressive.transformer import NORMAL, Linear
-from vistok.generators.generator import Condition
+from vistok.generators.generator import Condition, class_labels
 
 
-class VQGANLCGPTNetwork(PrefixDecoder):
+class VQGANLCGPTNetwork(ConditionedDecoder):
     """The network of `VQGANLCGPT`, which see."""
 
     vocabulary: int
@@ -33,38 +32,38 @@ class VQGANLCGPTNetwork(PrefixDecoder):
         """One table of vectors for codewords and classes, learned positions, decoder, last norm and head."""
         super().setup()
         self.words = nn.Embed(self.vocabulary, self.width, dtype=self.dtype, embedding_init=NORMAL)
-        slots = 1 + self.grid[0] * self.grid[1]
-        self.positions = self.param('positions', nn.initializers.zeros, (slots, self.width))
+        length = 1 + self.grid[0] * self.grid[1]
+        self.positions = self.param('positions', nn.initializers.zeros, (length, self.width))
         self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def make_output(self, codebook_size: int) -> Linear:
         """The head gives class numbers logits as well, which are never drawn."""
         return Linear(self.vocabulary, dtype=self.dtype, result=jnp.float32)
 
-    def prefix(self, cond: Condition) -> Prefix:
+    def prefix(self, cond: Condition) -> ConditionPrefix:
         """The class is a word."""
-        return Prefix(self.words(labels_of(cond) + self.codebook_sizes[0])[:, None])
+        return ConditionPrefix(self.words(class_labels(cond) + self.codebook_sizes[0])[:, None])
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
         """A codeword is a word."""
         return self.words(ids[:, :, 0])
 
-    def positioned(self, x: Float[Array, 'b n d'], first: Int[Array, ''] | int) -> Float[Array, 'b n d']:
+    def add_positions(self, x: Float[Array, 'b n d'], first: Int[Array, ''] | int) -> Float[Array, 'b n d']:
         """Plus the learned vectors of the positions."""
         return x + jax.lax.dynamic_slice_in_dim(self.positions, first, x.shape[1]).astype(x.dtype)
 
-    def normed(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    def final_norm(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
         """The last norm."""
         return self.norm(x)
 
-    def next_logits(self, cache: Cache, ids: Int[Array, 'b n k']) -> Step:
+    def next_logits(self, cache: DecoderCache, ids: Int[Array, 'b n k']) -> DecodeStep:
         """Of the codewords only."""
         step = super().next_logits(cache, ids)
-        return Step(step.cache, step.logits[..., : self.codebook_sizes[0]])
+        return DecodeStep(step.cache, step.logits[..., : self.codebook_sizes[0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class VQGANLCGPT(PrefixGenerator):
+class VQGANLCGPT(DecoderOnlyGenerator):
     """Next-token prediction with the class as the first word.
 
     The likelihood is over the whole vocabulary, as the published model's is; only codewords are drawn.

@@ -57,11 +57,11 @@ def layers_of(state_dict: StateDict) -> int:
 def model(state_dict: StateDict) -> VQGANLCGPT:
     """The generator with the sizes of the given weights: a square grid, 1000 classes."""
     vocabulary, width = shape_of(state_dict, 'transformer.tok_emb.weight', 2)
-    slots = shape_of(state_dict, 'transformer.pos_emb', 3)[1]
-    side = math.isqrt(slots - 1)
-    if side**2 != slots - 1 or vocabulary <= _CLASSES or width % _HEAD_WIDTH:
+    length = shape_of(state_dict, 'transformer.pos_emb', 3)[1]
+    side = math.isqrt(length - 1)
+    if side**2 != length - 1 or vocabulary <= _CLASSES or width % _HEAD_WIDTH:
         raise ConversionError(
-            f'these are weights of another model: {slots} positions are not one class and a square of tokens, or '
+            f'these are weights of another model: {length} positions are not one class and a square of tokens, or '
             f'{vocabulary} words are not more than {_CLASSES}, or width {width} is no multiple of {_HEAD_WIDTH}'
         )
     return VQGANLCGPT(

@@ -133,7 +133,9 @@ def log_one_hot(ids: Int[Array, '*b'], size: int) -> Float[Array, '*b K']:
     return jnp.where(ids[..., None] == jnp.arange(size), 0.0, LOG_ZERO)
 
 
-def diffused(log_x: Float[Array, 'b *n K'], what: Transition, *, masks: bool) -> Float[Array, 'b *n states']:
+def transition_distribution(
+    log_x: Float[Array, 'b *n K'], what: Transition, *, masks: bool
+) -> Float[Array, 'b *n states']:
     """Distribution after a transition, of tokens that have the distribution `log_x` and are not masked before it.
 
     Args:
@@ -181,7 +183,9 @@ def posterior(
       at: a step, or one for each row.
       masks: whether there is a state for the mask.
     """
-    joint = diffused(log_x0, at.before, masks=masks) + likelihood(x_t, at.step, log_x0.shape[-1], masks=masks)
+    joint = transition_distribution(log_x0, at.before, masks=masks) + likelihood(
+        x_t, at.step, log_x0.shape[-1], masks=masks
+    )
     return joint - jax.nn.logsumexp(joint, axis=-1, keepdims=True)
 
 

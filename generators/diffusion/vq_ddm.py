@@ -21,7 +21,7 @@ from vistok.generators.diffusion.discrete_diffusion import Steps, Transition
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
-from vistok.generators.sampling import at_position, filtered, guidance_scales, guide, row_keys
+from vistok.generators.sampling import at_position, filter_logits, guidance_scales, guide, row_keys
 from vistok.tokenizers.tokenizer import Tokens
 
 DENOISERS = ('unet', 'transformer')
@@ -150,13 +150,11 @@ class VQDDM(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """The variational bound, in nats for each token, estimated without bias from some of its terms.
 
         See `Generator`.  Training takes one term for each sample; the terms of a batch are spread over all steps.
         """
-        del images
         ids, labels = jnp.asarray(tokens.ids), class_labels(cond)
         count, cells = len(ids), math.prod(tokens.ids.shape[1:])
         sizes = self.spec.codebook_sizes
@@ -202,7 +200,7 @@ class VQDDM(Generator):
         """
         return self._walk(variables, cond, rng, sample_ids, config)
 
-    def complete(
+    def inpaint(
         self,
         variables: Variables,
         tokens: Tokens,
@@ -350,7 +348,7 @@ class VQDDM(Generator):
         found = []
         for i, part in enumerate(self._parts(logits)):
             if config.temperature:
-                log_prediction = jax.nn.log_softmax(filtered(part.reshape(-1, part.shape[-1]), config))
+                log_prediction = jax.nn.log_softmax(filter_logits(part.reshape(-1, part.shape[-1]), config))
                 log_prediction = log_prediction.reshape(part.shape)
             else:
                 log_prediction = diffusion.log_one_hot(part.argmax(axis=-1), part.shape[-1])

@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.errors import UserError
-from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.masking import (
-    Guess,
+    MaskedGrid,
     NestedMasks,
     all_hidden,
     counts_rounded_up,
@@ -30,15 +30,14 @@ from vistok.generators.masked.masking import (
     share_grid,
 )
 from vistok.generators.masked.parallel_decoding import (
-    Chances,
-    Plan,
-    chances,
+    Candidates,
+    DecodingSchedule,
     check_one_codebook,
-    class_labels,
     drop_labels,
     flat_ids,
     guided,
     mean_over,
+    sample_candidates,
 )
 from vistok.generators.sampling import at_position, row_keys
 from vistok.tokenizers.tokenizer import Tokenizer, Tokens
@@ -156,7 +155,7 @@ class ADDPNetwork(nn.Module):
     def __call__(
         self,
         images: Float[Array, 'b H W 3'],
-        guess: Guess,
+        guess: MaskedGrid,
         labels: Int[Array, ' b'],
         *,
         train: bool = False,
@@ -174,7 +173,7 @@ class ADDPNetwork(nn.Module):
     def predict(
         self,
         features: Float[Array, 'b m d'],
-        guess: Guess,
+        guess: MaskedGrid,
         labels: Int[Array, ' b'],
         *,
         train: bool = False,
@@ -194,7 +193,7 @@ class ADDPNetwork(nn.Module):
 
 
 @flax.struct.dataclass
-class Denoised:
+class DenoisingState:
     """Where generation stands.
 
     Attributes:
@@ -311,10 +310,10 @@ class ADDP(Generator):
             variables['predictor'] = self.predictor.init(predictor)['params']
         return variables
 
-    def beginning(self, rows: int) -> Denoised:
+    def beginning(self, rows: int) -> DenoisingState:
         """Nothing is known, and the image (which does not count yet) is gray."""
         height, width = (side * self.spec.downsample_factor for side in self.grid)
-        return Denoised(all_hidden(rows, self.cells), jnp.zeros((rows, height, width, 3)))
+        return DenoisingState(all_hidden(rows, self.cells), jnp.zeros((rows, height, width, 3)))
 
     def loss(
         self,
@@ -324,13 +323,11 @@ class ADDP(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of hidden tokens against the predictor's distribution.
 
         Metrics are 'hidden_bits', the true tokens' bits per hidden token, and 'predictor_bits', those of the predictor.
         """
-        del images
         ids = flat_ids(tokens)
         mask_rng, label_rng, dropout_rng = jax.random.split(rng, 3)
         masks = draw_nested_masks(mask_rng, share_grid(), len(ids), self.cells)
@@ -356,19 +353,19 @@ class ADDP(Generator):
 
     def noised(
         self, variables: Variables, ids: Int[Array, 'b n'], masks: NestedMasks, labels: Int[Array, ' b']
-    ) -> tuple[Float[Array, 'b n K'], Denoised]:
+    ) -> tuple[Float[Array, 'b n K'], DenoisingState]:
         """What the predictor says of the hidden tokens, and an image of a time of generation when these are hidden.
 
         Hidden tokens are decoded from soft codewords: the predictor's, of a time a few steps earlier.
         """
         if self.predictor is None:
             raise UserError('ADDP learns from a predictor of tokens, and this one has none')
-        both = Guess(jnp.concatenate([ids, ids]), jnp.concatenate([masks.now, masks.before]))
+        both = MaskedGrid(jnp.concatenate([ids, ids]), jnp.concatenate([masks.now, masks.before]))
         predictor = {'params': variables['predictor']}
         logits = self.predictor.logits(predictor, both, jnp.concatenate([labels, labels]), None)
         target, earlier = jnp.split(jax.nn.softmax(logits), 2)
-        guess = Guess(ids, masks.now)
-        return target, Denoised(guess, self.decoded(variables, guess, earlier))
+        guess = MaskedGrid(ids, masks.now)
+        return target, DenoisingState(guess, self.decoded(variables, guess, earlier))
 
     def distillation(
         self, logits: Float[Array, 'b n v'], target: Float[Array, 'b n K'], hidden: Bool[Array, 'b n']
@@ -381,7 +378,7 @@ class ADDP(Generator):
         return mean_over(smooth, hidden)
 
     def decoded(
-        self, variables: Variables, guess: Guess, probabilities: Float[Array, 'b n K']
+        self, variables: Variables, guess: MaskedGrid, probabilities: Float[Array, 'b n K']
     ) -> Float[Array, 'b H W 3']:
         """The image of the known tokens, and of mixtures of codewords where tokens are hidden."""
         if self.tokenizer is None:
@@ -402,11 +399,15 @@ class ADDP(Generator):
         return jnp.where(labels == self.num_classes, -1, labels)
 
     def logits(
-        self, variables: Variables, state: Denoised, labels: Int[Array, ' b'], scale: Float[Array, ''] | None = None
+        self,
+        variables: Variables,
+        state: DenoisingState,
+        labels: Int[Array, ' b'],
+        scale: Float[Array, ''] | None = None,
     ) -> Float[Array, 'b n K']:
         """Logits of the codewords; with a scale, guided by those without a label."""
 
-        def predict(state: Denoised, labels: jax.Array) -> jax.Array:
+        def predict(state: DenoisingState, labels: jax.Array) -> jax.Array:
             params = {'params': variables['params']}
             logits: Any = self.network.apply(params, state.images, state.guess, self.rows_of(labels))
             return logits[..., : self.spec.codebook_sizes[0]]
@@ -416,12 +417,12 @@ class ADDP(Generator):
     def advance(
         self,
         variables: Variables,
-        state: Denoised,
+        state: DenoisingState,
         logits: Float[Array, 'b n K'],
-        chance: Chances,
-        heat: Float[Array, ''] | float,
+        candidates: Candidates,
+        annealing: Float[Array, ''] | float,
         count: Int[Array, ''] | int,
-    ) -> Denoised:
+    ) -> DenoisingState:
         """One step: tokens are drawn, the least confident stay hidden, and all are decoded, these as mixtures.
 
         Args:
@@ -432,9 +433,9 @@ class ADDP(Generator):
           heat: 1 at the beginning of generation, 0 at its end.
           count: how many tokens stay hidden.
         """
-        noise = self.choice_temperature * heat * chance.noise
-        guess = reveal(state.guess, logits, chance.drawn, noise, count)
-        return Denoised(guess, self.decoded(variables, guess, jax.nn.softmax(logits)))
+        noise = self.choice_temperature * annealing * candidates.noise
+        guess = reveal(state.guess, logits, candidates.drawn, noise, count)
+        return DenoisingState(guess, self.decoded(variables, guess, jax.nn.softmax(logits)))
 
     def generate(
         self,
@@ -443,18 +444,18 @@ class ADDP(Generator):
         rng: jax.Array,
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
-    ) -> Denoised:
+    ) -> DenoisingState:
         """Tokens, and the image of the last step: one token of it is still a mixture there.
 
         The arguments are those of `sample`; a 'position' of the guidance schedule is a step.
         """
         labels, keys = class_labels(cond), row_keys(rng, sample_ids)
-        plan = Plan.of(counts_rounded_up(self.cells, config.steps or self.steps, self.schedule), config)
+        plan = DecodingSchedule.of(counts_rounded_up(self.cells, config.steps or self.steps, self.schedule), config)
 
-        def step(state: Denoised, at: Plan) -> tuple[Denoised, None]:
+        def step(state: DenoisingState, at: DecodingSchedule) -> tuple[DenoisingState, None]:
             logits = self.logits(variables, state, labels, None if config.guidance_scale == 1 else at.guidance)
-            chance = chances(logits, at_position(keys, at.step), config)
-            return self.advance(variables, state, logits, chance, at.heat, at.count), None
+            candidates = sample_candidates(logits, at_position(keys, at.step), config)
+            return self.advance(variables, state, logits, candidates, at.annealing, at.count), None
 
         return jax.lax.scan(step, self.beginning(len(labels)), plan)[0]
 

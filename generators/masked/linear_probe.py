@@ -33,7 +33,7 @@ class TrainedEncoder:
         return {f'{place}/{name}': value for name, value in flat.items()}
 
 
-class Recognizer(nn.Module):
+class LinearProbe(nn.Module):
     """Mean feature of the patches, norm, one logit for each class.
 
     Attributes:
@@ -66,15 +66,15 @@ class Recognizer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RecognitionObjective:
+class LinearProbeObjective:
     """An `Objective` with one player, 'recognizer', over batches of 'image' and 'label'.
 
     Attributes:
-      recognizer: the model.
+      model: the classifier.
       label_smoothing: share of the target that is spread over all classes.
     """
 
-    recognizer: Recognizer
+    model: LinearProbe
     label_smoothing: float = 0.0
 
     @property
@@ -89,7 +89,7 @@ class RecognitionObjective:
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `Objective`."""
-        variables = dict(self.recognizer.init(rng, batch['image']))
+        variables = dict(self.model.init(rng, batch['image']))
         params = {'recognizer': variables.pop('params')}
         return params, {'recognizer': variables}
 
@@ -108,7 +108,7 @@ class RecognitionObjective:
         if axis is not None:  # each replica drops other values
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['recognizer'], **model_state['recognizer']}
-        logits: Any = self.recognizer.apply(variables, batch['image'], train=True, rngs={'dropout': rng})
+        logits: Any = self.model.apply(variables, batch['image'], train=True, rngs={'dropout': rng})
         nll, right = _scored(logits, batch['label'])
         smooth = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = jnp.mean((1 - self.label_smoothing) * nll + self.label_smoothing * smooth)
@@ -116,7 +116,7 @@ class RecognitionObjective:
 
     def scores(self, variables: Any, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Of each image: 'loss', and 'accuracy', 1 where its class is the most likely."""
-        logits: Any = self.recognizer.apply(variables, batch['image'])
+        logits: Any = self.model.apply(variables, batch['image'])
         nll, right = _scored(logits, batch['label'])
         return {'loss': nll, 'accuracy': right}
 

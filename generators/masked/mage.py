@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables
+from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.masking import (
-    Guess,
+    MaskedGrid,
     all_hidden,
     count_of,
     counts_falling,
@@ -27,14 +27,13 @@ from vistok.generators.masked.masking import (
     truncated_normal_shares,
 )
 from vistok.generators.masked.parallel_decoding import (
-    Plan,
-    chances,
+    DecodingSchedule,
     check_one_codebook,
-    class_labels,
     drop_labels,
     flat_ids,
     guided,
     mean_over,
+    sample_candidates,
 )
 from vistok.generators.sampling import at_position, row_keys
 from vistok.tokenizers.tokenizer import Tokens
@@ -222,10 +221,8 @@ class MAGE(Generator):
         rng: jax.Array,
         *,
         train: bool,
-        images: Float[Array, 'b H W 3'] | None = None,
     ) -> GeneratorLoss:
         """Cross-entropy of the hidden tokens; 'hidden_bits' is without smoothing, in bits per hidden token."""
-        del images
         ids = flat_ids(tokens)
         share_rng, noise_rng, label_rng, dropout_rng = jax.random.split(rng, 4)
         noise = jax.random.uniform(noise_rng, ids.shape)
@@ -252,11 +249,11 @@ class MAGE(Generator):
         return GeneratorLoss(mean_over(smooth, hidden), {'hidden_bits': mean_over(nll, hidden) / math.log(2)})
 
     def logits(
-        self, variables: Variables, guess: Guess, labels: Int[Array, ' b'], scale: Float[Array, ''] | None
+        self, variables: Variables, guess: MaskedGrid, labels: Int[Array, ' b'], scale: Float[Array, ''] | None
     ) -> Float[Array, 'b n K']:
         """Logits of the codewords; with a scale, guided by those without a label."""
 
-        def predict(guess: Guess, labels: jax.Array) -> jax.Array:
+        def predict(guess: MaskedGrid, labels: jax.Array) -> jax.Array:
             params = {'params': variables['params']}
             logits: Any = self.network.apply(params, guess.ids, guess.hidden, self.rows_of(labels))
             return logits
@@ -273,19 +270,19 @@ class MAGE(Generator):
     ) -> Tokens:
         """MaskGIT's parallel decoding; a 'position' of the guidance schedule is a step."""
         labels, keys = class_labels(cond), row_keys(rng, sample_ids)
-        plan = Plan.of(counts_falling(self.cells, config.steps or self.steps, self.schedule), config)
+        plan = DecodingSchedule.of(counts_falling(self.cells, config.steps or self.steps, self.schedule), config)
 
-        def step(guess: Guess, at: Plan) -> tuple[Guess, None]:
+        def step(guess: MaskedGrid, at: DecodingSchedule) -> tuple[MaskedGrid, None]:
             scale = None if config.guidance_scale == 1 else at.guidance
             logits = self.logits(variables, guess, labels, scale)
-            chance = chances(logits, at_position(keys, at.step), config)
-            noise = self.choice_temperature * at.heat * chance.noise
-            return reveal(guess, logits, chance.drawn, noise, at.count), None
+            candidates = sample_candidates(logits, at_position(keys, at.step), config)
+            noise = self.choice_temperature * at.annealing * candidates.noise
+            return reveal(guess, logits, candidates.drawn, noise, at.count), None
 
         guess, _ = jax.lax.scan(step, all_hidden(len(labels), self.cells), plan)
         return Tokens(guess.ids.reshape(-1, *self.grid, 1))
 
-    def complete(
+    def inpaint(
         self, variables: Variables, tokens: Tokens, known: Bool[Array, 'b h w'], cond: Condition, *, steps: int = 0
     ) -> Tokens:
         """Fills the unknown cells with the likeliest ids, the surest first; the known ones come back as they are.
@@ -304,12 +301,12 @@ class MAGE(Generator):
         shares = [schedule_share(self.schedule, (step + 1) / steps) for step in range(steps - 1)]
         unknown = hidden.sum(axis=1, keepdims=True)
 
-        def step(guess: Guess, share: jax.Array) -> tuple[Guess, None]:
+        def step(guess: MaskedGrid, share: jax.Array) -> tuple[MaskedGrid, None]:
             logits = self.logits(variables, guess, labels, None)
             likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             count = jnp.floor(unknown * share).astype(jnp.int32)
             return reveal(guess, logits, likeliest, jnp.zeros(hidden.shape), count), None
 
-        start = Guess(flat_ids(tokens).astype(jnp.int32), hidden)
+        start = MaskedGrid(flat_ids(tokens).astype(jnp.int32), hidden)
         guess, _ = jax.lax.scan(step, start, jnp.asarray([*shares, 0.0]))
         return Tokens(guess.ids.reshape(-1, *self.grid, 1))

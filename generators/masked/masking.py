@@ -151,7 +151,7 @@ def cosine_shares(rng: jax.Array, rows: int) -> Float[Array, ' b']:
 
 
 @flax.struct.dataclass
-class Guess:
+class MaskedGrid:
     """A token grid, row by row, some of it only guessed.
 
     Attributes:
@@ -163,18 +163,18 @@ class Guess:
     hidden: Any
 
 
-def all_hidden(rows: int, cells: int) -> Guess:
+def all_hidden(rows: int, cells: int) -> MaskedGrid:
     """Nothing is known."""
-    return Guess(jnp.zeros((rows, cells), jnp.int32), jnp.ones((rows, cells), bool))
+    return MaskedGrid(jnp.zeros((rows, cells), jnp.int32), jnp.ones((rows, cells), bool))
 
 
 def reveal(
-    guess: Guess,
+    guess: MaskedGrid,
     logits: Float[Array, 'b n K'],
     drawn: Int[Array, 'b n'],
     noise: Float[Array, 'b n'],
     count: Int[Array, ''] | Int[Array, 'b 1'] | int,
-) -> Guess:
+) -> MaskedGrid:
     """Takes the drawn ids where tokens are hidden, and keeps the least confident of these hidden.
 
     Args:
@@ -188,4 +188,4 @@ def reveal(
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
     chosen = jnp.take_along_axis(log_probability, ids[..., None], axis=-1)[..., 0]
     confidence = jnp.where(guess.hidden, chosen + noise, jnp.inf)
-    return Guess(ids, (ranks(confidence) < count) & guess.hidden)
+    return MaskedGrid(ids, (ranks(confidence) < count) & guess.hidden)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
 from vistok.errors import UserError
-from vistok.generators.generator import Condition, SampleConfig, TextFeatures
+from vistok.generators.generator import SampleConfig
 from vistok.generators.sampling import draw, guidance_scales, guide
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
@@ -28,17 +28,6 @@ def check_one_codebook(name: str, spec: TokenSpec) -> None:
 def flat_ids(tokens: Tokens) -> Int[Array, 'b n']:
     """Ids row by row, of a tokenizer with one codebook."""
     return jnp.asarray(tokens.ids).reshape(tokens.ids.shape[0], -1)
-
-
-def class_labels(cond: Condition) -> Int[Array, ' b']:
-    """The condition, which must be classes.
-
-    Raises:
-      UserError: it is text.
-    """
-    if isinstance(cond, TextFeatures):
-        raise UserError('this generator is conditioned on classes, and was given text')
-    return cond
 
 
 def drop_labels(labels: Int[Array, ' b'], rng: jax.Array, share: float, null: int) -> Int[Array, ' b']:
@@ -75,7 +64,7 @@ def guided(
 
 
 @flax.struct.dataclass
-class Chances:
+class Candidates:
     """What is random in one step of generation.
 
     Attributes:
@@ -87,7 +76,7 @@ class Chances:
     noise: Any
 
 
-def chances(logits: Float[Array, 'b n K'], keys: Array, config: SampleConfig) -> Chances:
+def sample_candidates(logits: Float[Array, 'b n K'], keys: Array, config: SampleConfig) -> Candidates:
     """Draws ids and noise.
 
     Args:
@@ -99,11 +88,11 @@ def chances(logits: Float[Array, 'b n K'], keys: Array, config: SampleConfig) ->
     by_cell = jax.vmap(lambda key: jax.vmap(lambda cell: jax.random.fold_in(key, cell))(jnp.arange(n)))(keys)
     drawn = draw(logits.reshape(b * n, -1), by_cell.reshape(b * n), config).reshape(b, n)
     noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, n), (n,)))(keys)
-    return Chances(drawn, noise)
+    return Candidates(drawn, noise)
 
 
 @flax.struct.dataclass
-class Plan:
+class DecodingSchedule:
     """The steps of generation, to be scanned over.
 
     Attributes:
@@ -115,12 +104,12 @@ class Plan:
 
     step: Any
     count: Any
-    heat: Any
+    annealing: Any
     guidance: Any
 
     @staticmethod
-    def of(counts: Sequence[int], config: SampleConfig) -> 'Plan':
+    def of(counts: Sequence[int], config: SampleConfig) -> 'DecodingSchedule':
         """The steps after which so many tokens are hidden."""
         steps = np.arange(len(counts), dtype=np.int32)
-        heat = (1 - (steps + 1) / len(counts)).astype(np.float32)
-        return Plan(steps, np.asarray(counts, np.int32), heat, guidance_scales(config, len(counts)))
+        annealing = (1 - (steps + 1) / len(counts)).astype(np.float32)
+        return DecodingSchedule(steps, np.asarray(counts, np.int32), annealing, guidance_scales(config, len(counts)))

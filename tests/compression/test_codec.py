@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.format.header import BitstreamError, Limits
 from vistok.compression.pixel_formats import check_image
 from vistok.compression.priors.fitting import fit_prior
@@ -17,6 +17,7 @@ from vistok.experiments import registry
 from vistok.experiments.config_files import load_config
 from vistok.metrics.image_quality import psnr
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.fingerprints import fingerprint_weights
 
 WEIGHTS = bytes(range(8))
 TOKENIZERS = {
@@ -53,10 +54,9 @@ def test_tokens_come_back_exactly_and_images_in_their_size(tokenizer, size):
     tokens = model.encode(original)
     data = model.compress(original)
     assert data == model.pack(original, tokens)
-    reader = model.reader(data)
-    assert reader.alpha() is None
-    found = model.unpack(reader)
-    assert_equal(found, tokens)
+    content = model.unpack(data)
+    assert content.alpha is None
+    assert_equal(content.tokens, tokens)
     decoded = model.decompress(data)
     assert decoded.shape == original.shape
     assert decoded.dtype == np.uint8
@@ -153,21 +153,25 @@ def test_what_is_no_image_is_refused():
 def test_fingerprints_follow_values_and_not_names():
     tree = {'params': {'a': np.arange(6, dtype=np.float32), 'b': {'c': np.ones((2, 3), np.float32)}}}
     renamed = {'other': {'x': np.ones((2, 3), np.float32)}, 'y': np.arange(6, dtype=np.float32)}
-    assert fingerprint(tree) == fingerprint(renamed) == fingerprint(jax.tree.map(jax.numpy.asarray, tree))
+    assert (
+        fingerprint_weights(tree)
+        == fingerprint_weights(renamed)
+        == fingerprint_weights(jax.tree.map(jax.numpy.asarray, tree))
+    )
     changed = {'params': tree['params'] | {'a': np.arange(6, dtype=np.float32) * (1 + 1e-7)}}
-    assert fingerprint(changed) != fingerprint(tree)
-    assert fingerprint(tree).hex() == '04fd9872709a93e4'
+    assert fingerprint_weights(changed) != fingerprint_weights(tree)
+    assert fingerprint_weights(tree).hex() == '04fd9872709a93e4'
 
 
 @pytest.mark.parametrize('config', ['fqgan.py:tiny', 'control_gic.py:tiny', 'dq_vae.py:tiny'])
 def test_real_tokenizers_go_through(config):
     module = registry.build_tokenizer(load_config(f'configs/{config}').model)
     variables = jax.jit(lambda key: module.init(key, jax.numpy.zeros((1, 32, 32, 3))))(jax.random.key(0))
-    model = Codec(TrainedTokenizer(module, dict(variables)), fingerprint(variables), window=32, halo=16, tile=8)
+    model = Codec(TrainedTokenizer(module, dict(variables)), fingerprint_weights(variables), window=32, halo=16, tile=8)
     original = image(45, 40)
     tokens = model.encode(original)
     data = model.pack(original, tokens)
-    assert_equal(model.unpack(model.reader(data)), tokens)
+    assert_equal(model.unpack(data).tokens, tokens)
     assert model.decompress(data).shape == original.shape
     only = model.encode(original[:32, :32])
     expected = model.tokenizer.encode(original[None, :32, :32].astype(np.float32) / 127.5 - 1)

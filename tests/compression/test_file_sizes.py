@@ -11,7 +11,7 @@ import pytest
 from markov_generator import Markov
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec
+from vistok.compression.codec import Codec, build_header
 from vistok.compression.entropy.token_coding import encode_tile
 from vistok.compression.format.description import describe
 from vistok.compression.format.packets import PacketShape, parts
@@ -142,7 +142,7 @@ def test_files_of_smaller_codebooks_take_what_their_counts_say(name):
         tokens, prior = nested.coarser(whole, 0, level), coarsened(codec.prior, nested, level)
         grain = None if tokens.grain is None else tokens.grain[0]
         named = bits_of_ids(prior, tokens.ids[0], grain)
-        found, streams = payload(codec.at(level).pack(image(SIDE[name]), tokens))
+        found, streams = payload(codec.at_level(level).pack(image(SIDE[name]), tokens))
         named += 0 if grain is None else bits_of_grains(grain, codec.tokenizer.spec.grains)
         assert 'ids, coded' in streams
         assert 0.999 * named < found <= 1.01 * named + 2 * WORD
@@ -153,7 +153,7 @@ def test_packets_take_what_the_counts_say_of_each_by_itself():
     codec = dataclasses.replace(codec_of(name, 6), packets=PacketShape(2, 2))
     tokens = codec.encode(image(SIDE[name]))
     data = codec.pack(image(SIDE[name]), tokens)
-    every = list(parts(codec.header(image(SIDE[name])), codec.packets))
+    every = list(parts(build_header(codec, image(SIDE[name])), codec.packets))
     named = sum(bits_of_ids(codec.prior, tokens.ids[0][part.where], None) for part in every)
     found, streams = payload(data)
     assert 'ids, coded' in streams

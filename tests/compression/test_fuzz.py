@@ -22,7 +22,6 @@ from vistok.compression.format.header import BitstreamError, Limits
 from vistok.compression.format.packets import PacketShape
 from vistok.compression.loss_concealment import nearest_known
 from vistok.compression.nested.fitting import fit_nested
-from vistok.compression.pixel_formats import unpack_alpha
 from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
@@ -76,9 +75,7 @@ def made_cases():
     def add(codec, original, reader=None):
         data = codec.compress(original)
         reader = reader or codec
-        opened = reader.reader(data)
-        opened.alpha()
-        found.append(Case(reader, data, reader.unpack(opened)))
+        found.append(Case(reader, data, reader.unpack(data).tokens))
 
     for tokenizer in (ToyTokenizer(), ToyTokenizer(8, levels=3, codebooks=3), ToyTokenizer(4, (1, 2, 4))):
         plain = Codec(tokenizer, WEIGHTS, tile=4, limits=LIMITS)
@@ -91,12 +88,12 @@ def made_cases():
         nested = fit_nested(words, [np.ones(len(w), int) for w in words], (2, 1), WEIGHTS, restarts=1)
         levels = dataclasses.replace(coded, nested=nested)
         for level in range(3):
-            add(levels.at(level), image(9), levels)
+            add(levels.at_level(level), image(9), levels)
         if tokenizer.grains == (1,):
             for level in range(2):
                 for codec in (levels, dataclasses.replace(levels, prior=None)):
                     codec = dataclasses.replace(codec, packets=PacketShape(2, 2), tile=5)
-                    add(codec.at(level), image(9), codec)
+                    add(codec.at_level(level), image(9), codec)
     add(drawn_by_a_network(), np.kron(image(9)[:32, :32], np.ones((3, 3, 1), np.uint8)))
     assert BitstreamReader(found[-1].data).header.prior_kind == 2
     return found
@@ -176,12 +173,10 @@ class Reading:
         return way.__name__
 
     def tokens(self, case, data, mended):
-        reader = case.codec.reader(data)
-        packed = reader.alpha()
-        if packed is not None:
-            alpha = unpack_alpha(packed, reader.header)
-            assert alpha.shape == (reader.header.height, reader.header.width, 1)
-        tokens = case.codec.unpack(reader)
+        content = case.codec.unpack(data)
+        tokens, alpha = content.tokens, content.alpha
+        if alpha is not None:
+            assert alpha.shape == (content.header.height, content.header.width, 1)
         self._check(case.codec, tokens)
         if not mended:  # nothing but a whole file, or one with the whole header of another
             header, rest = split(data)
@@ -200,7 +195,7 @@ class Reading:
             seen['ids'], seen['known'] = ids, known
             return nearest_known(ids, known)
 
-        found = case.codec.salvage(data, restore)
+        found = case.codec.decompress_partial(data, restore)
         self._check(case.codec, found.known)
         assert (found.lost > 0) == bool(seen)
         if seen:  # what is missing is flagged, and what has arrived is as it was written
@@ -212,9 +207,8 @@ class Reading:
     def transcoded(self, case, data, mended):
         codec = case.codec
         prior = codec.prior if isinstance(codec.prior, StaticPrior) else None
-        reader = codec.reader(transcode(data, codec.nested, len(codec.nested.levels), prior, codec.limits))
-        reader.alpha()
-        self._check(codec, codec.unpack(reader))
+        smaller = transcode(data, codec.nested, len(codec.nested.levels), prior, codec.limits)
+        self._check(codec, codec.unpack(smaller).tokens)
 
     @staticmethod
     def _check(codec, found):
@@ -296,7 +290,11 @@ def test_damage_inside_a_tile_is_noticed_by_the_tile(cases):
     noticed = harmless = 0
     for case in cases:
         codec, data = case.codec, case.data
-        if codec.reader(data).header.has_alpha or codec.packets is not None or codec.network is not None:
+        if (
+            BitstreamReader(data, codec.limits).header.has_alpha
+            or codec.packets is not None
+            or codec.network is not None
+        ):
             continue
         end = 6 + data[5] + 4
         for place in range(end + 1, len(data) - 4):
@@ -304,7 +302,7 @@ def test_damage_inside_a_tile_is_noticed_by_the_tile(cases):
             damaged[place] ^= 0x10
             damaged[-4:] = struct.pack('<I', zlib.crc32(damaged[:-4]))
             try:
-                found = codec.unpack(codec.reader(bytes(damaged)))
+                found = codec.unpack(bytes(damaged)).tokens
             except BitstreamError:
                 noticed += 1
             else:  # the last bits of a coded stream may be anything

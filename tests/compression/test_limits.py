@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec
+from vistok.compression.codec import Codec, build_header
 from vistok.compression.format.header import Header, Limits
 
 WEIGHTS = b'weights!'
@@ -26,7 +26,7 @@ def decoding_bytes(header):
 @pytest.mark.parametrize(('height', 'width'), [(1200, 400), (200, 3000), (1100, 1100)])
 def test_decoding_takes_a_image_and_a_row_of_windows(height, width):
     codec = Codec(ToyTokenizer(16), WEIGHTS, window=128, halo=32)
-    header = codec.header(np.zeros((height, width, 3), np.uint8))
+    header = build_header(codec, np.zeros((height, width, 3), np.uint8))
     tokens = codec.encode(np.zeros((height, width, 3), np.uint8))
     tracemalloc.start()
     codec.decode(tokens, header)

@@ -5,7 +5,7 @@ import pytest
 from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
-from vistok.compression.rate_control import Target, compress_to, most_codewords, shares_at
+from vistok.compression.rate_control import Target, binomial_grain_ratios, compress_to, most_codewords
 
 PIXELS = 100_000
 
@@ -18,7 +18,7 @@ def smooth(shares):
 
 @pytest.mark.parametrize('count', [2, 3, 4])
 def test_shares_lie_on_a_curve_from_coarse_to_fine(count):
-    curve = np.array([shares_at(t, count) for t in np.linspace(0, 1, 11)])
+    curve = np.array([binomial_grain_ratios(t, count) for t in np.linspace(0, 1, 11)])
     np.testing.assert_allclose(curve.sum(1), 1)
     assert (curve >= 0).all()
     assert curve[0].tolist() == [1] + [0] * (count - 1)

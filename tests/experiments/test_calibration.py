@@ -6,10 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec
-from vistok.experiments.calibration import middle, tokens_of
+from vistok.experiments.calibration import CalibrationImages, crop_center
 
 
 @pytest.fixture
@@ -26,14 +24,13 @@ def images(tmp_path):
 
 def test_the_middle_is_cut_and_not_resized():
     image = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
-    np.testing.assert_array_equal(middle(image, 3), image[2:5, 3:6])
-    np.testing.assert_array_equal(middle(image, 8), image[:, :8])
+    np.testing.assert_array_equal(crop_center(image, 3), image[2:5, 3:6])
+    np.testing.assert_array_equal(crop_center(image, 8), image[:, :8])
 
 
 def test_squares_have_one_size_and_images_their_own(images):
-    codec = Codec(ToyTokenizer(), b'weights!', window=128, halo=16)
-    factor = codec.tokenizer.spec.downsample_factor
-    squares = {tokens.ids.shape[1:3] for tokens in tokens_of(codec, images, 3, crop=16)}
-    assert squares == {(16 // factor, 16 // factor)}
-    wholes = [tokens.ids.shape[1:3] for tokens in tokens_of(codec, images, 3)]
-    assert len(set(wholes)) == len(wholes) > 1
+    squares = CalibrationImages(images, 3, crop=16)
+    assert {image.shape for image in squares} == {(16, 16, 3)}
+    wholes = CalibrationImages(images, 3)
+    sizes = [image.shape for image in wholes]
+    assert len(set(sizes)) == len(sizes) == wholes.read > 1

@@ -18,9 +18,10 @@ from vistok.errors import UserError
 from vistok.experiments import registry, sampling, token_extraction, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.loading import load_tokenizer
-from vistok.experiments.sampling import Plan, chosen_classes, sample
+from vistok.experiments.sampling import Plan, sample
 from vistok.experiments.saved_models import save_model
 from vistok.experiments.token_extraction import Extraction
+from vistok.generators.class_labels import find_classes
 from vistok.generators.generator import SampleConfig
 from vistok.generators.objective import GeneratorObjective
 from vistok.generators.trained import TrainedGenerator
@@ -332,10 +333,10 @@ def test_a_count_draws_classes_at_random():
 
 def test_classes_are_asked_for_by_number_or_name():
     names = ('cat', 'dog', '0')
-    assert chosen_classes(['all'], names) == (0, 1, 2)
-    assert chosen_classes(['dog', '0', '1'], names) == (1, 2, 1)
+    assert find_classes(['all'], names) == (0, 1, 2)
+    assert find_classes(['dog', '0', '1'], names) == (1, 2, 1)
     with pytest.raises(UserError, match=r"no class 'dgo': classes are 0 .. 2 or their names; did you mean 'dog'"):
-        chosen_classes(['dgo'], names)
+        find_classes(['dgo'], names)
 
 
 @pytest.mark.parametrize(

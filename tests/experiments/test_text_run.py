@@ -23,7 +23,7 @@ from vistok.errors import UserError
 from vistok.experiments import registry, run_folder, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.prompts import read_prompts
-from vistok.experiments.sampling import asked
+from vistok.experiments.sampling import sample_batch
 from vistok.experiments.saved_models import save_model
 from vistok.generators.generator import GeneratorLoss, SampleConfig, TextFeatures
 from vistok.generators.objective import GeneratorObjective, condition
@@ -106,7 +106,7 @@ def test_the_caption_of_a_row_is_the_condition_of_its_loss(folder):
     objective = GeneratorObjective(Told(TokenSpec((4,), 2), (2, 2), 1))
     found = objective.losses_by_image({}, None, batch, jax.random.key(0))['loss']
     np.testing.assert_allclose(found, told.features.astype(np.float32).sum((1, 2)), rtol=1e-5)
-    again = asked(np.asarray([2, 0]), np.asarray([7, 8]), told)
+    again = sample_batch(np.asarray([2, 0]), np.asarray([7, 8]), told)
     cond = condition(again)
     assert cond.features.dtype == jnp.float32
     np.testing.assert_array_equal(cond.features, told.features[[2, 0]])

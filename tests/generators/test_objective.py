@@ -79,16 +79,10 @@ def test_devices_learn_together_what_one_learns(kind):
     np.testing.assert_allclose(many.params['generator']['table'], one.params['generator']['table'], atol=1e-6)
 
 
-def test_images_without_a_tokenizer_and_tokens_without_the_images_are_refused():
-    images, ids = batch()
+def test_images_without_a_tokenizer_are_refused():
+    images, _ = batch()
     with pytest.raises(ValueError, match='need a tokenizer'):
         GeneratorObjective(GENERATOR).tokens(None, images)
-
-    class Seeing(Table):
-        needs_images = True
-
-    with pytest.raises(ValueError, match='Seeing learns from images'):
-        GeneratorObjective(Seeing(SPEC, (2, 2), 3)).images({'ids': ids})
 
 
 @pytest.mark.parametrize('size', [3, 10])

@@ -9,14 +9,14 @@ import pytest
 from autoregressive_cases import GENERATORS, variables_of
 from golden_packs import load_pack
 
-from vistok.generators.autoregressive.speculative_decoding import speculate
+from vistok.generators.autoregressive.speculative_decoding import speculative_jacobi_decode
 from vistok.generators.generator import SampleConfig
-from vistok.generators.sampling import at_position, draw, filtered, guidance_scales, guide, row_keys
+from vistok.generators.sampling import at_position, draw, filter_logits, guidance_scales, guide, row_keys
 
 
 def kept(probabilities, **options):
     logits = jnp.log(jnp.asarray([probabilities], jnp.float32))
-    return np.flatnonzero(np.isfinite(filtered(logits, SampleConfig(**options))[0])).tolist()
+    return np.flatnonzero(np.isfinite(filter_logits(logits, SampleConfig(**options))[0])).tolist()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_temperature_divides_before_top_p_looks():
 )
 def test_probabilities_are_those_of_the_official_sampler(name, options):
     pack = load_pack('llamagen_gpt_b')
-    logits = filtered(jnp.asarray(pack['sampler_logits'][:, -1]), SampleConfig(**options))
+    logits = filter_logits(jnp.asarray(pack['sampler_logits'][:, -1]), SampleConfig(**options))
     np.testing.assert_allclose(jax.nn.softmax(logits), pack[f'sampler_probs_{name}'], atol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_speculated_ids_follow_the_distribution_of_the_model():
     variables, cond = variables_of('class'), jnp.full((count,), 2)
     config = SampleConfig(window=2, temperature=0.7)
     keys = row_keys(jax.random.key(5), jnp.arange(count))
-    found = jax.jit(lambda v: speculate(generator, v, cond, None, keys, config))(variables)
+    found = jax.jit(lambda v: speculative_jacobi_decode(generator, v, cond, None, keys, config))(variables)
 
     firsts = jnp.arange(17)
     pairs = jnp.stack([firsts, jnp.zeros_like(firsts)], axis=1)[..., None]
@@ -147,6 +147,8 @@ def test_guesses_that_stand_save_passes():
     sure = jax.tree.map(jnp.zeros_like, variables_of('class'))  # every logit is 0: greedy ids are all 0
     config = SampleConfig(window=4, temperature=0.0)
     keys = row_keys(jax.random.key(0), jnp.arange(2))
-    found = jax.jit(lambda v: speculate(generator, v, jnp.zeros((2,), jnp.int32), None, keys, config))(sure)
+    found = jax.jit(lambda v: speculative_jacobi_decode(generator, v, jnp.zeros((2,), jnp.int32), None, keys, config))(
+        sure
+    )
     np.testing.assert_array_equal(found.ids, 0)
     np.testing.assert_array_equal(found.passes, 4)

@@ -130,7 +130,7 @@ def test_sizes_are_kept(photo, tmp_path, capsys):
 
 def test_other_weights_are_named(photo):
     compress(photo)
-    other = dataclasses.replace(CODEC, weights=b'weights?')
+    other = dataclasses.replace(CODEC, weights_fingerprint=b'weights?')
     with pytest.raises(BitstreamError, match='was written with weights 7765696768747321, got 776569676874733f'):
         decompress(photo.with_suffix('.bin'), str(photo.with_name('x.png')), codec=other)
     assert not photo.with_name('x.png').exists()
@@ -253,7 +253,7 @@ def test_the_prior_beside_the_weights_is_used(photo, tmp_path, monkeypatch):
     prior.save(run / 'prior.safetensors')
     found = opening.open_codec(str(run), window=128)
     assert found.prior.fingerprint == prior.fingerprint
-    assert found.weights == without.weights
+    assert found.weights_fingerprint == without.weights_fingerprint
     assert found.window == 128
     assert opening.open_codec(str(run), '').prior is None
     with pytest.raises(UserError, match='there is no file'):

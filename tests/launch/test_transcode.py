@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.format.header import BitstreamError
 from vistok.compression.format.packets import PacketShape
 from vistok.compression.loss_concealment import nearest_known
@@ -23,6 +23,7 @@ from vistok.experiments.image_files import IMAGES, image_bytes, read_image
 from vistok.experiments.saved_models import save_model
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
+from vistok.weights.fingerprints import fingerprint_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +77,7 @@ def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
     with pytest.raises(ValueError, match='with the fewest codewords there are, this image has'):
         compress_files(codec, work, max_bytes=sizes[2] - 1, force=True)
     with pytest.raises(ValueError, match='one grain, so the size of an image is given'):  # --codewords was said
-        compress_files(codec.at(1), work, max_bytes=sizes[2], force=True)
+        compress_files(codec.at_level(1), work, max_bytes=sizes[2], force=True)
 
 
 def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_path, monkeypatch):
@@ -88,7 +89,7 @@ def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_pat
     assert path == run / 'nested.safetensors'
     assert opening.open_codec(str(run)).nested is None
     words, usage = [np.arange(64, dtype=np.float32)[:, None]], [np.ones(64, int)]
-    fit_nested(words, usage, (8, 2), fingerprint(model.variables)).save(path)
+    fit_nested(words, usage, (8, 2), fingerprint_weights(model.variables)).save(path)
     found = opening.open_codec(str(run))
     assert found.nested.sizes(1) == (8,)
     assert opening.open_codec(str(run), nested='').nested is None

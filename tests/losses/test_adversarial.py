@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_packs import assert_close, load_pack
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.losses.adversarial import (
     ADVERSARIAL_LOSSES,
     LeCam,
@@ -92,7 +92,7 @@ def test_adaptive_weight_on_replicas_takes_norms_of_mean_gradients():
     reconstruction, generator = jax.random.normal(jax.random.key(0), (2, 4, 3))
 
     def step(a, b):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             return adaptive_weight(a, b)
 
     weights = jax.pmap(step, axis_name='data', devices=jax.devices()[:4])(reconstruction, generator)
@@ -149,7 +149,7 @@ def test_lecam_means_follow_the_logits_of_all_replicas():
     real, fake = jax.random.normal(jax.random.key(0), (2, 4, 3)) + 1
 
     def step(r, f):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             return LeCam.zeros().update(r, f, decay=0.9)
 
     state = jax.pmap(step, axis_name='data', devices=jax.devices()[:4])(real, fake)

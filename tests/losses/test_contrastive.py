@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_packs import load_pack
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.losses.contrastive import info_nce
 
 
@@ -40,7 +40,7 @@ def test_replicas_share_negatives_only_when_asked(global_negatives):
     prediction, target = jax.random.normal(jax.random.key(1), (2, 8, 5))
 
     def step(p, t):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             loss, gradient = jax.value_and_grad(info_nce)(p, t, 0.5, global_negatives)
         return jax.lax.pmean(loss, 'data'), gradient / 4
 

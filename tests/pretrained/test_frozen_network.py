@@ -1,4 +1,4 @@
-"""A judge comes with the weights it names, or with a clear refusal."""
+"""A frozen network comes with the weights it names, or with a clear refusal."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from golden_packs import assert_close, load_pack
 from vistok.errors import UserError
 from vistok.pretrained import frozen_network
 from vistok.pretrained.clip import CLIPVision
-from vistok.pretrained.frozen_network import JUDGES, load_judge
+from vistok.pretrained.frozen_network import FROZEN_NETWORKS, load_frozen_network
 from vistok.weights.rules import ConversionError
 
 
@@ -35,14 +35,14 @@ def assert_is_golden_lpips(loaded):
 
 
 def test_lpips_loads_from_one_file_of_known_digest(lpips_file):
-    assert_is_golden_lpips(load_judge('lpips', lpips_file, sha256=sha256(lpips_file)))
+    assert_is_golden_lpips(load_frozen_network('lpips', lpips_file, sha256=sha256(lpips_file)))
 
 
 def test_lpips_refuses_a_file_of_unknown_or_wrong_digest(lpips_file):
     with pytest.raises(UserError, match='has no published digest: give the sha256'):
-        load_judge('lpips', lpips_file)
+        load_frozen_network('lpips', lpips_file)
     with pytest.raises(UserError, match=f'has the sha256 {sha256(lpips_file)}, not {"0" * 64}'):
-        load_judge('lpips', lpips_file, sha256='0' * 64)
+        load_frozen_network('lpips', lpips_file, sha256='0' * 64)
 
 
 def test_lpips_loads_from_a_folder_with_trunk_and_heads_of_known_digests(tmp_path, monkeypatch):
@@ -54,14 +54,14 @@ def test_lpips_loads_from_a_folder_with_trunk_and_heads_of_known_digests(tmp_pat
     monkeypatch.setattr(frozen_network, '_VGG16_FILE', 'trunk.safetensors')
     monkeypatch.setattr(frozen_network, '_HEADS_FILE', 'heads.safetensors')
     with pytest.raises(UserError, match="is not torchvision's file: its sha256 starts with"):
-        load_judge('lpips', tmp_path)
+        load_frozen_network('lpips', tmp_path)
     monkeypatch.setattr(frozen_network, '_VGG16_SHA256_START', sha256(tmp_path / 'trunk.safetensors')[:8])
     with pytest.raises(UserError, match='is not the file of LPIPS heads'):
-        load_judge('lpips', tmp_path)
+        load_frozen_network('lpips', tmp_path)
     monkeypatch.setattr(
         frozen_network, '_HEADS_MD5', hashlib.md5((tmp_path / 'heads.safetensors').read_bytes()).hexdigest()
     )
-    assert_is_golden_lpips(load_judge('lpips', tmp_path))
+    assert_is_golden_lpips(load_frozen_network('lpips', tmp_path))
 
 
 def test_a_teacher_loads_from_a_file_and_takes_options(tmp_path, monkeypatch):
@@ -74,35 +74,35 @@ def test_a_teacher_loads_from_a_file_and_takes_options(tmp_path, monkeypatch):
     golden = load_pack('clip_vision_small')
     path = tmp_path / 'model.safetensors'
     safetensors.numpy.save_file(golden.state_dict(), path)
-    loaded = load_judge('clip_b16', path, resize_method='nearest')
+    loaded = load_frozen_network('clip_b16', path, resize_method='nearest')
     features = jax.jit(loaded.module.apply)(loaded.variables, jnp.asarray(golden.nhwc('input')))
     assert_close(features, golden['features'])
     with pytest.raises(UserError, match='has the sha256'):
-        load_judge('clip_b16', path, sha256='0' * 64)
+        load_frozen_network('clip_b16', path, sha256='0' * 64)
 
 
 def test_weights_of_another_model_are_refused(lpips_file):
     with pytest.raises(ConversionError, match='weights of another model'):
-        load_judge('dinov2_s', lpips_file)
+        load_frozen_network('dinov2_s', lpips_file)
 
 
-@pytest.mark.parametrize('kind', [kind for kind in JUDGES if not kind.startswith('stand_in')])
+@pytest.mark.parametrize('kind', [kind for kind in FROZEN_NETWORKS if not kind.startswith('stand_in')])
 def test_missing_weights_are_explained(kind, tmp_path):
     role = 'perceptual' if kind == 'lpips' else 'teacher'
     with pytest.raises(FileNotFoundError, match=f"{kind} needs .*no path was given; without it use 'stand_in_{role}'"):
-        load_judge(kind)
+        load_frozen_network(kind)
     with pytest.raises(FileNotFoundError, match=r'there is nothing at .*absent'):
-        load_judge(kind, tmp_path / 'absent')
+        load_frozen_network(kind, tmp_path / 'absent')
 
 
 def test_unknown_kinds_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="judge 'vgg' is none of lpips, clip_l14"):
-        load_judge('vgg')
+    with pytest.raises(ValueError, match="network 'vgg' is none of lpips, clip_l14"):
+        load_frozen_network('vgg')
     with pytest.raises(ValueError, match='comes with its weights'):
-        load_judge('stand_in_teacher', 'somewhere.npz')
+        load_frozen_network('stand_in_teacher', 'somewhere.npz')
 
 
-def test_a_judge_is_callable_and_named():
-    loaded = load_judge('stand_in_perceptual', dtype=jnp.bfloat16)
+def test_a_frozen_network_is_callable_and_named():
+    loaded = load_frozen_network('stand_in_perceptual', dtype=jnp.bfloat16)
     assert (loaded.name, loaded.module.dtype) == ('stand_in_perceptual', jnp.bfloat16)
     np.testing.assert_array_equal(loaded(*[jnp.zeros((2, 16, 16, 3))] * 2), np.zeros(2))

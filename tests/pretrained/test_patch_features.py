@@ -9,7 +9,7 @@ from golden_packs import load_pack
 from vistok.pretrained.clip import CLIPVision, clip_l14
 from vistok.pretrained.convert import CLIP_PATCHES_IGNORED, DINOV2_IGNORED, clip_rules, dinov2_rules
 from vistok.pretrained.dinov2 import DINOv2
-from vistok.pretrained.frozen_network import load_judge
+from vistok.pretrained.frozen_network import load_frozen_network
 from vistok.weights.rules import to_ours, variable_shapes
 
 SIZES = {'width': 64, 'layers': 3, 'num_heads': 4, 'patch': 14, 'image_size': 56}
@@ -57,10 +57,10 @@ def test_clip_l14_gives_the_width_of_the_published_table():
 
 
 def test_the_stand_in_has_a_feature_for_every_eight_pixels():
-    judge = load_judge('stand_in_patches')
-    assert judge(jnp.zeros((2, 32, 48, 3))).shape == (2, 4, 6, 80)
+    network = load_frozen_network('stand_in_patches')
+    assert network(jnp.zeros((2, 32, 48, 3))).shape == (2, 4, 6, 80)
 
 
 def test_the_missing_file_of_a_source_of_patches_names_the_stand_in_for_it():
     with pytest.raises(FileNotFoundError, match="without it use 'stand_in_patches'"):
-        load_judge('clip_l14', patches=True)
+        load_frozen_network('clip_l14', patches=True)

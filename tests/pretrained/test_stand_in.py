@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vistok.data.images.embedded import Photographs
-from vistok.pretrained.frozen_network import load_judge
+from vistok.pretrained.frozen_network import load_frozen_network
 from vistok.pretrained.stand_in import WEIGHTS
 
 
@@ -30,15 +30,15 @@ def blurred(images, times):
 
 @pytest.fixture(scope='module')
 def distance():
-    judge = load_judge('stand_in_perceptual')
-    apply = jax.jit(judge.module.apply)
-    return lambda a, b: np.asarray(apply(judge.variables, a, b))
+    network = load_frozen_network('stand_in_perceptual')
+    apply = jax.jit(network.module.apply)
+    return lambda a, b: np.asarray(apply(network.variables, a, b))
 
 
 def test_weights_are_small():
     assert WEIGHTS.stat().st_size < 500_000
-    judge = load_judge('stand_in_teacher')
-    assert 100_000 < sum(x.size for x in jax.tree.leaves(judge.variables)) < 200_000
+    network = load_frozen_network('stand_in_teacher')
+    assert 100_000 < sum(x.size for x in jax.tree.leaves(network.variables)) < 200_000
 
 
 def test_distance_is_zero_symmetric_and_bounded(distance):
@@ -67,27 +67,27 @@ def test_distance_weighs_structure_more_than_brightness(distance):
 
 
 def test_distance_pulls_a_image_towards_its_target(distance):
-    judge = load_judge('stand_in_perceptual')
+    network = load_frozen_network('stand_in_perceptual')
     target = held_out_crops()[:1]
 
     @jax.jit
     def descend(x, variables):
-        value, slope = jax.value_and_grad(lambda x: judge.module.apply(variables, target, x).sum())(x)
+        value, slope = jax.value_and_grad(lambda x: network.module.apply(variables, target, x).sum())(x)
         return x - 0.02 * jnp.sign(slope), value
 
-    x, first = descend(blurred(target, 8), judge.variables)
+    x, first = descend(blurred(target, 8), network.variables)
     for _ in range(10):
-        x, last = descend(x, judge.variables)
+        x, last = descend(x, network.variables)
     assert last < 0.8 * first
 
 
 def test_teacher_recognises_places_it_has_not_seen():
-    judge = load_judge('stand_in_teacher')
-    a, b = (judge(x) for x in (held_out_crops(), held_out_crops(16)))
+    network = load_frozen_network('stand_in_teacher')
+    a, b = (network(x) for x in (held_out_crops(), held_out_crops(16)))
     a, b = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
     np.testing.assert_array_equal((a @ b.T).argmax(-1), np.arange(len(a)))
 
 
 def test_teacher_takes_images_of_any_size():
-    judge = load_judge('stand_in_teacher')
-    assert judge(jnp.zeros((2, 48, 80, 3))).shape == (2, 64)
+    network = load_frozen_network('stand_in_teacher')
+    assert network(jnp.zeros((2, 48, 80, 3))).shape == (2, 64)

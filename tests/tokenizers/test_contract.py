@@ -146,7 +146,7 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
 
 
-def test_one_batch_can_be_overfitted_and_frozen_tables_stay(case):
+def test_one_batch_can_be_overfitted_frozen_tables_stay_and_running_means_move(case):
     optimizer = optax.adam(3e-3)
 
     @jax.jit
@@ -175,8 +175,11 @@ def test_one_batch_can_be_overfitted_and_frozen_tables_stay(case):
         return float(jnp.mean((output.reconstruction - case.images) ** 2))
 
     before, frozen = error(params, rest), jax.device_get(rest.get('frozen', {}))
+    running = jax.device_get(rest.get('codebook_stats', {}))
     for number in range(80):
         params, rest, state = step(params, rest, state, number)
     assert error(params, rest) < 0.25 * before
     assert 'frozen' not in params
     jax.tree.map(np.testing.assert_array_equal, rest.get('frozen', {}), frozen)
+    for old, new in zip(*map(jax.tree.leaves, (running, rest.get('codebook_stats', {}))), strict=True):
+        assert np.abs(old - new).max() > 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vistok.metrics.image_quality import psnr, ssim
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.evaluation import evaluate_tokenizer
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
@@ -85,8 +85,8 @@ def test_an_id_outside_its_codebook_is_refused():
 
 
 def test_the_perceptual_distance_bears_the_name_of_its_judge():
-    judge = Judge(name='mean_difference', module=MeanDifference(), variables={})
-    metrics = evaluate_tokenizer(darken, batches(IMAGES, 4, padding=2), SPEC, perceptual=judge).metrics
+    network = FrozenNetwork(name='mean_difference', module=MeanDifference(), variables={})
+    metrics = evaluate_tokenizer(darken, batches(IMAGES, 4, padding=2), SPEC, perceptual=network).metrics
     assert metrics['mean_difference'] == pytest.approx(0.1 * np.abs(IMAGES).mean(), rel=1e-5)
 
 

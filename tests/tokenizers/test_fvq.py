@@ -10,7 +10,7 @@ import pytest
 from golden_packs import random_variables
 
 from vistok.tokenizers.fvq import FVQ, PRESETS, MultiScaleFVQ, ResidualFVQ
-from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.plain_codebook import to_plain_codebook
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from vistok.tokenizers.tokenizer import TokenSpec
@@ -113,7 +113,7 @@ def test_baked_sums_of_codewords_give_the_same_tokens_and_images(kind):
     module, plain = SUMS[kind]
     trained = TrainedTokenizer(module, random_variables(variable_shapes(module, IMAGE)))
     images = np.random.default_rng(1).uniform(-1, 1, IMAGE.shape).astype(np.float32)
-    baked = materialize(trained)
+    baked = to_plain_codebook(trained)
     assert type(baked.module) is plain
     assert set(baked.variables['params']['quantizer']['codebook']) == {'codewords'}
     tokens = trained.encode(images)

@@ -11,7 +11,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.dq_vae import DQVAE, Routing
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
@@ -184,7 +184,7 @@ def test_the_whole_objective_is_the_official_one(case):
             WithRunningStatistics(patchgan.module),
             weight=1.0, discriminator_weight=1.0, adaptive=True, adaptive_maximum=0.75, start=0,
         ),
-        perceptual=Judge('lpips', lpips.module, lpips.variables),
+        perceptual=FrozenNetwork('lpips', lpips.module, lpips.variables),
         pixel_loss='l1',
     )  # fmt: skip
     variables = dict(case.model.variables)

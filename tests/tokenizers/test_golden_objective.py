@@ -8,7 +8,7 @@ import pytest
 from golden_packs import load_pack
 
 import vistok
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
 
 
@@ -32,7 +32,7 @@ def golden():
         AdversarialGame(
             WithRunningStatistics(patchgan.module), weight=0.8, discriminator_weight=1.0, adaptive=True, start=250_001
         ),
-        perceptual=Judge('lpips', lpips.module, lpips.variables),
+        perceptual=FrozenNetwork('lpips', lpips.module, lpips.variables),
         pixel_loss='l1',
     )
     params = {'tokenizer': tokenizer.variables['params'], 'discriminator': {'patchgan': patchgan.variables['params']}}

@@ -11,7 +11,7 @@ from golden_packs import assert_close, load_pack
 import vistok
 from vistok.tokenizers.convert.simvq import codebook_rules
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
-from vistok.tokenizers.simvq import SimVQ, gaussian_codebook
+from vistok.tokenizers.simvq import SimVQ, make_gaussian_codebook
 from vistok.weights.rules import to_official, to_ours, variable_shapes
 
 RULES = codebook_rules('', 'codebook')
@@ -22,7 +22,7 @@ SIZES = {'': 1024, 'n65536': 65_536}
 def quantizer(variant):
     """The module, its variables and the official entries."""
     pack = load_pack('simvq')
-    module = VectorQuantizer(gaussian_codebook(SIZES[variant], 128), codebook_weight=1.0, commitment_weight=0.25)
+    module = VectorQuantizer(make_gaussian_codebook(SIZES[variant], 128), codebook_weight=1.0, commitment_weight=0.25)
     state_dict = pack.state_dict(variant)
     shapes = variable_shapes(module, jax.ShapeDtypeStruct((1, 2, 2, 128), jnp.float32))
     return module, to_ours(RULES, state_dict, shapes).variables, state_dict

@@ -11,9 +11,9 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
-from vistok.pretrained.frozen_network import Judge
+from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
-from vistok.tokenizers.quantizers.vector import Quantized
+from vistok.tokenizers.quantizers.vector import QuantizerOutput
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -26,7 +26,7 @@ class Case:
     state_dict: dict
     model: TrainedTokenizer
     rows: np.ndarray
-    quantized: Quantized
+    quantized: QuantizerOutput
 
 
 @functools.cache
@@ -107,7 +107,7 @@ def whole():
         AdversarialGame(
             WithRunningStatistics(patchgan.module), weight=0.1, adaptive=True, discriminator_weight=1.0, start=0
         ),
-        perceptual=Judge('lpips', lpips.module, lpips.variables),
+        perceptual=FrozenNetwork('lpips', lpips.module, lpips.variables),
         pixel_loss='l1',
     )
     params = {'tokenizer': model.variables['params'], 'discriminator': {'patchgan': patchgan.variables['params']}}

@@ -8,7 +8,7 @@ from golden_packs import random_variables
 
 from vistok.experiments import registry
 from vistok.experiments.config_files import load_config
-from vistok.tokenizers.refit import picked_vectors, refitted
+from vistok.tokenizers.refit import refit_codebook, sample_latents
 from vistok.tokenizers.trained import TrainedTokenizer
 
 
@@ -25,9 +25,9 @@ def images():
 
 
 def test_refitting_puts_codewords_where_vectors_are(tokenizer, images):
-    vectors = picked_vectors(tokenizer, images, 200)
+    vectors = sample_latents(tokenizer, images, 200)
     assert vectors.shape == (200, tokenizer.module.codebook_dim)
-    new = refitted(tokenizer, vectors, 24)
+    new = refit_codebook(tokenizer, vectors, 24)
     assert new.spec.codebook_sizes == (24,)
     unseen = jnp.asarray(images[3][::2])
     assert len(np.unique(new.encode(unseen).ids)) > 20
@@ -43,7 +43,7 @@ def test_refitting_puts_codewords_where_vectors_are(tokenizer, images):
 
 
 def test_vectors_are_one_of_each_image(tokenizer, images):
-    one = picked_vectors(tokenizer, images[:1], 64)
+    one = sample_latents(tokenizer, images[:1], 64)
     z = np.asarray(tokenizer.module.apply(tokenizer.variables, jnp.asarray(images[0]), method='latents')).reshape(
         64, 64, -1
     )
@@ -54,9 +54,9 @@ def test_vectors_are_one_of_each_image(tokenizer, images):
 def test_what_cannot_be_refitted_is_refused(tokenizer, images):
     vectors = np.zeros((3, 8), np.float32)
     with pytest.raises(ValueError, match='4 codewords need'):
-        refitted(tokenizer, vectors, 4)
+        refit_codebook(tokenizer, vectors, 4)
     with pytest.raises(ValueError, match='no images'):
-        picked_vectors(tokenizer, [], 4)
+        sample_latents(tokenizer, [], 4)
     module = registry.build_tokenizer(load_config('configs/fqgan.py:tiny').model)
     with pytest.raises(ValueError, match='no plain form'):
-        refitted(TrainedTokenizer(module, {}), vectors, 2)
+        refit_codebook(TrainedTokenizer(module, {}), vectors, 2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.training.codebook_usage import CodebookUsage, codeword_counts
 
 
@@ -26,7 +26,7 @@ def test_replicas_report_the_global_counts():
     ids = np.random.default_rng(1).integers(0, 11, (4, 50)).astype(np.int32)
 
     def count(part):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             return codeword_counts(part, 11)
 
     counts = np.asarray(jax.pmap(count, axis_name='data', devices=jax.devices()[:4])(ids))

@@ -17,13 +17,14 @@ from jaxtyping import Array, Float
 
 from vistok.errors import UserError
 from vistok.networks.transformer import SelfAttention
+from vistok.tokenizers.codebooks.codebook import Codebook
 
 _XAVIER = nn.initializers.xavier_uniform()
 # A patch is one vector, as if the convolution were a matrix.
 _XAVIER_PATCH = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=(0, 1, 2), out_axis=3)
 
 
-class BridgedCodebook(nn.Module):
+class BridgedCodebook(Codebook):
     """Codewords that a bridge makes of a table; the table itself is never searched.
 
     Attributes:
@@ -87,7 +88,7 @@ class VQBridge(nn.Module):
         for i in range(self.depth):
             x = block(self.num_heads, self.mlp_ratio, name=f'block_{i}')(x, condition)
 
-        x = _normalized(x)
+        x = _layer_norm(x)
         if condition is not None:
             shift, scale = Modulation(2, name='modulation_out')(condition)
             x = x * (1 + scale) + shift
@@ -116,8 +117,8 @@ class BridgeBlock(nn.Module):
         if condition is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, name='modulation')(condition)
         attention = SelfAttention(self.num_heads, kernel_init=_XAVIER, name='attention')
-        x = x + gate1 * attention(_normalized(x) * (1 + scale1) + shift1)
-        y = _normalized(x) * (1 + scale2) + shift2
+        x = x + gate1 * attention(_layer_norm(x) * (1 + scale1) + shift1)
+        y = _layer_norm(x) * (1 + scale2) + shift2
         y = nn.gelu(nn.Dense(int(d * self.mlp_ratio), kernel_init=_XAVIER, name='mlp_in')(y), approximate=True)
         return x + gate2 * nn.Dense(d, kernel_init=_XAVIER, name='mlp_out')(y)
 
@@ -172,6 +173,6 @@ def sin_cos_positions(rows: int, columns: int, width: int) -> Float[Array, '1 n 
     return jnp.asarray(np.concatenate([waves(column), waves(row)], axis=-1)[None], jnp.float32)
 
 
-def _normalized(x: Any) -> Any:
+def _layer_norm(x: Any) -> Any:
     """Layer norm without parameters."""
     return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(x)

@@ -1,12 +1,16 @@
-"""Codebooks: what the codewords are.  Which of them is chosen is the quantizer's business."""
+"""Codebooks: tables of codewords, learned by gradient or computed from another table.
 
+Quantizers (`tokenizers/quantizers`) choose among the codewords.
+"""
+
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def unit_norm(x: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
@@ -17,7 +21,29 @@ def unit_norm(x: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-24))
 
 
-class LearnedCodebook(nn.Module):
+class Codebook(nn.Module, abc.ABC):
+    """Base class of codebooks: K codewords of width d.
+
+    A quantizer calls the codebook for its rows and, in training, calls `update` once with all assignments of the
+    forward pass.
+    """
+
+    @abc.abstractmethod
+    def __call__(self) -> Float[Array, 'K d']:
+        """Returns the float32 codewords, one per row."""
+
+    def update(self, vectors: Float[Array, 'n d'], ids: Int[Array, ' n']) -> None:
+        """Adapts the codewords to the vectors that were assigned to them.
+
+        Codebooks that learn by gradient leave this empty.
+
+        Args:
+          vectors: vectors as they were compared with the codewords.
+          ids: number of the codeword nearest to each.
+        """
+
+
+class LearnedCodebook(Codebook):
     """A table of codewords learned by gradient.
 
     Rows start uniform in (-1/K, 1/K) (van den Oord et al., "Neural Discrete Representation Learning", 2017, as taming
@@ -101,7 +127,7 @@ class Projector(nn.Module):
         return rows
 
 
-class ProjectedCodebook(nn.Module):
+class ProjectedCodebook(Codebook):
     """Codewords that are a trained function of a table's rows: each gradient step moves all of them.
 
     Zhu et al., "Scaling the Codebook Size of VQGAN to 100,000 with a Utilization Rate of 99%" (VQGAN-LC, 2024); Zhu et

@@ -4,15 +4,15 @@ Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019), a
 that nothing is assigned to is that of Lee et al., "Autoregressive Image Generation using Residual Quantization" (2022).
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.collectives import replica_gather, replica_sum
+from vistok.tokenizers.codebooks.codebook import Codebook
 
 
-class EMACodebook(nn.Module):
+class EMACodebook(Codebook):
     """Codewords that are means of the vectors assigned to them, over about 1 / (1 - decay) steps.
 
     Everything lies in the collection 'codebook_stats': 'codewords', and the averages they are made of, 'counts' and

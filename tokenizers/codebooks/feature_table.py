@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from vistok.clustering.kmeans import kmeans
 from vistok.data.images.pipeline import Batch
 from vistok.errors import UserError
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.training.initialization import InitialData
 from vistok.weights.files import is_ours, load_variables, read_tensor, save_variables
 
@@ -57,12 +57,12 @@ class PatchFeatures:
 
 
 def patch_features(
-    judge: Judge, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
+    network: FrozenNetwork, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
 ) -> PatchFeatures:
     """Patch features of images, averaged over squares of `pool` x `pool` patches.
 
     Args:
-      judge: network that gives a grid of features, `[b, h, w, width]`.
+      network: gives a grid of features, `[b, h, w, width]`.
       batches: 'image' and 'label', and 'mask' where some images do not count.
       count: images at most.
       pool: side of a square; grids with smaller sides are averaged whole.
@@ -71,12 +71,12 @@ def patch_features(
 
     @jax.jit
     def features(variables: Any, images: Float[Array, 'b h w 3']) -> Float[Array, 'b p width']:
-        grid: Any = judge.module.apply(variables, images)
+        grid: Any = network.module.apply(variables, images)
         return _pooled(grid, pool)
 
     vectors, labels, done = None, np.zeros(count, np.int32), 0
     for batch in batches:
-        found = np.asarray(features(judge.variables, jnp.asarray(batch['image'])))
+        found = np.asarray(features(network.variables, jnp.asarray(batch['image'])))
         real = batch.get('mask', np.ones(len(found), bool))
         found, of = found[real][: count - done], batch['label'][real][: count - done]
         if vectors is None:
@@ -223,10 +223,10 @@ class FeatureTable:
 def _cluster_training_views(data: InitialData, size: int) -> CodebookTable:
     """Makes the paper's table at a small scale: features of the stand-in on training views, clustered together."""
     pool = 4
-    judge = load_judge('stand_in_patches')
+    network = load_frozen_network('stand_in_patches')
     per_image = max(1, data.image_size // 8 // pool) ** 2
     views = -(-_FEATURES_PER_ROW * size // (per_image * _BATCH)) * _BATCH
     training_views: Any = data.training_views(_BATCH)
-    features = patch_features(judge, training_views, views, pool)
+    features = patch_features(network, training_views, views, pool)
     rows = cluster_features(features, size, seed=data.seed, iterations=20)
-    return CodebookTable(rows, {'features': judge.name, 'pictures': f'{views} training views'})
+    return CodebookTable(rows, {'features': network.name, 'pictures': f'{views} training views'})

@@ -41,12 +41,12 @@ def rules(levels: int) -> tuple[Rule, ...]:
     )
 
 
-def reading(state_dict: StateDict) -> tuple[Rule, ...]:
+def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """The rules for official weights."""
     return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')))
 
 
-def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules for our variables."""
     return rules(1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']))
 

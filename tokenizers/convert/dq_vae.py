@@ -75,12 +75,12 @@ def rules(levels: int, grains: int) -> tuple[Rule, ...]:
     )
 
 
-def reading(state_dict: StateDict) -> tuple[Rule, ...]:
+def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """The rules for official weights."""
     return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')), _grains(state_dict))
 
 
-def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules for our variables."""
     parts = variables['params']['encoder']
     levels = 1 + sum(name.endswith('_downsample') for name in parts)

@@ -61,7 +61,7 @@ def rules() -> tuple[Rule, ...]:
     )
 
 
-def ignored(module: FQGAN) -> tuple[str, ...]:
+def ignored_names(module: FQGAN) -> tuple[str, ...]:
     """Patterns of entries that have no place in `module`: histories of usage, and predictors it is built without."""
     dropped = [
         _PREDICTORS[f]

@@ -13,7 +13,7 @@ PREFIX = 'vqgan.'
 """Of the tokenizer's entries in the files of MAGE and ADDP."""
 
 
-def prepared(state_dict: StateDict) -> StateDict:
+def normalize_names(state_dict: StateDict) -> StateDict:
     """The tokenizer's own entries, also from a file of a generator that holds them."""
     inside = {name.removeprefix(PREFIX): x for name, x in state_dict.items() if name.startswith(PREFIX)}
     return inside or dict(state_dict)

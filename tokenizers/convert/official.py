@@ -60,7 +60,7 @@ def _fqgan(variant: str) -> Official:
         model=functools.partial(fqgan.model, variant=variant),
         reading=lambda state_dict: fqgan.rules(),
         writing=lambda variables: fqgan.rules(),
-        ignored=fqgan.ignored,
+        ignored=fqgan.ignored_names,
     )
 
 
@@ -93,7 +93,7 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: simvq.rules(simvq.levels_of(state_dict)),
         writing=lambda variables: simvq.rules(simvq.levels_of_ours(variables)),
         ignored=lambda module: simvq.IGNORED,
-        prepared=simvq.averaged,
+        prepared=simvq.use_averages,
     ),
     'fvq': _tokenizer(
         model=fvq.model,
@@ -103,15 +103,15 @@ OFFICIAL: dict[str, Official] = {
     ),
     'dq_vae': _tokenizer(
         model=dq_vae.model,
-        reading=dq_vae.reading,
-        writing=dq_vae.writing,
+        reading=dq_vae.import_rules,
+        writing=dq_vae.export_rules,
         ignored=lambda module: dq_vae.IGNORED,
         defaults=dq_vae.defaults,
     ),
     'control_gic': _tokenizer(
         model=control_gic.model,
-        reading=control_gic.reading,
-        writing=control_gic.writing,
+        reading=control_gic.import_rules,
+        writing=control_gic.export_rules,
         ignored=lambda module: control_gic.IGNORED,
     ),
     'maskgit_vqgan': _tokenizer(
@@ -119,7 +119,7 @@ OFFICIAL: dict[str, Official] = {
         reading=lambda state_dict: maskgit_vqgan.rules(taming.levels_of(state_dict)),
         writing=lambda variables: maskgit_vqgan.rules(maskgit_vqgan.levels_of_ours(variables)),
         ignored=lambda module: (),
-        prepared=maskgit_vqgan.prepared,
+        prepared=maskgit_vqgan.normalize_names,
     ),
     'patchgan': Official(
         model=_patchgan,

@@ -15,7 +15,7 @@ _UNAVERAGED = 'unaveraged'
 IGNORED = ('loss.*', f'{_AVERAGES}.decay', f'{_AVERAGES}.num_updates', f'{_UNAVERAGED}.*')
 
 
-def averaged(state_dict: StateDict) -> StateDict:
+def use_averages(state_dict: StateDict) -> StateDict:
     """The entries with moving averages in the place of the weights that have one.
 
     Averages are stored under the weight's name without its dots, 'model_ema.encoderconv_inweight'; a frozen table has

@@ -70,7 +70,7 @@ class SpatialNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w c']:
         """Normalizes `x`; `z_q` is brought to its grid by repeating or skipping positions."""
-        z_q = on_grid_of(x, z_q)
+        z_q = match_grid(x, z_q)
         factor, offset = (nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(z_q) for name in ('factor', 'offset'))
         return GroupNorm(dtype=self.dtype, name='norm')(x) * factor + offset
 
@@ -258,7 +258,7 @@ class ConvHead(nn.Module):
         return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv')(x)
 
 
-class Decoder(nn.Module):
+class ConvDecoder(nn.Module):
     """Latents to images: the encoder mirrored, with one more residual block per level.
 
     Attributes:
@@ -324,11 +324,11 @@ def decoder_level(
         if attended:
             x = attention(dtype=dtype, name=f'level_{level}_attention_{i}')(x, z_q)
     if upsample:
-        x = nn.Conv(x.shape[-1], (3, 3), dtype=dtype, name=f'level_{level}_upsample')(doubled(x))
+        x = nn.Conv(x.shape[-1], (3, 3), dtype=dtype, name=f'level_{level}_upsample')(upsample_nearest(x))
     return x
 
 
-def on_grid_of(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w e']:
+def match_grid(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w e']:
     """`z_q` on the grid of `x`: each position repeated, or the first of each block kept (nearest neighbour)."""
     for axis in (1, 2):
         here, there = z_q.shape[axis], x.shape[axis]
@@ -339,7 +339,7 @@ def on_grid_of(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Floa
     return z_q
 
 
-def doubled(x: Float[Array, 'b h w c']) -> Float[Array, 'b H W c']:
+def upsample_nearest(x: Float[Array, 'b h w c']) -> Float[Array, 'b H W c']:
     """Each pixel four times, as a 2x2 square (a broadcast, which the following convolution can read through)."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
-from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
 
 
 class FactorizedQuantizer(nn.Module):
@@ -30,12 +30,12 @@ class FactorizedQuantizer(nn.Module):
         for name, quantizer in zip(self.names, self.quantizers, strict=True):
             setattr(self, name, quantizer.copy(parent=None, name=None))
 
-    def __call__(self, z: Mapping[str, Float[Array, 'b h w _']], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Mapping[str, Float[Array, 'b h w _']], *, train: bool = False) -> QuantizerOutput:
         """Quantizes each factor; the losses are named 'commitment/vis'."""
         if set(z) != set(self.names):
             raise UserError(f'need one grid of vectors for each of {self.names}, got {tuple(z)}')
         factors = {name: getattr(self, name)(z[name], train=train) for name in self.names}
-        return Quantized(
+        return QuantizerOutput(
             z_q=jnp.concatenate([factor.z_q for factor in factors.values()], axis=-1),
             ids=jnp.stack([factor.ids for factor in factors.values()], axis=-1),
             losses={

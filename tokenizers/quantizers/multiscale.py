@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
-from vistok.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.tokenizers.codebooks.codebook import Codebook
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -35,7 +36,7 @@ class MultiScaleQuantizer(nn.Module):
       commitment_weight: weight of mean |z - sg(partial sum)|^2, averaged over scales.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     dim: int
     scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     convolutions: int = 4
@@ -53,7 +54,7 @@ class MultiScaleQuantizer(nn.Module):
         """The rows that every scale chooses from."""
         return self.codebook().astype(jnp.float32)
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
         """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
 
         Raises:
@@ -67,16 +68,22 @@ class MultiScaleQuantizer(nn.Module):
         sides = z.shape[1:3]
 
         total, dense = jnp.zeros_like(z), []
+        residuals, assigned = [], []
         losses = {'codebook': jnp.zeros(()), 'commitment': jnp.zeros(())}
         for i, grid in enumerate(self.grids(sides)):
-            rest = _resized(fixed - jax.lax.stop_gradient(total), grid, _area)
-            ids = nearest_codeword(rest.reshape(-1, rest.shape[-1]), codewords).reshape(rest.shape[:-1])
-            total = total + self._enlarged(codewords[ids], i, sides)
-            dense.append(_repeated(ids, sides))
+            residual = _resample(fixed - jax.lax.stop_gradient(total), grid, _area)
+            rows = residual.reshape(-1, residual.shape[-1])
+            ids = nearest_codeword(rows, codewords).reshape(residual.shape[:-1])
+            residuals.append(rows)
+            assigned.append(ids.reshape(-1))
+            total = total + self._upsample_codewords(codewords[ids], i, sides)
+            dense.append(_repeat_ids(ids, sides))
             losses['codebook'] += jnp.mean((total - fixed) ** 2)
             losses['commitment'] += jnp.mean((z - jax.lax.stop_gradient(total)) ** 2)
+        if train:
+            self.codebook.update(jnp.concatenate(residuals), jnp.concatenate(assigned))
         weights = {'codebook': self.codebook_weight, 'commitment': self.commitment_weight}
-        return Quantized(
+        return QuantizerOutput(
             z_q=straight_through(z, total),
             ids=jnp.stack(dense, axis=-1),
             losses={name: weights[name] * loss / len(self.scales) for name, loss in losses.items()},
@@ -87,20 +94,21 @@ class MultiScaleQuantizer(nn.Module):
         codewords, sides = self.codewords(), ids.shape[1:3]
         total = jnp.zeros((*ids.shape[:3], codewords.shape[-1]))
         for i, grid in enumerate(self.grids(sides)):
-            total = total + self._enlarged(codewords[_read_back(ids[..., i], grid)], i, sides)
+            total = total + self._upsample_codewords(codewords[_recover_ids(ids[..., i], grid)], i, sides)
         return total
 
     def grids(self, sides: Sequence[int]) -> list[tuple[int, int]]:
         """Rows and columns of each scale, for a full grid of `sides`."""
         h, w = sides
         return [
-            (_in_proportion(scale, self.scales[-1], h), _in_proportion(scale, self.scales[-1], w))
-            for scale in self.scales
+            (_scale_side(scale, self.scales[-1], h), _scale_side(scale, self.scales[-1], w)) for scale in self.scales
         ]
 
-    def _enlarged(self, chosen: Float[Array, 'b p q d'], scale: int, sides: Sequence[int]) -> Float[Array, 'b h w d']:
+    def _upsample_codewords(
+        self, chosen: Float[Array, 'b p q d'], scale: int, sides: Sequence[int]
+    ) -> Float[Array, 'b h w d']:
         """What codewords of a scale add to the full grid."""
-        x = _resized(chosen, sides, _bicubic)
+        x = _resample(chosen, sides, _bicubic)
         if not self.convolutions:
             return x
         # The convolution whose place among equally spaced ones is nearest to the scale's own.
@@ -111,24 +119,24 @@ class MultiScaleQuantizer(nn.Module):
         return (1 - self.blend) * x + self.blend * convolution(x)
 
 
-def _in_proportion(scale: int, full: int, side: int) -> int:
+def _scale_side(scale: int, full: int, side: int) -> int:
     """`scale` on a grid of `side` cells instead of `full`, at least 1."""
     return max(1, (2 * scale * side + full) // (2 * full))
 
 
-def _repeated(ids: Int[Array, 'b p q'], sides: Sequence[int]) -> Int[Array, 'b h w']:
+def _repeat_ids(ids: Int[Array, 'b p q'], sides: Sequence[int]) -> Int[Array, 'b h w']:
     """Each id over the positions its cell covers."""
     rows, columns = (np.arange(side) * cells // side for side, cells in zip(sides, ids.shape[1:], strict=True))
     return ids[:, rows[:, None], columns]
 
 
-def _read_back(dense: Int[Array, 'b h w'], grid: tuple[int, int]) -> Int[Array, 'b p q']:
+def _recover_ids(dense: Int[Array, 'b h w'], grid: tuple[int, int]) -> Int[Array, 'b p q']:
     """Undoes `_repeated`: the id at the first position that each cell covers."""
     rows, columns = (-(-np.arange(cells) * side // cells) for side, cells in zip(dense.shape[1:], grid, strict=True))
     return dense[:, rows[:, None], columns]
 
 
-def _resized(
+def _resample(
     x: Float[Array, 'b h w d'], sides: Sequence[int], weights: Callable[[int, int], np.ndarray]
 ) -> Float[Array, 'b p q d']:
     """`x` on another grid, axis by axis; `weights(old, new)` are `[new, old]`."""

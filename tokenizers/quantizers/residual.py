@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
-from vistok.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.tokenizers.codebooks.codebook import Codebook
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
 
 class ResidualQuantizer(nn.Module):
@@ -24,7 +25,7 @@ class ResidualQuantizer(nn.Module):
       commitment_weight: weight of mean |z - sg(partial sum)|^2.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     depth: int = 4
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
@@ -33,7 +34,7 @@ class ResidualQuantizer(nn.Module):
         """The rows that every depth chooses from."""
         return self.codebook().astype(jnp.float32)
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
         """Quantizes a grid of vectors; losses 'codebook' and 'commitment'.
 
         Raises:
@@ -47,18 +48,20 @@ class ResidualQuantizer(nn.Module):
         z = z.astype(jnp.float32)
         fixed = jax.lax.stop_gradient(codewords)
 
-        def choose(rest: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            ids = nearest_codeword(rest.reshape(-1, rest.shape[-1]), fixed).reshape(rest.shape[:-1])
-            return rest - fixed[ids], ids
+        def choose(residual: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            ids = nearest_codeword(residual.reshape(-1, residual.shape[-1]), fixed).reshape(residual.shape[:-1])
+            return residual - fixed[ids], (residual, ids)
 
-        _, ids = jax.lax.scan(choose, jax.lax.stop_gradient(z), None, length=self.depth)
+        _, (residuals, ids) = jax.lax.scan(choose, jax.lax.stop_gradient(z), None, length=self.depth)
+        if train:
+            self.codebook.update(residuals.reshape(-1, z.shape[-1]), ids.reshape(-1))
         ids = jnp.moveaxis(ids, 0, -1)
         sums = _partial_sums(codewords, ids)
         losses = {
             'codebook': self.codebook_weight * jnp.mean((sums - jax.lax.stop_gradient(z)) ** 2),
             'commitment': self.commitment_weight * jnp.mean((z - jax.lax.stop_gradient(sums)) ** 2),
         }
-        return Quantized(z_q=straight_through(z, sums[-1]), ids=ids, losses=losses)
+        return QuantizerOutput(z_q=straight_through(z, sums[-1]), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
         """Sums of the codewords of `ids`, the same values as `z_q`."""

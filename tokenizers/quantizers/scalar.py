@@ -18,7 +18,7 @@ from vistok.collectives import replica_mean
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import unit_norm
 from vistok.tokenizers.quantizers.entropy import entropy_loss
-from vistok.tokenizers.quantizers.vector import Quantized, straight_through
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
 MOST_BITS = 30  # of one id, which is an int32
 MOST_BITS_TOGETHER = 20  # whose joint distribution an entropy loss can walk through
@@ -34,27 +34,27 @@ class FiniteScalarQuantizer(nn.Module):
 
     levels: Sequence[int]
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
         """Rounds a grid of vectors to values in [-1, 1].
 
         Raises:
           UserError: levels below 2, too many codewords for an id, or vectors of another width.
         """
-        levels = self._checked(z.shape[-1])
+        levels = self._check_levels(z.shape[-1])
         # An even number of levels is not symmetric around 0: the bounds move by half a step, 0 stays in its place.
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0)
         bounded = jnp.tanh(z.astype(jnp.float32) + np.arctanh(offset / half)) * half - offset
         steps = straight_through(bounded, jnp.round(bounded))
         digits = jax.lax.stop_gradient(steps).astype(jnp.int32) + levels // 2
-        return Quantized(z_q=steps / (levels // 2), ids=_counted(digits, levels), losses={})
+        return QuantizerOutput(z_q=steps / (levels // 2), ids=_digits_to_ids(digits, levels), losses={})
 
     def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
         """The vectors of `ids`, the same values as `z_q`."""
-        levels = self._checked(len(self.levels))
-        return (_digits(ids, levels) - levels // 2).astype(jnp.float32) / (levels // 2)
+        levels = self._check_levels(len(self.levels))
+        return (_ids_to_digits(ids, levels) - levels // 2).astype(jnp.float32) / (levels // 2)
 
-    def _checked(self, width: int) -> np.ndarray:
+    def _check_levels(self, width: int) -> np.ndarray:
         if min(self.levels, default=0) < 2:
             raise UserError(f'each channel needs at least 2 levels, got {tuple(self.levels)}')
         if math.prod(self.levels) > 2**MOST_BITS:
@@ -82,7 +82,7 @@ class LookupFreeQuantizer(nn.Module):
     entropy_weight: float = 0.1
     entropy_temperature: float = 1.0
 
-    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> Quantized:
+    def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
         """Quantizes a grid of vectors; losses 'commitment' and, in training, 'entropy'.
 
         Raises:
@@ -91,7 +91,7 @@ class LookupFreeQuantizer(nn.Module):
         self._check()
         if z.shape[-1] != self.bits:
             raise UserError(f'z has {z.shape[-1]} channels, there are {self.bits} bits')
-        z = self.placed(z.astype(jnp.float32))
+        z = self.project(z.astype(jnp.float32))
         positive = z > 0
         chosen = jnp.where(positive, self.magnitude, -self.magnitude)
         losses = {}
@@ -100,14 +100,14 @@ class LookupFreeQuantizer(nn.Module):
         if train and self.entropy_weight:
             losses['entropy'] = self.entropy_weight * self.entropy(z.reshape(-1, self.bits))
         digits = positive.reshape(*z.shape[:-1], self.groups, -1).astype(jnp.int32)
-        return Quantized(
-            z_q=straight_through(z, chosen), ids=_counted(digits, np.full(digits.shape[-1], 2)), losses=losses
+        return QuantizerOutput(
+            z_q=straight_through(z, chosen), ids=_digits_to_ids(digits, np.full(digits.shape[-1], 2)), losses=losses
         )
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
         """The vectors of `ids`, the same values as `z_q`."""
         self._check()
-        digits = _digits(ids, np.full(self.bits // self.groups, 2)).reshape(*ids.shape[:-1], self.bits)
+        digits = _ids_to_digits(ids, np.full(self.bits // self.groups, 2)).reshape(*ids.shape[:-1], self.bits)
         return jnp.where(digits > 0, self.magnitude, -self.magnitude).astype(jnp.float32)
 
     @property
@@ -115,7 +115,7 @@ class LookupFreeQuantizer(nn.Module):
         """Absolute value of each channel of a codeword."""
         return 1.0
 
-    def placed(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
+    def project(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
         """The vectors as they are compared with the codewords."""
         return z
 
@@ -131,7 +131,7 @@ class LookupFreeQuantizer(nn.Module):
                 f'the entropy loss walks through all codewords of a group: {bits} bits are more than '
                 f'{MOST_BITS_TOGETHER}; take more groups'
             )
-        signs = self.magnitude * (2.0 * _digits(jnp.arange(2**bits), np.full(bits, 2)) - 1)
+        signs = self.magnitude * (2.0 * _ids_to_digits(jnp.arange(2**bits), np.full(bits, 2)) - 1)
         groups = [entropy_loss(part, signs, self.entropy_temperature) for part in jnp.split(z, self.groups, axis=-1)]
         return jnp.sum(jnp.stack(groups))
 
@@ -160,7 +160,7 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
         """Absolute value of each channel of a codeword, which has unit norm."""
         return self.bits**-0.5
 
-    def placed(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
+    def project(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
         """The vectors, scaled to unit norm."""
         return unit_norm(z)
 
@@ -177,13 +177,13 @@ def _binary_entropy(p: Float[Array, '*shape']) -> Float[Array, '*shape']:
     return -p * jnp.log(p) - (1 - p) * jnp.log1p(-p)
 
 
-def _counted(digits: Int[Array, '*shape d'], levels: np.ndarray) -> Int[Array, '*shape']:
+def _digits_to_ids(digits: Int[Array, '*shape d'], levels: np.ndarray) -> Int[Array, '*shape']:
     """Numbers with the given digits, the first channel counting least; channel i has `levels[i]` different ones."""
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return jnp.sum(digits * places, axis=-1, dtype=jnp.int32)
 
 
-def _digits(ids: Int[Array, '*shape'], levels: np.ndarray) -> Int[Array, '*shape d']:
+def _ids_to_digits(ids: Int[Array, '*shape'], levels: np.ndarray) -> Int[Array, '*shape d']:
     """Undoes `_counted`."""
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return ids[..., None] // places % levels.astype(np.int32)

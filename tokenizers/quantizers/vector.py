@@ -8,13 +8,12 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
-from vistok.tokenizers.codebooks.codebook import unit_norm
-from vistok.tokenizers.codebooks.ema import EMACodebook
+from vistok.tokenizers.codebooks.codebook import Codebook, unit_norm
 from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 
 @flax.struct.dataclass
-class Quantized:
+class QuantizerOutput:
     """What a quantizer returns.
 
     Attributes:
@@ -44,7 +43,7 @@ class VectorQuantizer(nn.Module):
       entropy_temperature: its temperature.
     """
 
-    codebook: nn.Module
+    codebook: Codebook
     normalize: bool = False
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
@@ -58,7 +57,7 @@ class VectorQuantizer(nn.Module):
 
     def __call__(
         self, z: Float[Array, 'b h w d'], *, train: bool = False, weights: Float[Array, 'b h w 1'] | None = None
-    ) -> Quantized:
+    ) -> QuantizerOutput:
         """Quantizes a grid of vectors and returns the losses 'codebook', 'commitment' and, in training, 'entropy'.
 
         Args:
@@ -81,11 +80,11 @@ class VectorQuantizer(nn.Module):
             'codebook': self.codebook_weight * jnp.mean(scale * (chosen - jax.lax.stop_gradient(z)) ** 2),
             'commitment': self.commitment_weight * jnp.mean(scale * (z - jax.lax.stop_gradient(chosen)) ** 2),
         }
-        if train and isinstance(self.codebook, EMACodebook):
+        if train:
             self.codebook.update(rows, ids.reshape(-1))
         if train and self.entropy_weight:
             losses['entropy'] = self.entropy_weight * entropy_loss(rows, codewords, self.entropy_temperature)
-        return Quantized(z_q=straight_through(z, chosen), ids=ids, losses=losses)
+        return QuantizerOutput(z_q=straight_through(z, chosen), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
         """Codewords of `ids`, the same values as `z_q`."""

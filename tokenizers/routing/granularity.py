@@ -116,7 +116,7 @@ def check_grain_ratios(grain_ratios: Sequence[float], count: int | None = None) 
         raise UserError(f'shares must be at least 0 and add up to 1, got {tuple(grain_ratios)}')
 
 
-def over_blocks(x: Array, side: int) -> Array:
+def repeat_cells(x: Array, side: int) -> Array:
     """`[b, h, w, ...]` with each cell repeated over a block of `side` by `side`."""
     return jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)
 
@@ -131,7 +131,7 @@ def merge_grains(branches: Sequence[Float[Array, 'b _ _ d']], grain: Int[Array, 
     merged = branches[-1]
     for i, branch in enumerate(branches[:-1]):
         side = 2 ** (len(branches) - 1 - i)
-        merged = jnp.where((grain == side)[..., None], over_blocks(branch, side), merged)
+        merged = jnp.where((grain == side)[..., None], repeat_cells(branch, side), merged)
     return merged
 
 
@@ -258,14 +258,14 @@ class RatioRouter:
         shares, choose = jnp.asarray(grain_ratios, jnp.float32), self._below if self.strict_thresholds else self._least
         reached = jnp.cumsum(shares)
         taken = jnp.zeros_like(densities[0], dtype=bool)
-        grain = jnp.ones_like(over_blocks(densities[-1], 2), dtype=jnp.int32)
+        grain = jnp.ones_like(repeat_cells(densities[-1], 2), dtype=jnp.int32)
         for i, density in enumerate(densities):
             side = 2 ** (len(densities) - i)
             # A grain of share 0 takes nothing, whatever is left by rounding; the last of the others takes all.
             chosen = jnp.where(jnp.all(shares[i + 1 :] == 0), ~taken, choose(density, taken, reached[i]))
             chosen &= ~taken & (shares[i] > 0)
-            grain = jnp.where(over_blocks(chosen, side), side, grain)
-            taken = over_blocks(taken | chosen, 2)
+            grain = jnp.where(repeat_cells(chosen, side), side, grain)
+            taken = repeat_cells(taken | chosen, 2)
         return grain
 
     @staticmethod

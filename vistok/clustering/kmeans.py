@@ -77,7 +77,7 @@ def kmeans(
     centroids = _seeds(vectors, k, np.random.default_rng(seed))
     done = 0
     while True:
-        sums, distances = _assigned(vectors, centroids)
+        sums, distances = _assign(vectors, centroids)
         on_iteration()
         counts = np.asarray(sums.counts).astype(np.int64)
         moved = np.asarray(sums.vectors) / np.maximum(counts, 1)[:, None]
@@ -109,7 +109,7 @@ def _seeds(vectors: Float[np.ndarray, 'n d'], k: int, rng: np.random.Generator) 
     fresh = chosen
     while len(chosen) < k:
         padded = np.resize(fresh, at_once)  # one shape, one program; the first round has a single vector
-        _, to_fresh = _assigned(vectors, np.asarray(vectors[padded], np.float32))
+        _, to_fresh = _assign(vectors, np.asarray(vectors[padded], np.float32))
         distances = np.minimum(distances, to_fresh)
         # The largest of log(weight) + Gumbel noise are draws without replacement; weight 0 comes last.
         with np.errstate(divide='ignore'):
@@ -139,7 +139,7 @@ def _farthest(
     return np.stack(list(found.values())) if found else np.zeros((0, vectors.shape[1]), np.float32)
 
 
-def _assigned(
+def _assign(
     vectors: Float[np.ndarray, 'n d'], centroids: Float[np.ndarray, 'k d']
 ) -> tuple[_Sums, Float[np.ndarray, ' n']]:
     """Sums and counts of the vectors nearest to each centroid, and each vector's squared distance to its own."""

@@ -118,11 +118,11 @@ def _in_chunks(f: Callable[..., jax.Array], rows_at_once: int, *args: jax.Array)
     if chunks == 1:
         return f(*args)
 
-    def interleaved(x: jax.Array) -> jax.Array:
+    def interleave(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, ((0, -n % chunks), *((0, 0),) * (x.ndim - 1)))
         return jnp.moveaxis(padded.reshape(-1, chunks, *x.shape[1:]), 1, 0)
 
-    return jax.lax.map(lambda rows: f(*rows), tuple(map(interleaved, args))).T.reshape(-1)[:n]
+    return jax.lax.map(lambda rows: f(*rows), tuple(map(interleave, args))).T.reshape(-1)[:n]
 
 
 def nearest_codeword_sharded(

@@ -22,7 +22,7 @@ from vistok.data.tokens.batches import EvaluationTokenBatches, train_token_batch
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments.registry import DTYPES, build_tokenizer, known_entry
-from vistok.pretrained.frozen_network import Judge, load_judge
+from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.tokenizers.networks.patchgan import PatchGAN
 from vistok.tokenizers.networks.stylegan_discriminator import StyleGANDiscriminator
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
@@ -50,10 +50,10 @@ def build_discriminator(config: ConfigDict) -> nn.Module | None:
     raise UserError(f"unknown objective.discriminator {settings.discriminator!r}; known: patchgan, stylegan, ''")
 
 
-def load_frozen(config: ConfigDict, kind: str) -> Judge:
+def load_frozen(config: ConfigDict, kind: str) -> FrozenNetwork:
     """Loads a frozen network from the file that `config.judges` names for it."""
     options = {'sha256': config.judges.lpips_sha256 or None} if kind == 'lpips' else {}
-    return load_judge(kind, config.judges.get(kind) or None, **options)
+    return load_frozen_network(kind, config.judges.get(kind) or None, **options)
 
 
 def build_tokenizer_objective(config: ConfigDict) -> TokenizerObjective:

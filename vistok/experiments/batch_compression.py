@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vistok.compression.codec import Codec, Progress
+from vistok.compression.codec import Codec
 from vistok.compression.loss_concealment import Restorer
-from vistok.compression.rate_control import Target, compress_to, most_codewords
+from vistok.compression.window_coding import Progress
 from vistok.errors import UserError
 from vistok.experiments import image_files
 
@@ -62,28 +62,11 @@ def compress_files(
     """
     if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
         raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
-    grains, nested = len(codec.tokenizer.spec.grains), codec.nested
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
         image = image_files.read_image(data, name)
+        packed = codec.compress(image, bpp=bpp, max_bytes=max_bytes, grain_ratios=grain_ratios, progress=progress)
         height, width, channels = image.shape
-        wanted = None if max_bytes is None else Target(max_bytes, never_above=True)
-        wanted = wanted if bpp is None else Target.of_bpp(bpp, width, height)
-
-        def compress(shares: Sequence[float] | None) -> bytes:
-            return codec.compress(image, grain_ratios=shares, progress=progress)
-
-        if wanted is None:
-            packed = compress(grain_ratios)
-        elif grains == 1 and nested is not None and codec.level == 0:
-            tokens = codec.encode(image, progress=progress)
-
-            def pack(level: int) -> bytes:
-                return codec.at(level).pack(image, nested.coarser(tokens, 0, level))
-
-            packed = most_codewords(wanted, pack, len(nested.levels), width * height)
-        else:
-            packed = compress_to(wanted, compress, grains, width * height)
         rate = 8 * len(packed) / (height * width)
         part = f'1:{image.nbytes / len(packed):.0f}'
         return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
@@ -108,10 +91,10 @@ def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = Non
         if restore is None:
             image = codec.decompress(data, progress=progress)
         else:
-            salvaged = codec.salvage(data, restore, progress=progress)
-            image = salvaged.image
-            if salvaged.lost:
-                share = f'{salvaged.lost} of {salvaged.known.size} tokens ({salvaged.lost / salvaged.known.size:.1%})'
+            partial = codec.decompress_partial(data, restore, progress=progress)
+            image = partial.image
+            if partial.lost:
+                share = f'{partial.lost} of {partial.known.size} tokens ({partial.lost / partial.known.size:.1%})'
                 print(f'warning: {name}: {share} were lost and have been made up', file=sys.stderr)
         height, width, channels = image.shape
         kind = '.png' if target is None else target.suffix

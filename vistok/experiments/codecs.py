@@ -4,34 +4,27 @@ import dataclasses
 from pathlib import Path
 
 from vistok.compression import codec
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.loss_concealment import MaskedRestorer
 from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
 from vistok.errors import UserError
-from vistok.experiments.loading import load
+from vistok.experiments.loading import load, load_tokenizer
 from vistok.generators.autoregressive.decoding import Autoregressive
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.fingerprints import fingerprint_weights
 
 SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
 """Weights that are part of the package; `weights/README.md` says how they were made."""
 
 
-def open_any_tokenizer(weights: str) -> TrainedTokenizer:
-    """The tokenizer of a run folder, one of its checkpoints, or a converted file; UserError if there is none."""
-    model = load(weights)
-    if not isinstance(model, TrainedTokenizer):
-        raise UserError(f'{weights} holds no tokenizer but a {type(model).__name__}')
-    return model
-
-
 def open_tokenizer(weights: str) -> TrainedTokenizer:
-    """Likewise, for a codec; UserError also for one whose tokens do not belong to places of the image."""
-    model = open_any_tokenizer(weights)
+    """Loads a tokenizer for a codec; UserError also for one whose tokens do not belong to places of the image."""
+    model = load_tokenizer(weights)
     if isinstance(model.module, MultiScaleVQGAN):
         raise UserError(
             f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole image and '
@@ -98,7 +91,7 @@ def _unfit(run: str, model: object, wanted: str) -> UserError:
 
 def _check_tokens(run: str, model: TrainedGenerator, weights: bytes) -> None:
     """UserError unless the generator's tokens are those of some weights."""
-    theirs = fingerprint(model.tokenizer.variables)
+    theirs = fingerprint_weights(model.tokenizer.variables)
     if theirs != weights:
         raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
 
@@ -120,7 +113,7 @@ def open_codec(
     """
     weights = str(SHIPPED) if weights is None else weights
     model = open_tokenizer(weights)
-    here = fingerprint(model.variables)
+    here = fingerprint_weights(model.variables)
     network = None
     if prior and Path(prior).is_dir():
         network, prior = open_network(prior, here), None

@@ -18,8 +18,7 @@ from vistok.errors import UserError
 from vistok.experiments import assembly, registry, run_folder
 from vistok.experiments.experiment import Evaluation, run_initializers
 from vistok.experiments.loading import TOKENIZER_FILE, build_run_generator, load_component, load_tokenizer
-from vistok.experiments.sampling import asked as sample_batch
-from vistok.experiments.sampling import draw_images
+from vistok.experiments.sampling import draw_images, sample_batch
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.objective import GeneratorObjective
 from vistok.generators.trained import TrainedGenerator

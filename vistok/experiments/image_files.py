@@ -6,8 +6,6 @@ and 16-bit grey keeps its bits.  16-bit colour is read at 8 bits, because Pillow
 
 import io
 import itertools
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from vistok.compression.format.header import Limits
 from vistok.compression.pixel_formats import ImageArray
 from vistok.data.images.folder import EXTENSIONS
 from vistok.errors import UserError
+from vistok.files import write_file
 
 MAX_PIXELS = Limits().pixels
 IMAGES = EXTENSIONS
@@ -96,17 +95,7 @@ def write_new(path: Path, data: bytes, *, force: bool) -> None:
     """
     check_new(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_file(path, data)
 
 
 def check_new(path: Path, *, force: bool) -> None:

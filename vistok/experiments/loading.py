@@ -106,13 +106,13 @@ def with_tokenizer(model: Model, tokenizer: Path | TrainedTokenizer) -> TrainedG
     return model.with_tokenizer(opened)
 
 
-def load_tokenizer(path: Path) -> TrainedTokenizer:
+def load_tokenizer(path: Path, which: int | str = 'latest') -> TrainedTokenizer:
     """Loads a model as `load` does, which must be a tokenizer.
 
     Raises:
       UserError: there is none at `path`.
     """
-    model = load(path)
+    model = load(path, which)
     if not isinstance(model, TrainedTokenizer):
         raise UserError(f'{path} holds no tokenizer but a {type(model).__name__}')
     return model

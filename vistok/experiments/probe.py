@@ -12,7 +12,7 @@ from vistok.experiments import assembly, registry, run_folder
 from vistok.experiments.experiment import Evaluation, run_initializers
 from vistok.experiments.loading import load_component
 from vistok.generators.evaluation import Batch, evaluate_generator
-from vistok.generators.masked.linear_probe import RecognitionObjective
+from vistok.generators.masked.linear_probe import LinearProbeObjective
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.training.initialization import Arrays
@@ -46,7 +46,7 @@ class ProbeExperiment:
         self.train_data = assembly.train_batches(config)
         self._validation = assembly.evaluation_batches(config)
         model = registry.build_probe(config.model, config.encoder_model, len(config.class_names))
-        self.objective = RecognitionObjective(model, label_smoothing=config.model.label_smoothing)
+        self.objective = LinearProbeObjective(model, label_smoothing=config.model.label_smoothing)
         self.example = assembly.example_batch(config)
 
     def _encoder_sizes(self, trained: TrainedGenerator) -> ConfigDict:
@@ -68,7 +68,7 @@ class ProbeExperiment:
         assert self._trained is not None, 'a run that has begun has no initial arrays'
         components = {'encoder': self._trained.variables['params']['encoder']}
         data = assembly.initial_data(self.config, components=components)
-        return run_initializers(self.objective.recognizer, self.config, data)
+        return run_initializers(self.objective.model, self.config, data)
 
     def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
         del writer, images

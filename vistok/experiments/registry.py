@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.masked.addp import ADDP, PixelEncoder
-from vistok.generators.masked.linear_probe import Recognizer
+from vistok.generators.masked.linear_probe import LinearProbe
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
 from vistok.tokenizers.code_free import BSQ, FSQ, LFQ
@@ -33,7 +33,7 @@ from vistok.tokenizers.vqgan_lc import VQGANLC
 
 TOKENIZER, GENERATOR, PROBE = 'tokenizer', 'generator', 'probe'
 
-Settings = Mapping[str, Any] | ConfigDict
+Settings: TypeAlias = Mapping[str, Any] | ConfigDict
 """A block of a config, or the same as JSON gives it."""
 
 
@@ -82,7 +82,7 @@ MODELS: dict[str, Model] = {
     'mage': Model(GENERATOR, MAGE, 'mage', ('mage',)),
     'maskgit': Model(GENERATOR, MaskGIT, 'maskgit'),
     'addp': Model(GENERATOR, ADDP, 'addp', ('addp',)),
-    'recognizer': Model(PROBE, Recognizer, 'addp_probe'),
+    'recognizer': Model(PROBE, LinearProbe, 'addp_probe'),
 }
 """Models by `config.model.name`.  A new model is one more row."""
 
@@ -148,9 +148,9 @@ def build_generator(model: Settings, tokens: Settings, **components: Any) -> Gen
     return _build(model, GENERATOR, spec=build_token_spec(tokens), **given, **components)
 
 
-def build_probe(model: Settings, encoder: Settings, num_classes: int) -> Recognizer:
+def build_probe(model: Settings, encoder: Settings, num_classes: int) -> LinearProbe:
     """Builds a classifier on an encoder of pixels, whose sizes `encoder` holds."""
-    return Recognizer(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'])
+    return LinearProbe(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'])
 
 
 def build_sample_config(settings: Settings, **changes: Any) -> SampleConfig:

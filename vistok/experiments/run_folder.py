@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.experiments import registry
+from vistok.files import write_text
 from vistok.training.checkpoint import Checkpoints
 
 
@@ -124,10 +125,3 @@ def _flat(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, ConfigDict) else {prefix + key: value}
     return flat
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file at once or not at all."""
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -1,7 +1,6 @@
 """From classes to images: a generator, then its tokenizer, in one program; and many of them, into files."""
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -10,7 +9,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,14 @@ from tqdm import tqdm
 
 from vistok.data.text.features import PaddedText
 from vistok.errors import UserError
-from vistok.files import keep_settings, write_arrays
+from vistok.files import keep_settings, write_arrays, write_atomically
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.objective import condition
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokenizer
-from vistok.tokenizers.trained import fingerprint
 from vistok.training.parallel import make_runner, place
-from vistok.visualization import class_sheet, save_png
+from vistok.visualization import class_sheet, save_png, to_uint8
+from vistok.weights.fingerprints import fingerprint_model
 
 _SHEET_ROWS, _SHEET_COLUMNS = 20, 16
 _LONGEST_NAME = 80  # of a prompt in the name of a file
@@ -39,7 +38,7 @@ Variables = Mapping[str, Any]
 def draw_images(
     generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
 ) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
-    """A function from variables and a batch, see `asked`, to images; to be compiled.
+    """A function from variables and a batch, see `sample_batch`, to images; to be compiled.
 
     What an image looks like follows from the seed, its class or text, and its number.
     """
@@ -49,13 +48,12 @@ def draw_images(
             variables['generator'], condition(batch), jax.random.key(seed), batch['sample_id'], config
         )
         images: Any = tokenizer.apply(variables['tokenizer'], tokens, method='decode')
-        images = jnp.clip(jnp.nan_to_num(images.astype(jnp.float32)), -1.0, 1.0)
-        return (127.5 * images + 128.0).astype(jnp.uint8)
+        return to_uint8(images.astype(jnp.float32))
 
     return draw
 
 
-def asked(
+def sample_batch(
     labels: Int[np.ndarray, ' b'], sample_ids: Int[np.ndarray, ' b'], text: PaddedText | None = None
 ) -> dict[str, np.ndarray]:
     """A batch of samples to draw: of classes, or of the texts with these numbers."""
@@ -92,29 +90,6 @@ class Plan:
         if self.count is None:
             return np.tile(classes, self.per_class)
         return np.random.default_rng(self.seed).choice(classes, self.count)
-
-
-def chosen_classes(asked: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of the classes that are asked for by number or name; 'all' means all of them.
-
-    A word that is a class's name means that class, even if it is a number as well.
-
-    Raises:
-      UserError: there is no such class.
-    """
-    if list(asked) == ['all']:
-        return tuple(range(len(names)))
-    found = []
-    for word in asked:
-        if word in names:
-            found.append(list(names).index(word))
-        elif word.isdecimal() and int(word) < len(names):
-            found.append(int(word))
-        else:
-            close = difflib.get_close_matches(word, names, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
-            raise UserError(f'there is no class {word!r}: classes are 0 .. {len(names) - 1} or their names{hint}')
-    return tuple(found)
 
 
 def sample(
@@ -156,7 +131,7 @@ def sample(
     tokenizer = model.tokenizer
     assert tokenizer is not None
     settings = {
-        'generator': fingerprint(model.generator, model.variables),
+        'generator': fingerprint_model(model.generator, model.variables),
         'tokenizer': tokenizer.fingerprint,
         'classes': list(plan.classes),
         'per_class': plan.per_class,
@@ -170,7 +145,7 @@ def sample(
     runner = make_runner('jit')
     batch_size = -(-max(1, batch_size) // runner.batch_shards) * runner.batch_shards
     draw = runner.compile_evaluation(draw_images(model.generator, tokenizer.module, plan.config, plan.seed))
-    variables = {'generator': model.prepared, 'tokenizer': tokenizer.variables}
+    variables = {'generator': model.sampling_variables, 'tokenizer': tokenizer.variables}
     variables = jax.tree.map(lambda x: place(x, runner.replicated), variables)
     labels = plan.labels
     with tqdm(total=len(labels), desc='sampling', unit='image', disable=not progress) as bar:
@@ -178,10 +153,10 @@ def sample(
         for done in [*_ranges(work), range(len(labels), len(labels))]:
             while start < done.start:
                 rows = np.arange(start, start + batch_size, dtype=np.int32)  # whole batches: one program
-                wanted = asked(labels[np.minimum(rows, len(labels) - 1)], rows, text)
+                batch = sample_batch(labels[np.minimum(rows, len(labels) - 1)], rows, text)
                 stop = min(start + batch_size, done.start)
-                images = np.asarray(draw(variables, wanted))[: stop - start]
-                write_arrays(work / f'{start:010d}-{stop:010d}.npz', images=images)
+                images = np.asarray(draw(variables, batch))[: stop - start]
+                write_arrays(work / f'{start:010d}-{stop:010d}.npz', pictures=images)
                 bar.update(stop - start)
                 start = stop
             start = done.stop
@@ -237,9 +212,12 @@ def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
 def _write_npz(path: pathlib.Path, images: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]) -> None:
     """Writes one image after the other: all of them may be more than memory holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: _fill_npz(file, images, labels, record))
+
+
+def _fill_npz(npz: BinaryIO, images: Iterator[np.ndarray], labels: np.ndarray, record: Mapping[str, Any]) -> None:
     first = next(images)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(npz, 'w', zipfile.ZIP_STORED) as archive:
         with archive.open('arr_0.npy', 'w', force_zip64=True) as file:
             shape = (len(labels), *first.shape)
             header = {'descr': np.lib.format.dtype_to_descr(first.dtype), 'fortran_order': False, 'shape': shape}
@@ -249,4 +227,3 @@ def _write_npz(path: pathlib.Path, images: Iterator[np.ndarray], labels: np.ndar
         for name, array in (('labels', labels), ('settings', np.asarray(json.dumps(record)))):
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array(file, array)
-    temporary.replace(path)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
 from vistok.errors import UserError
+from vistok.files import write_atomically
 from vistok.metrics.feature_extractor import FeatureExtractor
 from vistok.metrics.frechet import Gaussian, Moments
 
@@ -126,15 +126,7 @@ def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
     if found.features is not None:
         arrays['features'] = found.features
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            np.savez(file, **arrays)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def has_statistics(path: str | os.PathLike[str]) -> bool:

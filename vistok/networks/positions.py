@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 
-def on_grid(positions: Float[Array, 'n d'], sides: tuple[int, int]) -> Float[Array, 'm d']:
+def resample_positions(positions: Float[Array, 'n d'], sides: tuple[int, int]) -> Float[Array, 'm d']:
     """Positions of a square grid, interpolated bicubically where `sides` are others; exact where they are not.
 
     Args:

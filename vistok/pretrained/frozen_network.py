@@ -1,4 +1,4 @@
-"""Frozen networks that judge images or teach features, each with its weights."""
+"""Frozen networks with pretrained weights: perceptual distances and feature teachers."""
 
 import dataclasses
 import hashlib
@@ -35,14 +35,15 @@ _HEADS_FILE, _HEADS_MD5 = 'vgg.pth', 'd507d7349b931f0638a25a48a722f98a'
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-    """A frozen network.
+class FrozenNetwork:
+    """Pretrained network whose weights are never trained.
 
-    Perceptual judges: `judge(a, b)` are distances `[b]` of images in [-1, 1].  Teachers: `judge(images)` are global
-    features `[b, width]` of images in [-1, 1] of any size; with `patches` and 'stand_in_patches', `[b, h, w, width]`.
+    A perceptual metric returns the distances `[b]` of two batches of images in [-1, 1].  A teacher returns global
+    features `[b, width]` of images in [-1, 1] of any size; with `patches`, and as 'stand_in_patches', a grid of
+    features `[b, h, w, width]`.
 
     Attributes:
-      name: what it is; belongs in the name of every number it gives ('stand_in_perceptual' is not 'lpips').
+      name: of the network; part of the name of every metric computed with it ('stand_in_perceptual' is not 'lpips').
       module: the network.
       variables: its weights; pass them to compiled functions as an argument, or they become constants of the program.
     """
@@ -52,13 +53,13 @@ class Judge:
     variables: Any
 
     def __call__(self, *images: Float[Array, 'b h w 3']) -> Float[Array, 'b ...']:
-        """Applies the network."""
+        """Applies the network to images in [-1, 1]."""
         return jnp.asarray(self.module.apply(self.variables, *images))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Teacher:
-    """How a published teacher is built and where its weights come from."""
+    """Architecture, conversion rules and origin of a published teacher."""
 
     build: Callable[..., nn.Module]
     rules: Callable[[StateDict], tuple[Rule, ...]]
@@ -79,20 +80,20 @@ _STAND_INS: dict[str, Callable[..., nn.Module]] = {
     'stand_in_teacher': StandInTeacher,
     'stand_in_patches': StandInPatches,
 }
-JUDGES = ('lpips', *_TEACHERS, *_STAND_INS)
+FROZEN_NETWORKS = ('lpips', *_TEACHERS, *_STAND_INS)
 
 
-def load_judge(
+def load_frozen_network(
     kind: str,
     path: str | os.PathLike[str] | None = None,
     *,
     sha256: str | None = None,
     **options: Any,
-) -> Judge:
-    """A judge with trained weights.
+) -> FrozenNetwork:
+    """Loads a pretrained network and its weights.
 
     Args:
-      kind: one of `JUDGES`.  The stand-ins come with the package; the others need a file of official weights.
+      kind: one of `FROZEN_NETWORKS`.  The stand-ins come with the package; the others need a file of official weights.
       path: of the weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
         torchvision's `vgg16-397923af.pth` and the LPIPS heads `vgg.pth`, or one file with the full LPIPS state dict.
       sha256: expected digest of the file, checked if given; a single LPIPS file needs it, for no official one exists.
@@ -104,15 +105,17 @@ def load_judge(
       FileNotFoundError: the official weights are not there.
       UserError: the file is not what was published, or not what `sha256` says, or holds another model.
     """
-    if kind not in JUDGES:
-        raise UserError(f'judge {kind!r} is none of {", ".join(JUDGES)}')
+    if kind not in FROZEN_NETWORKS:
+        raise UserError(f'network {kind!r} is none of {", ".join(FROZEN_NETWORKS)}')
     if kind in _STAND_INS:
         if path is not None:
             raise UserError(f'{kind} comes with its weights; path {str(path)!r} cannot be used')
         module = _STAND_INS[kind](**options)
         params = stand_in_params()
         wanted = variable_shapes(module, *_images(module))['params']
-        return Judge(kind, module, {'params': {name: jax.tree.map(jnp.asarray, params[name]) for name in wanted}})
+        return FrozenNetwork(
+            kind, module, {'params': {name: jax.tree.map(jnp.asarray, params[name]) for name in wanted}}
+        )
     if kind == 'lpips':
         module = LPIPS(**options)
         weights = _lpips_weights(path, sha256)
@@ -135,10 +138,10 @@ def _images(module: nn.Module) -> tuple[jax.Array, ...]:
 
 def _converted(
     kind: str, module: nn.Module, weights: StateDict, rules: Sequence[Rule], ignored: Sequence[str]
-) -> Judge:
+) -> FrozenNetwork:
     shapes = variable_shapes(module, *_images(module))
     variables = to_ours(rules, weights, shapes, ignored).variables
-    return Judge(kind, module, jax.tree.map(jnp.asarray, variables))
+    return FrozenNetwork(kind, module, jax.tree.map(jnp.asarray, variables))
 
 
 def _lpips_weights(path: str | os.PathLike[str] | None, sha256: str | None) -> StateDict:

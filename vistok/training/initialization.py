@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vistok.errors import UserError
-from vistok.networks.positions import on_grid
+from vistok.networks.positions import resample_positions
 from vistok.training.parallel import place
 from vistok.training.state import Batch, TrainState
 
@@ -132,7 +132,7 @@ def overlay(fresh: Any, given: Any) -> Overlaid:
             loaded.append(name)
         elif name.endswith('positions') and _is_resizable(weight.shape, value.shape):
             side = math.isqrt(value.shape[0])
-            result[name] = on_grid(jnp.asarray(weight, value.dtype), (side, side))
+            result[name] = resample_positions(jnp.asarray(weight, value.dtype), (side, side))
             resized.append(f'{name} {tuple(weight.shape)} to {tuple(value.shape)}')
         else:
             left.append(f'{name} (given {tuple(weight.shape)}, needed {tuple(value.shape)})')

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.errors import UserError
 from vistok.training.sharding import make_mesh, state_shardings
 from vistok.training.state import Batch, StepReport, TrainState
@@ -135,7 +135,7 @@ class PmapRunner(Runner):
         """See `Runner.compile`."""
 
         def body(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, StepReport]:
-            with replica_axis_named(self.axis_name):
+            with name_replica_axis(self.axis_name):
                 return train_step(state, frozen, batch)
 
         mapped = jax.pmap(body, axis_name=self.axis_name, donate_argnums=0, devices=list(self.mesh.devices.flat))

@@ -16,6 +16,8 @@ from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vistok.files import write_text
+
 Scalars = Mapping[str, Any]  # floats, or arrays of one element
 Images = Mapping[str, UInt8[np.ndarray, 'n h w c']]
 
@@ -104,9 +106,7 @@ class JsonlWriter(MetricWriter):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [] if resume_step is None or not path.exists() else _lines_until(path, resume_step)
-        temporary = path.with_name(f'.{path.name}.new')
-        temporary.write_text(''.join(kept), encoding='utf-8')
-        os.replace(temporary, path)
+        write_text(path, ''.join(kept))
         self._file = path.open('a', encoding='utf-8')
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:

@@ -9,7 +9,6 @@ import io
 import os
 import pathlib
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from vistok.errors import UserError
+from vistok.files import write_file
 
 _FORMAT = 'vistok'
 _FORMATS = (_FORMAT, 'tesserax')  # what files say that this project wrote, the second under its earlier name
@@ -192,12 +192,4 @@ def _write(path: str | os.PathLike[str], data: bytes) -> None:
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise UserError(f'there is no folder {path.parent}')
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_file(path, data)

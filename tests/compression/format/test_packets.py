@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec
+from vistok.compression.codec import Codec, build_header
 from vistok.compression.format import packets
 from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, id_bits
 from vistok.compression.format.description import describe
@@ -75,8 +75,7 @@ def packet_places(data):
 
 
 def arrived(codec, data):
-    reader = codec.reader(data)
-    return read_what_arrived(reader, codec.prior)
+    return read_what_arrived(BitstreamReader(data, codec.limits), codec.prior)
 
 
 def test_packets_are_as_square_as_their_number_allows():
@@ -90,7 +89,7 @@ def test_packets_are_as_square_as_their_number_allows():
 
 def test_every_cell_is_in_one_packet_and_its_neighbours_are_in_others(codecs):
     for codec in codecs:
-        header = codec.header(image())
+        header = build_header(codec, image())
         owner = np.full(header.grid, -1)
         for part in parts(header, codec.packets):
             assert (owner[part.where] == -1).all()
@@ -105,14 +104,14 @@ def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
     for codec in codecs:
         original = image(1)
         tokens, data = codec.encode(original), codec.compress(original)
-        found = codec.unpack(codec.reader(data))
+        found = codec.unpack(data).tokens
         np.testing.assert_array_equal(found.ids, tokens.ids)
         whole = dataclasses.replace(codec, packets=None)
         np.testing.assert_array_equal(codec.decompress(data), whole.decompress(whole.compress(original)))
         np.testing.assert_array_equal(whole.decompress(data), codec.decompress(data))  # the file says how it is made
-        salvaged = whole.salvage(data, nearest_known)
-        assert salvaged.lost == 0
-        np.testing.assert_array_equal(salvaged.image, codec.decompress(data))
+        partial = whole.decompress_partial(data, nearest_known)
+        assert partial.lost == 0
+        np.testing.assert_array_equal(partial.image, codec.decompress(data))
     assert describe(codecs[1].compress(original)).streams['ids, coded'] > 0
 
 
@@ -123,7 +122,7 @@ def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage)
         original = image(2, 60, 50)
         tokens, data = codec.encode(original), codec.compress(original)
         places = packet_places(data)
-        for part in parts(codec.header(original), codec.packets):
+        for part in parts(build_header(codec, original), codec.packets):
             here, broken = places[part.number], bytearray(data)
             if damage == 'lost':
                 del broken[here]
@@ -208,16 +207,16 @@ def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
     codec = codecs[0]
     data = codec.compress(image(6))
     with pytest.raises(BitstreamError, match='was written with weights'):
-        Codec(ToyTokenizer(), b'other!!!').salvage(data, nearest_known)
+        Codec(ToyTokenizer(), b'other!!!').decompress_partial(data, nearest_known)
     with pytest.raises(BitstreamError, match='the header is damaged'):
-        codec.salvage(data[:20] + b'?' + data[21:], nearest_known)
+        codec.decompress_partial(data[:20] + b'?' + data[21:], nearest_known)
     plain = dataclasses.replace(codec, packets=None)
     whole = plain.compress(image(6))
-    assert codec.salvage(whole, nearest_known).lost == 0
+    assert codec.decompress_partial(whole, nearest_known).lost == 0
     with pytest.raises(BitstreamError, match='the bitstream ends'):  # no packets: nothing can be spared
-        codec.salvage(whole[:-9], nearest_known)
+        codec.decompress_partial(whole[:-9], nearest_known)
     for wrong in (b'', b'\x01', b'\x01\x01', b'\x09\x09', b'\x02\x02\x02'):
-        header = dataclasses.replace(codec.header(image(6)), features=(Feature(FEATURE, wrong),))
+        header = dataclasses.replace(build_header(codec, image(6)), features=(Feature(FEATURE, wrong),))
         with pytest.raises(BitstreamError, match='about packets'):
             shape_of(header)
 
@@ -225,7 +224,7 @@ def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
 def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
     """Tiles of one cell, of an image that is as large as the limits allow."""
     header = dataclasses.replace(
-        codecs[0].header(image()), width=8000, height=16_000, tile=1, downsample_factor=1, window=64, halo=0
+        build_header(codecs[0], image()), width=8000, height=16_000, tile=1, downsample_factor=1, window=64, halo=0
     )
     file = io.BytesIO()
     writer = BitstreamWriter(file)
@@ -241,7 +240,7 @@ def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
 def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
     for codec in codecs:
         for height, width in ((90, 110), (8, 8), (41, 300)):
-            header = codec.header(image(0, height, width))
+            header = build_header(codec, image(0, height, width))
             listed = list(parts(header, codec.packets))
             assert part_count(header, codec.packets) == len(listed)
             assert [part_of(header, codec.packets, part.number) for part in listed] == listed
@@ -253,7 +252,7 @@ def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
 
 def test_packets_inside_of_each_other_take_time_in_proportion_to_the_file(codecs, monkeypatch):
     """Each of many beginnings claims all that follows; looking at all of it each time would be quadratic."""
-    header = dataclasses.replace(codecs[0].header(image()), width=4096, height=4096, tile=512)
+    header = dataclasses.replace(build_header(codecs[0], image()), width=4096, height=4096, tile=512)
     data = b''.join([MARKER + b'\x00' + varint(2 * 6000)] * 2000)
     seen = []
     monkeypatch.setattr(packets.zlib, 'crc32', lambda part, *_: seen.append(len(part)) or 0)

@@ -94,16 +94,14 @@ def test_a_codeword_counts_as_often_as_it_occurs_and_a_member_stands_for_its_clu
 def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_level(codecs, name, with_prior):
     codec, original = codecs[name, with_prior], image(1, 4 if name == 'plain' else 3)
     levels = range(len(SIZES[name]) + 1)
-    files = [codec.at(level).compress(original) for level in levels]
+    files = [codec.at_level(level).compress(original) for level in levels]
     assert sorted(map(len, files), reverse=True) == [len(data) for data in files]
     whole = codec.encode(original)
     for level, data in enumerate(files):
-        reader = codec.reader(data)
-        reader.alpha()
         expected = codec.nested.whole(codec.nested.coarser(whole, 0, level), level)
-        found = codec.unpack(reader)
+        found = codec.unpack(data).tokens
         np.testing.assert_array_equal(found.ids, expected.ids)
-        np.testing.assert_array_equal(codec.decompress(data), codec.at(level).decompress(data))
+        np.testing.assert_array_equal(codec.decompress(data), codec.at_level(level).decompress(data))
         streams = describe(data).streams
         if with_prior and level < 2:
             assert streams.get('ids, coded', 0) > 0
@@ -113,14 +111,14 @@ def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_lev
 
 def test_packets_stay_packets(codecs):
     codec = dataclasses.replace(codecs['plain', True], packets=PacketShape(2, 2))
-    files = [codec.at(level).compress(image(2)) for level in range(3)]
+    files = [codec.at_level(level).compress(image(2)) for level in range(3)]
     assert transcode(files[0], codec.nested, 2, codec.prior) == files[2]
     assert transcode(files[1], codec.nested, 2, codec.prior) == files[2]
 
 
 def test_the_most_codewords_that_fit_are_kept(codecs):
     codec = codecs['plain', False]
-    files = [codec.at(level).compress(image(3)) for level in range(4)]
+    files = [codec.at_level(level).compress(image(3)) for level in range(4)]
     assert transcode_to_size(files[0], codec.nested, len(files[0])) == files[0]
     assert transcode_to_size(files[0], codec.nested, len(files[0]) - 1) == files[1]
     assert transcode_to_size(files[1], codec.nested, len(files[2])) == files[2]
@@ -131,7 +129,7 @@ def test_the_most_codewords_that_fit_are_kept(codecs):
 def test_what_does_not_fit_is_refused_by_name(codecs):
     codec, other = codecs['plain', False], codecs['factorized', False]
     original = image(4)
-    data = codec.at(1).compress(original)
+    data = codec.at_level(1).compress(original)
     ours = codec.nested.fingerprint.hex()
     without = dataclasses.replace(codec, nested=None)
     with pytest.raises(BitstreamError, match=f'written with nested codebooks {ours}, got none'):
@@ -142,9 +140,9 @@ def test_what_does_not_fit_is_refused_by_name(codecs):
     with pytest.raises(BitstreamError, match=f'{ours}, got {twisted.fingerprint.hex()}'):
         transcode(data, twisted, 2)
     with pytest.raises(BitstreamError, match='bitstream has the level 1, the codec 2'):
-        codec.at(2).decompress(data)
+        codec.at_level(2).decompress(data)
     with pytest.raises(BitstreamError, match='bitstream has the level 0, the codec 2'):
-        codec.at(2).decompress(codec.compress(original))
+        codec.at_level(2).decompress(codec.compress(original))
     with pytest.raises(BitstreamError, match='the nested codebooks are of 6f74686572212121'):
         transcode(data, dataclasses.replace(codec.nested, weights=b'other!!!'), 2)
     with pytest.raises(ValueError, match='the bitstream has 16 codewords, fewer than 64'):
@@ -153,11 +151,11 @@ def test_what_does_not_fit_is_refused_by_name(codecs):
         codec.nested.level_of(7)
     assert codec.nested.level_of(4) == 2
     with pytest.raises(ValueError, match='there is no level 9'):
-        codec.at(9)
+        codec.at_level(9)
     with pytest.raises(ValueError, match='no level 1: the codec has no nested codebooks'):
-        without.at(1)
+        without.at_level(1)
     with pytest.raises(ValueError, match='the nested codebooks are those of'):
-        dataclasses.replace(codec, nested=other.nested).at(1)
+        dataclasses.replace(codec, nested=other.nested).at_level(1)
 
 
 def test_tables_of_other_grains_are_refused(codecs):
@@ -170,7 +168,7 @@ def test_tables_of_other_grains_are_refused(codecs):
 
 def test_tables_that_a_file_needs_are_asked_for(codecs):
     codec = codecs['plain', True]
-    data = codec.at(1).compress(image(5))
+    data = codec.at_level(1).compress(image(5))
     named = coarsened(codec.prior, codec.nested, 1).fingerprint.hex()
     with pytest.raises(BitstreamError, match=f'written with prior {named}, got none'):
         transcode(data, codec.nested, 2)
@@ -192,7 +190,7 @@ def test_counts_of_a_level_are_sums(codecs):
 
 def test_a_description_names_the_level(codecs):
     codec = codecs['plain', False]
-    lines = dict(describe(codec.at(2).compress(image(6))).lines())
+    lines = dict(describe(codec.at_level(2).compress(image(6))).lines())
     assert lines['codebooks'] == '4'
     assert lines['level'] == f'2 of the nested codebooks {codec.nested.fingerprint.hex()}'
     assert 'level' not in dict(describe(codec.compress(image(6))).lines())

@@ -15,10 +15,10 @@ from autoregressive_cases import GENERATORS, variables_of
 from markov_generator import Markov
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.codec import Codec, fingerprint
+from vistok.compression.codec import Codec
 from vistok.compression.entropy.entropy_coder import Decoder, Encoder, Meter
 from vistok.compression.entropy.token_coding import decode_tile, encode_tile
-from vistok.compression.format.bitstream import id_bits
+from vistok.compression.format.bitstream import BitstreamReader, id_bits
 from vistok.compression.format.description import describe
 from vistok.compression.format.header import BitstreamError, Feature, TileArea
 from vistok.compression.priors.fitting import fit_prior
@@ -40,6 +40,7 @@ from vistok.compression.entropy.entropy_coder import Decoder, Encoder
 from vistok.compression.priors.network import NetworkPrior
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.tokenizer import TokenSpec
+from vistok.weights.fingerprints import fingerprint_weights
 
 generator = LlamaGen(TokenSpec((1024,), 16), grid=(8, 8), num_classes=20, layers=2, heads=4, width=256)
 variables = random_variables(jax.eval_shape(generator.init, jax.random.key(0)))
@@ -157,12 +158,11 @@ def test_a_file_says_what_it_was_written_with(written):
     codec, data = written
     tokens = codec.encode(image())
     assert len(data) < len(dataclasses.replace(codec, network=None).compress(image()))
-    reader = codec.reader(data)
-    assert reader.header.prior_kind == 2
-    assert reader.header.prior == codec.network.fingerprint
-    assert probe_of(reader.header).probe == codec.network.probe
-    reader.alpha()
-    np.testing.assert_array_equal(codec.unpack(reader).ids, tokens.ids)
+    content = codec.unpack(data)
+    assert content.header.prior_kind == 2
+    assert content.header.prior == codec.network.fingerprint
+    assert probe_of(content.header).probe == codec.network.probe
+    np.testing.assert_array_equal(content.tokens.ids, tokens.ids)
     assert 'a network on cpu' in dict(describe(data).lines())['prior']
 
 
@@ -193,7 +193,7 @@ def test_of_two_priors_the_smaller_file_is_written(written):
 
 def test_what_a_file_says_about_its_computer_is_one_line(written):
     codec, data = written
-    header = codec.reader(data).header
+    header = BitstreamReader(data).header
     said = Feature(FEATURE, codec.network.probe + b'cpu\n\x1b[31m\xff')
     assert probe_of(dataclasses.replace(header, features=(said,))).computer == 'cpu??[31m\ufffd'
 
@@ -242,8 +242,10 @@ def test_a_run_of_a_generator_is_opened(tmp_path, monkeypatch):
         variables = {'params': {'x': np.arange(4.0)}}
 
     trained = dataclasses.replace(trained, tokenizer=Other())
-    theirs = fingerprint(Other.variables).hex()
-    with pytest.raises(UserError, match=f'for the tokenizer with weights {theirs}, got {codec.weights.hex()}'):
+    theirs = fingerprint_weights(Other.variables).hex()
+    with pytest.raises(
+        UserError, match=f'for the tokenizer with weights {theirs}, got {codec.weights_fingerprint.hex()}'
+    ):
         opening.open_codec('runs/toy', str(run))
     trained = Model()
     with pytest.raises(UserError, match='holds a Model; as a prior, only generators fit'):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from vistok.generators.autoregressive.clusters import CodeClusters, equal_shares
+from vistok.generators.autoregressive.codeword_clusters import CodeClusters, equal_shares
 from vistok.generators.autoregressive.ctf import CTF
 from vistok.generators.generator import SampleConfig
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec

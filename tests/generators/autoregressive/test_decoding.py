@@ -12,11 +12,11 @@ from autoregressive_cases import GENERATORS, ONE, THREE, condition, tokens, vari
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vistok.generators.autoregressive import far, llamagen
-from vistok.generators.autoregressive.decoding import Choice, walk
+from vistok.generators.autoregressive.decoding import SampledToken, decode
 from vistok.generators.autoregressive.far import FAR
 from vistok.generators.autoregressive.int8 import int8_weights
 from vistok.generators.autoregressive.llamagen import LlamaGen
-from vistok.generators.autoregressive.unstack_layers import separated
+from vistok.generators.autoregressive.unstack_layers import unstack_layers
 from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
@@ -52,13 +52,19 @@ def reading(generator, variables, ids, cond, *, compiled=True):
     b, slots = len(ids), len(generator.spec.codebook_sizes)
     flat = jnp.asarray(ids).reshape(b, -1, slots)
 
-    def choose(state, logits, position, slot):
-        return Choice(flat[:, position, slot], state | {slot: state[slot].at[:, position].set(logits)})
+    def choose(state, logits, position, codebook_index):
+        return SampledToken(
+            flat[:, position, codebook_index],
+            state | {codebook_index: state[codebook_index].at[:, position].set(logits)},
+        )
 
-    nothing = {slot: jnp.zeros((b, flat.shape[1], size)) for slot, size in enumerate(generator.spec.codebook_sizes)}
+    nothing = {
+        codebook_index: jnp.zeros((b, flat.shape[1], size))
+        for codebook_index, size in enumerate(generator.spec.codebook_sizes)
+    }
 
     def run(variables):
-        return walk(generator, variables, cond, choose, nothing, compiled=compiled).state
+        return decode(generator, variables, cond, choose, nothing, compiled=compiled).state
 
     return (jax.jit(run) if compiled else run)(variables)
 
@@ -75,17 +81,17 @@ def whole(name):
 
 @pytest.mark.parametrize('name', GENERATORS)
 def test_cached_steps_give_the_logits_of_the_whole_pass(name):
-    for slot, logits in read(name).items():
-        expected = whole(name)[slot][..., : GENERATORS[name].spec.codebook_sizes[slot]]
+    for codebook_index, logits in read(name).items():
+        expected = whole(name)[codebook_index][..., : GENERATORS[name].spec.codebook_sizes[codebook_index]]
         assert np.abs(expected).max() > 0.5
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_layers_on_their_own_with_turned_matrices_give_the_logits_of_the_stack():
     generator, variables = GENERATORS['class'], variables_of('class')
-    apart = separated(variables)
+    apart = unstack_layers(variables)
     assert {'layers_0', 'layers_1'} <= set(apart['params']['decoder'])
-    jax.tree.map(np.testing.assert_array_equal, separated(apart), apart)
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(apart), apart)
     ids, cond = tokens('class', 3).ids, condition('class', 3)
     of_stack, of_layers = (reading(generator, v, ids, cond) for v in (variables, apart))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), of_layers, of_stack)
@@ -112,8 +118,8 @@ def test_the_loss_is_the_mean_cross_entropy(name):
     found = TrainedGenerator(GENERATORS[name], variables_of(name)).loss(tokens(name, 3), condition(name, 3))
     ids = tokens(name, 3).ids.reshape(3, 6, -1)
     nll = [
-        -np.take_along_axis(np.asarray(jax.nn.log_softmax(x)), ids[..., slot, None], -1).mean()
-        for slot, x in enumerate(whole(name))
+        -np.take_along_axis(np.asarray(jax.nn.log_softmax(x)), ids[..., codebook_index, None], -1).mean()
+        for codebook_index, x in enumerate(whole(name))
     ]
     np.testing.assert_allclose(found.loss, np.mean(nll), rtol=1e-5)
     np.testing.assert_allclose(found.metrics['bits_per_token'], np.mean(nll) / math.log(2), rtol=1e-5)
@@ -174,11 +180,11 @@ def test_a_sample_does_not_depend_on_its_batch(name):
 def test_variables_prepared_once_give_the_same_samples_and_nothing_is_left_to_prepare():
     model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
     np.testing.assert_array_equal(sampled('class'), raw_sample(model.generator, model.variables, condition('class', 8)))
-    assert model.prepared is model.prepared
-    assert 'kernel' not in model.prepared['params']['output_0']
-    assert model.prepared['params']['norm']['scale'] is model.variables['params']['norm']['scale']
-    again = model.generator.for_sampling(model.prepared)
-    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(model.prepared), strict=True))
+    assert model.sampling_variables is model.sampling_variables
+    assert 'kernel' not in model.sampling_variables['params']['output_0']
+    assert model.sampling_variables['params']['norm']['scale'] is model.variables['params']['norm']['scale']
+    again = model.generator.prepare_for_sampling(model.sampling_variables)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(model.sampling_variables), strict=True))
 
 
 @pytest.mark.parametrize(('data', 'model_axis'), [(8, 1), (2, 4)])
@@ -221,7 +227,7 @@ def test_fewer_bits_hardly_change_the_cross_entropy(changes):
     ids, cond = tokens('class', 3), condition('class', 3)
     variables = variables_of('class') if changes else int8_weights(variables_of('class'))
     coarse = dataclasses.replace(GENERATORS['class'], **changes)
-    stepped = reading(coarse, coarse.for_sampling(variables), ids.ids, cond)
+    stepped = reading(coarse, coarse.prepare_for_sampling(variables), ids.ids, cond)
 
     def cross_entropy(logits):
         return -jax.nn.log_softmax(logits[0])[np.arange(3)[:, None], np.arange(6), ids.ids.reshape(3, 6)].mean()

@@ -105,7 +105,7 @@ def test_samples_are_whole_grids(generator):
     np.testing.assert_allclose(generator.sequences.is_cell(sequence).sum(1), codes)
     if generator.finest_positions == 'remaining':
         fine = np.asarray(sequence.position[0])[
-            np.asarray(generator.sequences.is_cell(sequence) & (sequence.part == 1))[0]
+            np.asarray(generator.sequences.is_cell(sequence) & (sequence.segment == 1))[0]
         ]
         assert (np.diff(fine) > 0).all()
 
@@ -148,16 +148,16 @@ def test_the_loss_counts_each_code_and_each_end_once():
     result = jax.jit(lambda v: generator.loss(v, tokens, labels, KEY, train=False))(variables)
     sequence = jax.jit(sequences.sequence)(tokens, labels)
     logits = jax.jit(lambda v: generator.network.apply(v, sequence, method='logits'))(variables)
-    cell, part = (np.asarray(x)[:, 1:] for x in (sequences.is_cell(sequence), sequence.part))
+    cell, segment = (np.asarray(x)[:, 1:] for x in (sequences.is_cell(sequence), sequence.segment))
     position, content = np.asarray(sequence.position)[:, 1:], np.asarray(sequence.content)[:, 1:]
     nll = {
         kind: -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits[kind])), ids[..., None], -1)[..., 0]
         for kind, ids in (('position', position), ('content', content))
     }
-    ends = position == np.asarray([words.end for words in sequences.positions])[part]
+    ends = position == np.asarray([words.end for words in sequences.positions])[segment]
     assert ends.sum() == 8
     np.testing.assert_allclose(result.metrics['content'], nll['content'][cell].mean(), rtol=1e-5)
-    by_part = [nll['position'][(cell | ends) & (part == p)].mean() for p in (0, 1)]
+    by_part = [nll['position'][(cell | ends) & (segment == p)].mean() for p in (0, 1)]
     np.testing.assert_allclose(result.metrics['position/grain_2'], by_part[0], rtol=1e-5)
     np.testing.assert_allclose(result.loss, nll['content'][cell].mean() + np.mean(by_part), rtol=1e-5)
     bits = (nll['content'][cell].sum() + nll['position'][cell | ends].sum()) / cell.sum() / np.log(2)

@@ -67,8 +67,8 @@ def ids_of(tokens):
     return np.moveaxis(tokens.reshape(len(tokens), -1, tokens.shape[-1]), 1, 2)
 
 
-def suffix(slot, slots):
-    return f'_{slot + 1}' if slots > 1 else ''
+def suffix(codebook_index, slots):
+    return f'_{codebook_index + 1}' if slots > 1 else ''
 
 
 def numbers(generator, variables, pack, cond):
@@ -81,20 +81,27 @@ def numbers(generator, variables, pack, cond):
     @jax.jit
     def compute(variables):
         each, seen = generator.network.apply(
-            variables, ids, cond, method='logits', capture_intermediates=lambda _, method: method in ('trunk', 'prefix')
+            variables,
+            ids,
+            cond,
+            method='logits',
+            capture_intermediates=lambda _, method: method in ('features', 'prefix'),
         )
-        found = {'hidden_last': seen['intermediates']['trunk'][0][0]}
+        found = {'hidden_last': seen['intermediates']['features'][0][0]}
         if isinstance(cond, TextFeatures):
             found['caption_embedding'] = seen['intermediates']['prefix'][0].vectors[:, -3:]
-        for slot, logits in enumerate(each):
-            name = suffix(slot, slots)
+        for codebook_index, logits in enumerate(each):
+            name = suffix(codebook_index, slots)
             found['logits_columns' + name] = logits[:, :, columns]
             found['logits_full' + name] = logits[0, np.asarray(places)]
             found['logits_logsumexp' + name] = jax.nn.logsumexp(logits, axis=-1)
         log_probabilities = [jax.nn.log_softmax(logits) for logits in each]
         found['uniform'] = jnp.stack([-x.mean(axis=-1) for x in log_probabilities], axis=-1)
         found['cross_entropy'] = -jnp.concatenate(
-            [jnp.take_along_axis(x, ids[:, :, slot, None], axis=-1) for slot, x in enumerate(log_probabilities)],
+            [
+                jnp.take_along_axis(x, ids[:, :, codebook_index, None], axis=-1)
+                for codebook_index, x in enumerate(log_probabilities)
+            ],
             axis=-1,
         )
         return found

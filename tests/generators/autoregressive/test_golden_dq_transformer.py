@@ -14,7 +14,7 @@ import vistok
 from vistok.generators.autoregressive.dq_transformer import DQTransformer
 from vistok.generators.autoregressive.grain_grammar import GrainGrammar
 from vistok.generators.autoregressive.grain_sequence import GrainSequence, GrainSequences
-from vistok.generators.autoregressive.transformer import Stream
+from vistok.generators.autoregressive.transformer import DecoderState
 from vistok.generators.generator import SampleConfig
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -38,9 +38,9 @@ class Case:
 class OfficialGrammar(GrainGrammar):
     """The official sampler never makes the last cell coarse."""
 
-    def allowed(self, covered, part):
+    def allowed(self, covered, segment):
         last = jnp.arange(self.sequences.positions[-1].total) == self.sequences.cells[0] - 1
-        return super().allowed(covered, part) & ~(last & (part == 0)[:, None])
+        return super().allowed(covered, segment) & ~(last & (segment == 0)[:, None])
 
 
 class OfficialSampler(DQTransformer):
@@ -68,9 +68,9 @@ def recorded_sample(pack):
     content = np.concatenate([
         [starts['content']], pack['sample_coarse_content'][0], [starts['content']], pack['sample_fine_content'][0][:-1]
     ])  # fmt: skip
-    part = np.repeat([0, 1], [1 + len(coarse), len(fine)])
+    segment = np.repeat([0, 1], [1 + len(coarse), len(fine)])
     told = np.concatenate([[starts['coarse']], coarse, fine])
-    pairs = (jnp.asarray(x, jnp.int32)[None] for x in (content, position, part, np.arange(len(part))))
+    pairs = (jnp.asarray(x, jnp.int32)[None] for x in (content, position, segment, np.arange(len(segment))))
     return GrainSequence(*pairs), jnp.asarray(told, jnp.int32)[None]
 
 
@@ -101,7 +101,7 @@ def case():
     def in_the_fine_part(network):
         pairs, told = recorded_sample(pack)
         hidden = network.read(pairs, None, 0)
-        return network.content_logits(network.look(Stream(hidden.x), told, pairs.part, 0).x[0])
+        return network.content_logits(network.look(DecoderState(hidden.x), told, pairs.segment, 0).x[0])
 
     with jax.default_matmul_precision('highest'):
         variables, key = model.variables, jax.random.key(0)
@@ -145,13 +145,13 @@ def test_sequences_are_the_official_ones(order):
         pack['sos_pos_coarse'], pack['perm_coarse_position'], pack['sos_pos_fine'], pack[f'perm_{kind}fine_position']
     ]  # fmt: skip
     content, position = np.concatenate(content, axis=1), np.concatenate(position, axis=1)
-    part = np.concatenate(
+    segment = np.concatenate(
         [0 * content[:, :1], pack['perm_coarse_segment'], content[:, :1] ** 0, pack['perm_fine_segment']], 1
     )
     n = content.shape[1]
     np.testing.assert_array_equal(sequence.content[:, :n], content)
     np.testing.assert_array_equal(sequence.position[:, :n], position)
-    np.testing.assert_array_equal(sequence.part[:, :n], part)
+    np.testing.assert_array_equal(sequence.segment[:, :n], segment)
     np.testing.assert_array_equal(sequence.index[0], np.arange(sequences.length))
     assert (np.asarray(sequence.content[:, n:]) == sequences.contents.pad).all()
     restored = sequences.tokens(sequence)

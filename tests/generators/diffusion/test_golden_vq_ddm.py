@@ -42,7 +42,7 @@ def quantities(request, pack):
 
     def at_step(t):
         at, one_hot = steps.at(t), diffusion.log_one_hot(x_0, K)
-        q_pred = diffusion.diffused(one_hot, at.after, **MASKS)
+        q_pred = diffusion.transition_distribution(one_hot, at.after, **MASKS)
         noised = (q_pred + noise).argmax(-1)
 
         def bound(state):

@@ -65,7 +65,7 @@ def sample(generator, config, variables, cond, numbers):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def complete(generator, config, repeats, variables, tokens, known, cond):
-    return generator.complete(
+    return generator.inpaint(
         variables, tokens, known, cond, jax.random.key(7), jnp.arange(len(cond)), config, repeats=repeats
     ).ids
 

@@ -11,8 +11,8 @@ from golden_packs import assert_close, load_pack
 
 import vistok
 from vistok.generators.generator import SampleConfig
-from vistok.generators.masked.masking import Guess, NestedMasks, counts_rounded_up, nested_masks, share_grid
-from vistok.generators.masked.parallel_decoding import chances
+from vistok.generators.masked.masking import MaskedGrid, NestedMasks, counts_rounded_up, nested_masks, share_grid
+from vistok.generators.masked.parallel_decoding import sample_candidates
 
 PACK = load_pack('addp')
 SEEN = np.array([0, 31, 77, 255])  # positions of the encoder that were recorded
@@ -32,8 +32,8 @@ def stages_of(generator, variables, ids, masks, images, noise):
     """Everything that was recorded, as one program."""
     labels = jnp.zeros(2, jnp.int32)
     target, noised = generator.noised(variables, ids, masks, labels)
-    guess = Guess(ids, masks.now)
-    both = generator.predictor.logits({'params': variables['predictor']}, Guess(ids, masks.before), labels, None)
+    guess = MaskedGrid(ids, masks.now)
+    both = generator.predictor.logits({'params': variables['predictor']}, MaskedGrid(ids, masks.before), labels, None)
     codewords = variables['tokenizer']['params']['quantizer']['codebook']['codewords']
 
     def walk(network):
@@ -47,11 +47,11 @@ def stages_of(generator, variables, ids, masks, images, noise):
     kept, drawn = [], []
     for step, count in enumerate(counts_rounded_up(256, 2, 'cosine')):
         found = generator.logits(variables, state, labels[:1])
-        chance = chances(found, jax.random.split(jax.random.key(0), 1), SampleConfig(temperature=0.0))
-        chance = chance.replace(noise=noise[step])
-        state = generator.advance(variables, state, found, chance, 1 - (step + 1) / 2, count)
+        candidates = sample_candidates(found, jax.random.split(jax.random.key(0), 1), SampleConfig(temperature=0.0))
+        candidates = candidates.replace(noise=noise[step])
+        state = generator.advance(variables, state, found, candidates, 1 - (step + 1) / 2, count)
         kept.append(state.guess)
-        drawn.append(chance.drawn)  # recorded at every cell, also where they do not count
+        drawn.append(candidates.drawn)  # recorded at every cell, also where they do not count
     return {
         'probabilities': target,
         'soft': jax.nn.softmax(both) @ codewords,

@@ -14,7 +14,7 @@ from vistok.generators.masked.addp import ADDP
 from vistok.generators.masked.bidirectional import table_init
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
-from vistok.generators.masked.masking import Guess, all_hidden
+from vistok.generators.masked.masking import MaskedGrid, all_hidden
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
@@ -132,7 +132,7 @@ def masked_case(name):
 def test_hidden_tokens_are_not_seen_and_known_tokens_and_labels_are():
     generator, variables = masked_case('mage')
     hidden = jnp.array([[True, True, True, False, False, False]])
-    logits = jax.jit(lambda ids, hidden, label: generator.logits(variables, Guess(ids, hidden), label, None))
+    logits = jax.jit(lambda ids, hidden, label: generator.logits(variables, MaskedGrid(ids, hidden), label, None))
     ids, label = jnp.array([[0, 1, 2, 3, 4, 5]]), jnp.array([0])
     found = logits(ids, hidden, label)
     np.testing.assert_array_equal(logits(ids.at[:, :3].set(9), hidden, label), found)
@@ -161,14 +161,14 @@ def test_the_first_step_of_addp_does_not_look_at_the_image_and_later_ones_do():
     nothing = all_hidden(1, 6)
     logits = functools.partial(addp_logits, generator, variables)
     np.testing.assert_array_equal(logits(black, nothing, LABELS[:1]), logits(noise, nothing, LABELS[:1]))
-    something = Guess(nothing.ids, nothing.hidden.at[:, 2].set(False))
+    something = MaskedGrid(nothing.ids, nothing.hidden.at[:, 2].set(False))
     assert (logits(black, something, LABELS[:1]) != logits(noise, something, LABELS[:1])).any()
 
 
 def test_addp_does_not_see_ids_of_hidden_tokens_and_sees_the_label_and_reliable_tokens():
     generator, variables = masked_case('addp')
     image = jnp.zeros((1, 6, 4, 3))
-    guess = Guess(jnp.arange(6)[None], jnp.array([[True, True, False, False, True, True]]))
+    guess = MaskedGrid(jnp.arange(6)[None], jnp.array([[True, True, False, False, True, True]]))
     logits = functools.partial(addp_logits, generator, variables, image)
     found = logits(guess, LABELS[:1])
     np.testing.assert_array_equal(logits(guess.replace(ids=guess.ids.at[:, 5].set(9)), LABELS[:1]), found)
@@ -181,7 +181,7 @@ def test_known_tokens_are_decoded_as_the_tokenizer_decodes_them_and_certain_gues
     generator, variables = masked_case('addp')
     ids = IDS.reshape(4, 6)
     certain = jax.nn.one_hot(ids, 12)
-    decode = jax.jit(lambda hidden: generator.decoded(variables, Guess(ids, hidden), certain))
+    decode = jax.jit(lambda hidden: generator.decoded(variables, MaskedGrid(ids, hidden), certain))
     expected = TOKENIZER.apply(variables['tokenizer'], Tokens(IDS), method='decode')
     np.testing.assert_allclose(decode(jnp.zeros((4, 6), bool)), expected, atol=1e-4)
     np.testing.assert_allclose(decode(jnp.ones((4, 6), bool)), expected, atol=1e-4)

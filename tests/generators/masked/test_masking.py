@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vistok.generators.masked.masking import (
-    Guess,
+    MaskedGrid,
     all_hidden,
     count_of,
     counts_falling,
@@ -96,7 +96,7 @@ def test_known_tokens_never_change_and_so_many_stay_hidden_as_asked():
 
 
 def test_known_tokens_stay_known_even_if_more_should_be_hidden_than_are():
-    guess = Guess(jnp.arange(4)[None], jnp.array([[True, False, False, True]]))
+    guess = MaskedGrid(jnp.arange(4)[None], jnp.array([[True, False, False, True]]))
     after = reveal(guess, jnp.zeros((1, 4, 4)), jnp.zeros((1, 4), jnp.int32), jnp.zeros((1, 4)), 3)
     np.testing.assert_array_equal(after.hidden, guess.hidden)
     np.testing.assert_array_equal(after.ids, [[0, 1, 2, 0]])

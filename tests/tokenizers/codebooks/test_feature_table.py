@@ -13,7 +13,6 @@ from vistok.errors import UserError
 from vistok.experiments import assembly, initial_weights, registry, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.run_folder import read_checkpoint
-from vistok.pretrained.frozen_network import load_judge
 from vistok.tokenizers.codebooks import feature_table
 from vistok.tokenizers.codebooks.feature_table import (
     CodebookTable,
@@ -49,24 +48,24 @@ def batches(count=6, size=32, seed=0):
 
 
 def test_features_are_averages_over_squares_of_patches():
-    judge = load_judge('stand_in_patches')
-    features = patch_features(judge, batches(size=64), 10, pool=4)
+    network = load_frozen_network('stand_in_patches')
+    features = patch_features(network, batches(size=64), 10, pool=4)
     assert features.vectors.shape == (6, 4, 80)
     np.testing.assert_array_equal(features.labels, range(6))
-    grid = np.asarray(judge(jnp.asarray(next(batches(size=64))['image'])))
+    grid = np.asarray(network(jnp.asarray(next(batches(size=64))['image'])))
     np.testing.assert_allclose(features.vectors[1, 1], grid[1, :4, 4:].mean((0, 1)), rtol=1e-2, atol=1e-3)
 
 
 def test_a_grid_smaller_than_the_square_is_averaged_whole():
-    features = patch_features(load_judge('stand_in_patches'), batches(size=16), 3, pool=4)
+    features = patch_features(load_frozen_network('stand_in_patches'), batches(size=16), 3, pool=4)
     assert features.vectors.shape == (3, 1, 80)
 
 
 def test_many_features_are_kept_in_a_file_that_vanishes(monkeypatch, tmp_path):
-    judge = load_judge('stand_in_patches')
-    expected = patch_features(judge, batches(), 6, pool=4)
+    network = load_frozen_network('stand_in_patches')
+    expected = patch_features(network, batches(), 6, pool=4)
     monkeypatch.setattr(feature_table, '_LARGEST_IN_MEMORY', 100)
-    mapped = patch_features(judge, batches(), 6, 4, str(tmp_path))
+    mapped = patch_features(network, batches(), 6, 4, str(tmp_path))
     assert isinstance(mapped.vectors, np.memmap)
     np.testing.assert_array_equal(mapped.vectors, expected.vectors)
     assert list(tmp_path.iterdir()) == []
@@ -173,7 +172,7 @@ def test_a_model_without_a_table_refuses_one(tmp_path):
     config = load_config('configs/vqgan.py:tiny')
     config.train.devices = 1
     config.table = str(tmp_path / 'table.safetensors')
-    with pytest.raises(UserError, match='config.table is set, but a VQGAN has no place for it'):
+    with pytest.raises(UserError, match=r'config\.table is set, but a VQGAN has no place for it'):
         training.run_training(config, tmp_path / 'run', show_progress=False)
     assert not (tmp_path / 'run').exists()
 

@@ -9,7 +9,14 @@ import pytest
 from flax import linen as nn
 
 from vistok.tokenizers.networks import autoencoder
-from vistok.tokenizers.networks.autoencoder import AttentionBlock, Decoder, EncoderTrunk, GroupNorm, ResBlock, doubled
+from vistok.tokenizers.networks.autoencoder import (
+    AttentionBlock,
+    ConvDecoder,
+    EncoderTrunk,
+    GroupNorm,
+    ResBlock,
+    upsample_nearest,
+)
 
 SMALL = {'channels': 32, 'channel_multipliers': (1, 2), 'res_blocks': 1}
 
@@ -66,7 +73,7 @@ def test_downsampling_pads_right_and_bottom_only():
 
 def test_doubled_repeats_each_pixel_in_a_square():
     x = normal(2, 3, 5, 4)
-    np.testing.assert_array_equal(doubled(x), np.asarray(x).repeat(2, 1).repeat(2, 2))
+    np.testing.assert_array_equal(upsample_nearest(x), np.asarray(x).repeat(2, 1).repeat(2, 2))
 
 
 def test_attention_sees_all_positions_without_order():
@@ -109,7 +116,7 @@ def test_attention_stands_at_the_levels_named(levels, expected):
     found = {int(name.split('_')[1]) for name in params if 'level' in name and 'attention' in name}
     assert found == expected
     z = jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.float32)
-    params = jax.eval_shape(Decoder(**SMALL, attention_levels=levels).init, jax.random.key(0), z)['params']
+    params = jax.eval_shape(ConvDecoder(**SMALL, attention_levels=levels).init, jax.random.key(0), z)['params']
     assert {1 - int(n.split('_')[1]) for n in params if 'level' in n and 'attention' in n} == expected
 
 
@@ -117,12 +124,12 @@ def test_decoder_mirrors_the_encoder_in_size():
     key, images = jax.random.key(0), jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32)
     z, _ = jax.eval_shape(EncoderTrunk(**SMALL).init_with_output, key, images)
     assert z.shape == (1, 8, 12, 64)
-    assert jax.eval_shape(Decoder(**SMALL).init_with_output, key, z)[0].shape == (1, 16, 24, 3)
+    assert jax.eval_shape(ConvDecoder(**SMALL).init_with_output, key, z)[0].shape == (1, 16, 24, 3)
 
 
 def test_full_sizes_have_the_published_numbers_of_parameters():
     z = jax.ShapeDtypeStruct((1, 4, 4, 256), jnp.float32)
-    assert count(jax.eval_shape(Decoder().init, jax.random.key(0), z)) == 42_449_795
+    assert count(jax.eval_shape(ConvDecoder().init, jax.random.key(0), z)) == 42_449_795
 
 
 def test_recomputed_activations_give_the_same_gradient_with_the_same_parameters():

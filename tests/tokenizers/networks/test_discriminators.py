@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_packs import assert_close, load_pack
 
-from vistok.collectives import replica_axis_named
+from vistok.collectives import name_replica_axis
 from vistok.losses.adversarial import hinge_discriminator_loss
 from vistok.tokenizers.convert.discriminators import PATCHGAN_IGNORED, STYLEGAN_IGNORED, patchgan_rules, stylegan_rules
 from vistok.tokenizers.networks.patchgan import BatchNorm, PatchGAN
@@ -94,7 +94,7 @@ def test_batch_norm_on_replicas_equals_the_whole_batch():
     variables = model.init(jax.random.key(1), x, True)
 
     def step(x):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             return model.apply(variables, x, True, mutable=['batch_stats'])
 
     whole, whole_stats = model.apply(variables, x, True, mutable=['batch_stats'])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vistok.collectives import replica_axis_named, replica_mean
+from vistok.collectives import name_replica_axis, replica_mean
 from vistok.tokenizers.codebooks.codebook import unit_norm
 from vistok.tokenizers.quantizers import entropy
 from vistok.tokenizers.quantizers.entropy import entropy_loss
@@ -66,7 +66,7 @@ def test_mean_of_replica_gradients_is_the_global_gradient():
     z, codebook = vectors(0, 4, 20, 8), vectors(1, 100, 8)
 
     def replica(z, codebook):
-        with replica_axis_named('data'):
+        with name_replica_axis('data'):
             value, (dz, dc) = jax.value_and_grad(entropy_loss, argnums=(0, 1))(z, codebook)
             return replica_mean(value), dz, replica_mean(dc)
 

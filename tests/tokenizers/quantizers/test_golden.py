@@ -8,7 +8,7 @@ from golden_packs import Pack, assert_close, load_pack
 
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
 from vistok.tokenizers.quantizers.factorized import FactorizedQuantizer, disentangle_loss
-from vistok.tokenizers.quantizers.vector import Quantized, VectorQuantizer
+from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
 
 
 def codewords(pack: Pack, name: str = 'quantize') -> np.ndarray:
@@ -19,7 +19,7 @@ def quantizer(rows: np.ndarray, **kwargs) -> VectorQuantizer:
     return VectorQuantizer(LearnedCodebook(*rows.shape), **kwargs)
 
 
-def run(module: nn.Module, params: dict, z) -> Quantized:
+def run(module: nn.Module, params: dict, z) -> QuantizerOutput:
     return module.apply({'params': params}, z, train=True)
 
 

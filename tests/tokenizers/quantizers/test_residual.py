@@ -9,7 +9,7 @@ import pytest
 from golden_packs import random_variables
 
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
-from vistok.tokenizers.quantizers.multiscale import MultiScaleQuantizer, _area, _bicubic, _read_back, _repeated
+from vistok.tokenizers.quantizers.multiscale import MultiScaleQuantizer, _area, _bicubic, _recover_ids, _repeat_ids
 from vistok.tokenizers.quantizers.residual import ResidualQuantizer
 from vistok.weights.rules import variable_shapes
 
@@ -119,9 +119,9 @@ def test_scales_that_do_not_rise_are_refused(scales):
 @pytest.mark.parametrize('grid', [(1, 1), (3, 5), (7, 2), (8, 6)])
 def test_repeated_ids_can_be_read_back(grid):
     ids = jnp.arange(2 * grid[0] * grid[1]).reshape(2, *grid)
-    dense = _repeated(ids, (8, 6))
+    dense = _repeat_ids(ids, (8, 6))
     assert dense.shape == (2, 8, 6)
-    np.testing.assert_array_equal(_read_back(dense, grid), ids)
+    np.testing.assert_array_equal(_recover_ids(dense, grid), ids)
 
 
 def test_area_weights_are_means_of_the_touched_cells():

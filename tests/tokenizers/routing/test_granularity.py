@@ -17,8 +17,8 @@ from vistok.tokenizers.routing.granularity import (
     hard_gumbel_softmax,
     information_density,
     merge_grains,
-    over_blocks,
     quota_choice,
+    repeat_cells,
     spread_density,
 )
 
@@ -210,5 +210,5 @@ def test_feature_router_sees_every_branch():
 
 def test_merging_takes_each_position_from_the_branch_of_its_grain():
     branches = [jnp.full((1, 2 * 2**i, 2 * 2**i, 1), float(4 >> i)) for i in range(3)]
-    grain = over_blocks(jnp.asarray([[[4, 1], [2, 4]]]), 4)
+    grain = repeat_cells(jnp.asarray([[[4, 1], [2, 4]]]), 4)
     np.testing.assert_array_equal(merge_grains(branches, grain)[..., 0], grain)

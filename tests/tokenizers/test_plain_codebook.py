@@ -9,7 +9,7 @@ from golden_packs import random_variables
 from vistok.tokenizers.fqgan import FQGAN
 from vistok.tokenizers.fvq import FVQ
 from vistok.tokenizers.magvit2 import Magvit2VQ
-from vistok.tokenizers.materialize import materialize
+from vistok.tokenizers.plain_codebook import to_plain_codebook
 from vistok.tokenizers.simvq import SimVQ, SimVQGAN
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
@@ -34,7 +34,7 @@ def case(request):
     variables = random_variables(variable_shapes(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)))
     images = np.random.default_rng(1).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
     trained = TrainedTokenizer(module, variables)
-    return trained, materialize(trained), plain, images
+    return trained, to_plain_codebook(trained), plain, images
 
 
 def test_ids_are_exactly_equal(case):
@@ -61,11 +61,11 @@ def test_nothing_is_left_of_table_and_projector(case):
 
 def test_what_is_baked_stays_as_it_is(case):
     _, baked, _, _ = case
-    again = materialize(baked)
+    again = to_plain_codebook(baked)
     assert again.module == baked.module
     jax.tree.map(np.testing.assert_array_equal, again.variables, baked.variables)
 
 
 def test_a_tokenizer_with_several_codebooks_is_refused():
     with pytest.raises(ValueError, match=r'a FQGAN has no plain form; only these and what derives from them: .*VQGAN'):
-        materialize(TrainedTokenizer(FQGAN(), {}))
+        to_plain_codebook(TrainedTokenizer(FQGAN(), {}))

@@ -18,7 +18,7 @@ PLAIN: tuple[type[Tokenizer], ...] = (ResidualVQGAN, MultiScaleVQGAN, VQGAN, Mag
 """Tokenizers whose codebook is a `LearnedCodebook`; subclasses differ in `make_codebook` alone."""
 
 
-def materialize(trained: TrainedTokenizer) -> TrainedTokenizer:
+def to_plain_codebook(trained: TrainedTokenizer) -> TrainedTokenizer:
     """The same tokenizer with its codewords stored as they are: equal ids, equal images.
 
     A VQGAN-LC, SimVQ or FVQ becomes a VQGAN whose `LearnedCodebook` holds what its table, projector or bridge gives.
