@@ -13,17 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
-from vistok.tokenizers.networks.autoencoder import Middle, SpatialNorm, decoder_level
+from vistok.tokenizers.networks.autoencoder import decoder_level
+from vistok.tokenizers.networks.blocks import Middle, SpatialNorm
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
-from vistok.tokenizers.routing.granularity import (
-    RatioRouter,
-    check_grain_ratios,
-    grain_shares,
-    information_density,
-    merge_grains,
-    spread_density,
-)
+from vistok.tokenizers.routing.density import information_density, spread_density
+from vistok.tokenizers.routing.grains import check_grain_ratios, grain_shares, merge_grains
+from vistok.tokenizers.routing.routers import RatioRouter
 from vistok.tokenizers.simvq import make_gaussian_codebook
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 

@@ -19,17 +19,14 @@ from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import ConvDecoder
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
 from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
-from vistok.tokenizers.routing.granularity import (
+from vistok.tokenizers.routing.density import information_density
+from vistok.tokenizers.routing.grains import check_grain_ratios, grain_shares, merge_grains, repeat_cells
+from vistok.tokenizers.routing.routers import (
     EntropyRouter,
     FeatureRouter,
     budget_loss,
-    check_grain_ratios,
-    grain_shares,
     hard_gumbel_softmax,
-    information_density,
-    merge_grains,
     quota_choice,
-    repeat_cells,
 )
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
-from vistok.tokenizers.networks.autoencoder import GroupNorm, ResBlock, check_sides
+from vistok.tokenizers.networks.blocks import GroupNorm, ResBlock, check_sides
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 

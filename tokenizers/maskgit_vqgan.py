@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.tokenizers.magvit2 import Magvit2VQ
-from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides, upsample_nearest
+from vistok.tokenizers.networks.blocks import GroupNorm, check_sides, upsample_nearest
 
 
 class MaskGITBlock(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
-from vistok.tokenizers.routing.granularity import check_grain_ratios
+from vistok.tokenizers.routing.grains import check_grain_ratios
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 from vistok.weights.fingerprints import fingerprint_model
 

@@ -10,7 +10,9 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
-from vistok.tokenizers.routing.granularity import RatioRouter, information_density, merge_grains
+from vistok.tokenizers.routing.density import information_density
+from vistok.tokenizers.routing.grains import merge_grains
+from vistok.tokenizers.routing.routers import RatioRouter
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 

@@ -15,7 +15,8 @@ from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.dq_vae import DQVAE, Routing
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
-from vistok.tokenizers.routing.granularity import EntropyRouter, budget_loss, hard_gumbel_softmax, information_density
+from vistok.tokenizers.routing.density import information_density
+from vistok.tokenizers.routing.routers import EntropyRouter, budget_loss, hard_gumbel_softmax
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 

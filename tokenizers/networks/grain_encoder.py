@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
-from vistok.tokenizers.networks.autoencoder import ConvHead, Middle, encoder_levels
+from vistok.tokenizers.networks.autoencoder import ConvHead, encoder_levels
+from vistok.tokenizers.networks.blocks import Middle
 
 
 class GrainEncoder(nn.Module):

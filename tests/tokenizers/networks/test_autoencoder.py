@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vistok.tokenizers.networks import autoencoder
-from vistok.tokenizers.networks.autoencoder import (
-    AttentionBlock,
-    ConvDecoder,
-    EncoderTrunk,
-    GroupNorm,
-    ResBlock,
-    upsample_nearest,
-)
+from vistok.tokenizers.networks import blocks
+from vistok.tokenizers.networks.autoencoder import ConvDecoder, EncoderTrunk
+from vistok.tokenizers.networks.blocks import AttentionBlock, GroupNorm, ResBlock, upsample_nearest
 
 SMALL = {'channels': 32, 'channel_multipliers': (1, 2), 'res_blocks': 1}
 
@@ -91,14 +85,14 @@ def test_attention_in_parts_is_attention_with_the_same_gradient(monkeypatch):
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 13, 1, 4))  # 13 queries do not fall into equal parts
 
     def value_and_gradient():
-        return jax.value_and_grad(lambda *qkv: jnp.sum(autoencoder.attend(*qkv) ** 2), argnums=(0, 1, 2))(q, k, v)
+        return jax.value_and_grad(lambda *qkv: jnp.sum(blocks.attend(*qkv) ** 2), argnums=(0, 1, 2))(q, k, v)
 
     expected, half = value_and_gradient(), [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    expected_half = autoencoder.attend(*half)
-    monkeypatch.setattr(autoencoder, '_WEIGHTS_AT_ONCE', 13 * 5)
-    assert ' scan[' in str(jax.make_jaxpr(autoencoder.attend)(q, k, v))
+    expected_half = blocks.attend(*half)
+    monkeypatch.setattr(blocks, '_WEIGHTS_AT_ONCE', 13 * 5)
+    assert ' scan[' in str(jax.make_jaxpr(blocks.attend)(q, k, v))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), value_and_gradient(), expected)
-    found_half = autoencoder.attend(*half)
+    found_half = blocks.attend(*half)
     assert found_half.dtype == jnp.bfloat16
     np.testing.assert_allclose(found_half.astype(np.float32), expected_half.astype(np.float32), atol=0.02)
 

@@ -1,143 +1,27 @@
-"""Where an image gets many tokens and where few: information density, and the routers that choose the grains.
+"""Routers: modules that choose the grain of each cell.
 
 Huang et al., "Towards Accurate Image Coding: Improved Autoregressive Image Generation with Dynamic Vector
-Quantization" (DQ-VAE, 2023), and Li et al., "Once-for-All: Controllable Generative Image Compression with Dynamic
-Granularity Adaptation" (Control-GIC, 2025).  Grains and shares of the area are always listed from coarse to fine.
+Quantization" (DQ-VAE, 2023): learned from features, or by thresholds on the information density.  Li et al.,
+"Once-for-All: Controllable Generative Image Compression with Dynamic Granularity Adaptation" (Control-GIC, 2025): exact
+shares of the area.  Grains and shares are always listed from coarse to fine.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
 from vistok.errors import UserError
-from vistok.tokenizers.networks.autoencoder import GroupNorm, check_sides
+from vistok.tokenizers.networks.blocks import GroupNorm
+from vistok.tokenizers.routing.density import information_density
+from vistok.tokenizers.routing.grains import repeat_cells
 
-_LUMA = (0.2989, 0.5870, 0.1140)
-_LEAST_DEVIATION = 1 / 255  # half a step of 8 bits where images are in [-1, 1]: less is not seen
 _STEPS_PER_NAT = 4096  # densities are ranked as integers: differences of rounding hardly ever change the order
-
-
-def information_density(
-    images: Float[Array, 'b H W 3'],
-    patch: int,
-    bin_range: Sequence[float] | Float[Array, ' 2'] = (-1.0, 1.0),
-    bins: int = 32,
-    sigma: float = 0.01,
-) -> Float[Array, 'b h w']:
-    """Shannon entropy of the grey levels of each patch, in nats: 0 for a constant patch, at most log(bins).
-
-    The histogram is soft: every pixel adds a Gaussian to all bins.  Bins without pixels contribute nothing.
-
-    Args:
-      images: in any range; the released models look at [0, 1] or [-1, 1].
-      patch: side of the patches, in pixels.
-      bin_range: centres of the first and the last bin.
-      bins: number of bins.
-      sigma: width of the Gaussian, in units of the images.
-
-    Raises:
-      UserError: the sides are no multiples of `patch`.
-    """
-    patches = _grey_patches(images, patch)
-    centres = jnp.linspace(bin_range[0], bin_range[1], bins)
-    histogram = jnp.mean(jnp.exp(-0.5 * ((patches[..., None] - centres) / sigma) ** 2), axis=-2)
-    total = jnp.sum(histogram, axis=-1, keepdims=True)
-    return jnp.sum(jax.scipy.special.entr(histogram / jnp.maximum(total, 1e-30)), axis=-1)
-
-
-def spread_density(
-    images: Float[Array, 'b H W 3'], patch: int, bin_range: Sequence[float] = (-1.0, 1.0)
-) -> Float[Array, 'b h w']:
-    """How many grey levels each patch has and how far they are apart, in nats.
-
-    The sum of their entropy and of the logarithm of their deviation.  The published entropy does not see grey levels
-    between its narrow bins, nor contrast; where this sum is large, coarse tokens err more.  A constant patch has 0.3 to
-    0.75, by where its level lies between the bins.  Cells are averaged with their neighbours, which count 1, 10, 1
-    along both axes: single ones stand out less, and a map of grains takes fewer bits.
-
-    Args:
-      images: in any range.
-      patch: side of the patches, in pixels.
-      bin_range: as in `information_density`.
-
-    Raises:
-      UserError: the sides are no multiples of `patch`.
-    """
-    deviation = jnp.std(_grey_patches(images, patch), axis=-1)
-    density = information_density(images, patch, bin_range, sigma=0.03) + jnp.log1p(deviation / _LEAST_DEVIATION)
-    padded = jnp.pad(density, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    rows = (padded[:, :-2] + 10 * padded[:, 1:-1] + padded[:, 2:]) / 12
-    return (rows[..., :-2] + 10 * rows[..., 1:-1] + rows[..., 2:]) / 12
-
-
-def _grey_patches(images: Float[Array, 'b H W 3'], patch: int) -> Float[Array, 'b h w p']:
-    check_sides(images.shape[1:3], patch)
-    b, height, width, _ = images.shape
-    grey = jnp.einsum('bhwc,c->bhw', images, jnp.asarray(_LUMA), precision=jax.lax.Precision.HIGHEST)
-    rows, columns = height // patch, width // patch
-    return grey.reshape(b, rows, patch, columns, patch).transpose(0, 1, 3, 2, 4).reshape(b, rows, columns, patch**2)
-
-
-def density_thresholds(
-    batches: Iterable[Float[Array | np.ndarray, 'b H W 3']],
-    patch: int,
-    grain_ratios: Sequence[float],
-    bin_range: Sequence[float] = (-1.0, 1.0),
-) -> tuple[float, ...]:
-    """Densities that separate the grains so that a data set has the given shares, for `EntropyRouter`.
-
-    Args:
-      batches: images of the data set (some thousands suffice for two digits).
-      patch: side of the coarsest cell, in pixels.
-      grain_ratios: shares of the area, from coarse to fine.
-      bin_range: as in `information_density`; the router must be given the same.
-
-    Returns:
-      Ascending percentiles, one fewer than there are grains.
-    """
-    check_grain_ratios(grain_ratios)
-    density = jax.jit(lambda x: information_density(x, patch, bin_range))
-    values = np.concatenate([np.asarray(density(jnp.asarray(images))).ravel() for images in batches])
-    return tuple(float(np.quantile(values, min(share, 1.0))) for share in np.cumsum(grain_ratios)[:-1])
-
-
-def check_grain_ratios(grain_ratios: Sequence[float], count: int | None = None) -> None:
-    """Raises UserError unless the shares are `count` numbers of at least 0 with the sum 1."""
-    if count is not None and len(grain_ratios) != count:
-        raise UserError(f'expected {count} shares, from coarse to fine, got {tuple(grain_ratios)}')
-    if min(grain_ratios) < 0 or abs(sum(grain_ratios) - 1) > 1e-4:
-        raise UserError(f'shares must be at least 0 and add up to 1, got {tuple(grain_ratios)}')
-
-
-def repeat_cells(x: Array, side: int) -> Array:
-    """`[b, h, w, ...]` with each cell repeated over a block of `side` by `side`."""
-    return jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)
-
-
-def merge_grains(branches: Sequence[Float[Array, 'b _ _ d']], grain: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
-    """At every position of the finest grid the vector of the branch whose grain is chosen there.
-
-    Args:
-      branches: latents, each with twice the resolution of the one before it.
-      grain: side of the block that each position belongs to.
-    """
-    merged = branches[-1]
-    for i, branch in enumerate(branches[:-1]):
-        side = 2 ** (len(branches) - 1 - i)
-        merged = jnp.where((grain == side)[..., None], repeat_cells(branch, side), merged)
-    return merged
-
-
-def grain_shares(grain: Int[Array, 'b h w'], grains: Sequence[int]) -> dict[str, Float[Array, '']]:
-    """Realised shares of the area, as metrics 'grain/4'."""
-    return {f'grain/{side}': jnp.mean(grain == side, dtype=jnp.float32) for side in grains}
 
 
 class FeatureRouter(nn.Module):

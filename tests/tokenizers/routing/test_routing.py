@@ -6,20 +6,15 @@ import numpy as np
 import pytest
 from skimage import data
 
-from vistok.tokenizers.routing.granularity import (
+from vistok.tokenizers.routing.density import density_thresholds, information_density, spread_density
+from vistok.tokenizers.routing.grains import check_grain_ratios, grain_shares, merge_grains, repeat_cells
+from vistok.tokenizers.routing.routers import (
     EntropyRouter,
     FeatureRouter,
     RatioRouter,
     budget_loss,
-    check_grain_ratios,
-    density_thresholds,
-    grain_shares,
     hard_gumbel_softmax,
-    information_density,
-    merge_grains,
     quota_choice,
-    repeat_cells,
-    spread_density,
 )
 
 SHARES = [
