@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from vistok.errors import UserError
 from vistok.generators.class_labels import check_class_ids
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
 from vistok.tokenizers.tokenizer import Tokens

@@ -8,7 +8,7 @@ of it, so that every step moves all of them.  The networks are taming's VQGAN.
 from typing import Any
 
 from vistok.errors import UserError
-from vistok.tokenizers.codebooks.codebook import ProjectedCodebook, Projector, Table
+from vistok.tokenizers.codebooks.codebook import Codebook, ProjectedCodebook, Projector, Table
 from vistok.tokenizers.codebooks.feature_table import FeatureTable
 from vistok.tokenizers.vqgan import VQGAN
 

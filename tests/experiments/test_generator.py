@@ -15,7 +15,7 @@ import vistok
 from vistok.data.images.byte_batches import open_byte_batches
 from vistok.data.tokens.dataset import TokenSource
 from vistok.errors import UserError
-from vistok.experiments import registry, sampling, token_extraction, training
+from vistok.experiments import assembly, registry, sampling, token_extraction, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.loading import load_tokenizer
 from vistok.experiments.sampling import Plan, sample
@@ -155,7 +155,7 @@ def test_a_killed_extraction_ends_like_one_that_was_not_killed(tokens, extractio
             patch.setattr(token_extraction.TokenParts, 'write', write)
             with pytest.raises(KeyboardInterrupt):
                 extraction(tmp_path).run()
-    for act in ('write_tokens', 'write_tokenizer'):
+    for act in ('write_tokens', 'save_model'):
         with monkeypatch.context() as patch:
             patch.setattr(token_extraction, act, killed)
             with pytest.raises(KeyboardInterrupt):
@@ -189,7 +189,7 @@ def test_a_run_keeps_what_is_needed_to_make_images(run, tokens, tokenizer):
     np.testing.assert_allclose(result.evaluation['bits_per_token'] * np.log(2), result.evaluation['loss'], rtol=1e-5)
     assert result.evaluation['images'] == 6
     assert np.asarray(Image.open(folder / 'pictures' / 'samples_0000004.png')).std() > 5
-    assert f'bits per token on 6 unseen images · {folder}' in training.closing_line(result, folder)
+    assert f'bits per token on 6 unseen images · {folder}' in training.summarize(result, folder)
     model = vistok.load(folder)
     assert isinstance(model, TrainedGenerator)
     drawn = model.sample([0, 2])

@@ -43,10 +43,12 @@ class GeneratorExperiment:
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path) -> None:
+        folder = token_folder(config.data.source)
+        extracted = TokenSource(folder, 'train') if folder is not None else None
         self._tokenizer = find_tokenizer(config, workdir)
         config = copy.deepcopy(config)
         with config.unlocked():
-            config.tokens = _describe_tokens(config, self._tokenizer)
+            config.tokens = _describe_tokens(config, self._tokenizer, extracted)
         self._components: dict[str, TrainedGenerator] = {}
         cls: Any = registry.find_model(config.model.name).cls
         for name, kinds in cls.components.items():
@@ -150,15 +152,14 @@ def _load_fitting(
     return trained
 
 
-def _describe_tokens(config: ConfigDict, tokenizer: TrainedTokenizer) -> ConfigDict:
+def _describe_tokens(config: ConfigDict, tokenizer: TrainedTokenizer, extracted: TokenSource | None) -> ConfigDict:
     """Returns `config.tokens`: the specification, grid, classes and, for generators on text, the captions."""
-    spec, folder = tokenizer.spec, token_folder(config.data.source)
-    extracted = TokenSource(folder, 'train') if folder is not None else None
+    spec = tokenizer.spec
     if extracted is not None:
         theirs = extracted.about['fingerprint']
         if theirs != tokenizer.fingerprint:
             raise UserError(
-                f'the tokens in {folder} are of the tokenizer with the fingerprint {theirs[:16]}…, but this run has '
+                f'the tokens in {token_folder(config.data.source)} are of the tokenizer with the fingerprint {theirs[:16]}…, but this run has '
                 f'the one with {tokenizer.fingerprint[:16]}…: extract them again with launch/extract_tokens.py'
             )
         grid, class_names = tuple(extracted.about['grid']), extracted.class_names

@@ -13,6 +13,7 @@ from vistok.errors import UserError
 from vistok.experiments import assembly, initial_weights, registry, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.run_folder import read_checkpoint
+from vistok.pretrained.frozen_network import load_frozen_network
 from vistok.tokenizers.codebooks import feature_table
 from vistok.tokenizers.codebooks.feature_table import (
     CodebookTable,
