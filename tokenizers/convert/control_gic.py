@@ -1,4 +1,4 @@
-"""Official Control-GIC <-> ControlGIC."""
+"""Weight conversion between official Control-GIC and `ControlGIC`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from vistok.tokenizers.convert.llamagen import affine, network_sizes, norm, quan
 from vistok.weights.official import numbers, shape_of
 from vistok.weights.rules import CONV, POINTWISE, Rule, StateDict
 
-# Judges and discriminator, moving averages that inference does not use, and how often each codeword occurred.
+# Frozen networks and discriminator, moving averages that inference does not use, and how often each codeword occurred.
 IGNORED = ('loss.*', 'ema_*', 'quantize.embedding_counter.*')
 
 _SUFFIXES = ('_coarse', '', '_fine')
 
 
 def rules(levels: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     pairs: list[Rule] = []
     for side, suffix in zip((4, 2, 1), _SUFFIXES, strict=True):
         pairs += [
@@ -42,17 +42,17 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """The rules for official weights."""
+    """Returns the rules for official weights."""
     return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The rules for our variables."""
+    """Returns the rules for our variables."""
     return rules(1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']))
 
 
 def model(state_dict: StateDict) -> ControlGIC:
-    """The module with the sizes of the given weights, in the range of the official inference."""
+    """Builds a module with the sizes of the given weights, in the range of the official inference."""
     shape_of(state_dict, 'encoder.conv_out_fine.weight', 4)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     if sizes['attention_levels'] is None:
@@ -68,7 +68,7 @@ def model(state_dict: StateDict) -> ControlGIC:
 
 
 def _spatial_norm(source: str, target: str) -> tuple[Rule, ...]:
-    """A norm modulated by codewords."""
+    """Returns the rules of a norm modulated by codewords."""
     return (
         *norm(f'{source}.norm_layer', f'{target}/norm'),
         *affine(f'{source}.conv_y', f'{target}/factor', POINTWISE),

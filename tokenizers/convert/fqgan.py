@@ -1,4 +1,4 @@
-"""Official FQGAN tokenizers (dual and triple, f16 and f8) <-> FQGAN."""
+"""Weight conversion between official FQGAN tokenizers (dual and triple, f16 and f8) and `FQGAN`."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _PREDICTORS = {'sem': 'feat_pred_head', 'sem_mid': 'mid_sem_feat_pred', 'sem_hig
 
 
 def tower(source: str, target: str) -> tuple[Rule, ...]:
-    """Transformer blocks between two norms."""
+    """Returns the rules of transformer blocks between two norms."""
     block, ours = f'{source}.transformer.{{i}}', f'{target}/tower/block_{{i}}'
     return (
         *norm(f'{source}.ln_pre', f'{target}/tower/norm_in'),
@@ -33,7 +33,7 @@ def tower(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def rules() -> tuple[Rule, ...]:
-    """The pairs of names, for both variants and every size."""
+    """Returns the pairs of names, for both variants and every size."""
     pairs: list[Rule] = []
     for factor, adapter in _ADAPTERS.items():
         pairs += [
@@ -62,7 +62,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def ignored_names(module: FQGAN) -> tuple[str, ...]:
-    """Patterns of entries that have no place in `module`: histories of usage, and predictors it is built without."""
+    """Returns patterns of official entries without a place in `module`."""
     dropped = [
         _PREDICTORS[f]
         for f, teacher in zip(module.factors, module.teachers, strict=True)
@@ -72,7 +72,7 @@ def ignored_names(module: FQGAN) -> tuple[str, ...]:
 
 
 def model(state_dict: StateDict, variant: str) -> FQGAN:
-    """The module with the sizes of the given weights ('dual' or 'triple').
+    """Builds a module with the sizes of the given weights.
 
     Where the weights hold the heads that predict the teachers' features, so does the module: training can go on.
     """

@@ -1,4 +1,4 @@
-"""Official FVQ tokenizers <-> ours: as released (a plain codebook) and as trained (a table and its bridge).
+"""Weight conversion of FVQ: as released (a plain codebook) and as trained (a table and its bridge).
 
 The layout as released is LlamaGen's, with codewords that are not scaled to unit norm; it makes a plain VQGAN.
 """
@@ -22,7 +22,7 @@ _NARROWEST_CODEWORD = 32  # channels; FVQ's have 256, LlamaGen's 8
 
 
 def rules(bridged: bool) -> tuple[Rule, ...]:
-    """The pairs of names, for every size.
+    """Returns the pairs of names, for every size.
 
     Args:
       bridged: whether the weights hold a bridge, of either kind.
@@ -48,17 +48,17 @@ def rules(bridged: bool) -> tuple[Rule, ...]:
 
 
 def is_bridged(state_dict: Collection[str]) -> bool:
-    """Whether official weights hold a bridge."""
+    """Checks whether official weights hold a bridge."""
     return any(name.startswith(f'{_BRIDGE}.') for name in state_dict)
 
 
 def is_bridged_of_ours(variables: Mapping[str, Any]) -> bool:
-    """Whether our variables hold a bridge."""
+    """Checks whether our variables hold a bridge."""
     return 'bridge' in variables['params']['quantizer']['codebook']
 
 
 def model(state_dict: StateDict) -> VQGAN:
-    """The module with the sizes of the given weights: an FVQ, or a VQGAN where the bridge is baked into the codebook.
+    """Builds a module of the given sizes: an FVQ, or a VQGAN where the codebook holds the output of the bridge.
 
     The number of attention heads of a bridge does not show in the shapes; it is the published 4.
     """
