@@ -6,7 +6,7 @@ from typing import Any
 from vistok.tokenizers.control_gic import ControlGIC
 from vistok.tokenizers.convert.dq_vae import grain_encoder
 from vistok.tokenizers.convert.llamagen import affine, network_sizes, norm, quantizer
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, POINTWISE, Rule, StateDict
 
 # Frozen networks and discriminator, moving averages that inference does not use, and how often each codeword occurred.
@@ -43,7 +43,7 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """Returns the rules for official weights."""
-    return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')))
+    return rules(len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.')))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -53,14 +53,14 @@ def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 def model(state_dict: StateDict) -> ControlGIC:
     """Builds a module with the sizes of the given weights, in the range of the official inference."""
-    shape_of(state_dict, 'encoder.conv_out_fine.weight', 4)
+    read_shape(state_dict, 'encoder.conv_out_fine.weight', 4)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     if sizes['attention_levels'] is None:
         sizes['attention_levels'] = (len(sizes['channel_multipliers']) - 1,)
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return ControlGIC(
         **sizes,
-        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        latent_channels=read_shape(state_dict, 'quant_conv.weight', 4)[1],
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
         unit_range=True,

@@ -7,7 +7,7 @@ import numpy as np
 
 from vistok.tokenizers.convert.llamagen import affine, attention_block, decoder_end, network_sizes, norm, res_block
 from vistok.tokenizers.dq_vae import DQVAE, PRESETS
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict, Transform
 
 IGNORED = ('loss.*',)  # the frozen networks and the discriminator of the training run
@@ -77,7 +77,7 @@ def rules(levels: int, grains: int) -> tuple[Rule, ...]:
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """Returns the rules for official weights."""
-    return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')), _grains(state_dict))
+    return rules(len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.')), _grains(state_dict))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -99,25 +99,25 @@ def defaults(module: DQVAE) -> dict[str, np.ndarray]:
 
 def model(state_dict: StateDict) -> DQVAE:
     """Builds a module with the sizes and the router of the given weights."""
-    shape_of(state_dict, 'encoder.conv_out_coarse.weight', 4)
+    read_shape(state_dict, 'encoder.conv_out_coarse.weight', 4)
     grains = _grains(state_dict)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     levels = len(sizes['channel_multipliers'])
     if sizes['attention_levels'] is None:
         sizes['attention_levels'] = (levels - 1,)
-    rows, codebook_dim = shape_of(state_dict, 'quantize.codebook.weight', 2)
+    rows, codebook_dim = read_shape(state_dict, 'quantize.codebook.weight', 2)
     learned = 'encoder.router.gate.0.weight' in state_dict
     count = np.size(state_dict[_THRESHOLDS]) if _THRESHOLDS in state_dict else 1
     return DQVAE(
         **PRESETS['dual' if grains == 2 else 'triple']
         | sizes
         | {
-            'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+            'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
             'codebook_size': rows - 1,
             'codebook_dim': codebook_dim,
             'router': 'feature' if learned else 'entropy',
             'entropy_thresholds': () if learned else (_RELEASED_THRESHOLD,) * count,
-            'image_size': shape_of(state_dict, 'decoder.position_bias_learned.row_embed.weight', 2)[0]
+            'image_size': read_shape(state_dict, 'decoder.position_bias_learned.row_embed.weight', 2)[0]
             * 2 ** (levels - grains),
         }
     )

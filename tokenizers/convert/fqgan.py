@@ -5,7 +5,7 @@ import re
 
 from vistok.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm
 from vistok.tokenizers.fqgan import FQGAN, PRESETS
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _ADAPTERS = {
@@ -80,21 +80,21 @@ def model(state_dict: StateDict, variant: str) -> FQGAN:
     preset = PRESETS[variant]
     factors = preset['factors']
     heads = {f: _PREDICTORS[f] for f in factors if f'{_PREDICTORS.get(f)}.class_embedding' in state_dict}
-    widths = {f: shape_of(state_dict, f'{head}.class_embedding', 2)[1] for f, head in heads.items()}
-    depths = [len(numbers(state_dict, rf'{head}\.transformer\.(\d+)\.')) for head in heads.values()]
+    widths = {f: read_shape(state_dict, f'{head}.class_embedding', 2)[1] for f, head in heads.items()}
+    depths = [len(find_numbers(state_dict, rf'{head}\.transformer\.(\d+)\.')) for head in heads.values()]
 
     adapter = f'encoder.{_ADAPTERS[factors[0]]}.0'
-    positions = shape_of(state_dict, f'{adapter}.positional_embedding', 2)[0]
-    codebook_size, codebook_dim = shape_of(state_dict, f'quantize_{factors[0]}.embedding.weight', 2)
+    positions = read_shape(state_dict, f'{adapter}.positional_embedding', 2)[0]
+    codebook_size, codebook_dim = read_shape(state_dict, f'quantize_{factors[0]}.embedding.weight', 2)
     return FQGAN(
         factors=factors,
         teachers=tuple(teacher if f in heads else '' for f, teacher in zip(factors, preset['teachers'], strict=True)),
         teacher_widths=tuple(widths.get(f, 0) for f in factors),
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
-        latent_channels=shape_of(state_dict, f'quant_conv_{factors[0]}.weight', 4)[1],
+        latent_channels=read_shape(state_dict, f'quant_conv_{factors[0]}.weight', 4)[1],
         image_size=math.isqrt(positions) * 2 ** (len(sizes['channel_multipliers']) - 1),
-        adapter_layers=len(numbers(state_dict, rf'{re.escape(adapter)}\.transformer\.(\d+)\.')),
+        adapter_layers=len(find_numbers(state_dict, rf'{re.escape(adapter)}\.transformer\.(\d+)\.')),
         head_layers=max(depths, default=0),
         **sizes,
     )

@@ -11,7 +11,7 @@ from vistok.tokenizers.convert import llamagen
 from vistok.tokenizers.convert.llamagen import affine
 from vistok.tokenizers.fvq import FVQ
 from vistok.tokenizers.vqgan import VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = llamagen.IGNORED
@@ -62,10 +62,10 @@ def model(state_dict: StateDict) -> VQGAN:
 
     The number of attention heads of a bridge does not show in the shapes; it is the published 4.
     """
-    codebook_size, codebook_dim = shape_of(state_dict, _TABLE, 2)
+    codebook_size, codebook_dim = read_shape(state_dict, _TABLE, 2)
     sizes: dict[str, Any] = {
         **llamagen.network_sizes(state_dict, 'encoder.conv_blocks', 'res'),
-        'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
         'codebook_size': codebook_size,
         'codebook_dim': codebook_dim,
         'normalize': False,
@@ -77,12 +77,12 @@ def model(state_dict: StateDict) -> VQGAN:
                 f'scaled to unit norm; those of FVQ are not, and have at least {_NARROWEST_CODEWORD}'
             )
         return VQGAN(**sizes)
-    width, _, patch, _ = shape_of(state_dict, f'{_BRIDGE}.x_embedder.proj.weight', 4)
+    width, _, patch, _ = read_shape(state_dict, f'{_BRIDGE}.x_embedder.proj.weight', 4)
     return FVQ(
         **sizes,
         bridge_patch=patch,
         bridge_width=width,
-        bridge_depth=len(numbers(state_dict, rf'{re.escape(_BRIDGE)}\.blocks\.(\d+)\.')),
+        bridge_depth=len(find_numbers(state_dict, rf'{re.escape(_BRIDGE)}\.blocks\.(\d+)\.')),
         bridge_positions=f'{_BRIDGE}.pos_embed' in state_dict,
         bridge_conditioned=f'{_BRIDGE}.y_embedder.embedding_table.weight' in state_dict,
     )

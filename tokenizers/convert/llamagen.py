@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from vistok.tokenizers.vqgan import VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
 
 _NARROWEST = 128  # channels; all published models have at least these
@@ -95,13 +95,13 @@ def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, An
       level: name of a level up to its number ('encoder.conv_blocks').
       block: name of the list of residual blocks in a level ('res').
     """
-    channels = shape_of(state_dict, 'encoder.conv_in.weight', 4)[0]
+    channels = read_shape(state_dict, 'encoder.conv_in.weight', 4)[0]
     first = f'{level}.0.{block}.0.conv1.weight'
     prefix = re.escape(level)
-    levels = numbers(state_dict, rf'{prefix}\.(\d+)\.') if shape_of(state_dict, first, 4) else []
-    blocks = numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
-    attended = numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
-    widths = [shape_of(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
+    levels = find_numbers(state_dict, rf'{prefix}\.(\d+)\.') if read_shape(state_dict, first, 4) else []
+    blocks = find_numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
+    attended = find_numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
+    widths = [read_shape(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
     if min(channels, *widths) < _NARROWEST:
         raise ConversionError(
             f'a layer has {min(channels, *widths)} channels: official norms have 32 groups at any width, ours from '
@@ -117,10 +117,10 @@ def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, An
 
 def model(state_dict: StateDict) -> VQGAN:
     """Builds a module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return VQGAN(
         **network_sizes(state_dict, 'encoder.conv_blocks', 'res'),
-        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        latent_channels=read_shape(state_dict, 'quant_conv.weight', 4)[1],
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
     )

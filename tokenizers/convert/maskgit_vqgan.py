@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vistok.tokenizers.convert.llamagen import affine, decoder_end, norm, numbers, shape_of
+from vistok.tokenizers.convert.llamagen import affine, decoder_end, find_numbers, norm, read_shape
 from vistok.tokenizers.convert.taming import levels_of
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict
@@ -57,19 +57,19 @@ def levels_of_ours(variables: Mapping[str, Any]) -> int:
 
 def model(state_dict: StateDict) -> MaskGITVQGAN:
     """Builds a module with the sizes of the given weights."""
-    channels = shape_of(state_dict, 'encoder.conv_in.weight', 4)[0]
+    channels = read_shape(state_dict, 'encoder.conv_in.weight', 4)[0]
     if channels < 128:
         raise ConversionError(
             f'the first layer has {channels} channels; official norms have 32 groups, ours from 128 on'
         )
     widths = [
-        shape_of(state_dict, f'encoder.down.{i}.block.0.conv1.weight', 4)[0] for i in range(levels_of(state_dict))
+        read_shape(state_dict, f'encoder.down.{i}.block.0.conv1.weight', 4)[0] for i in range(levels_of(state_dict))
     ]
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return MaskGITVQGAN(
         channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
-        res_blocks=len(numbers(state_dict, r'encoder\.down\.0\.block\.(\d+)\.')),
+        res_blocks=len(find_numbers(state_dict, r'encoder\.down\.0\.block\.(\d+)\.')),
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
     )

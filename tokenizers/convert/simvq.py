@@ -5,7 +5,7 @@ from typing import Any
 
 from vistok.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm
 from vistok.tokenizers.simvq import SimVQ
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _AVERAGES = 'model_ema'
@@ -74,7 +74,7 @@ def _res_block(source: str, target: str) -> tuple[Rule, ...]:
 
 def levels_of(state_dict: StateDict) -> int:
     """Counts the levels in official weights."""
-    return len(numbers(state_dict, r'encoder\.down\.(\d+)\.'))
+    return len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.'))
 
 
 def levels_of_ours(variables: Mapping[str, Any]) -> int:
@@ -84,8 +84,8 @@ def levels_of_ours(variables: Mapping[str, Any]) -> int:
 
 def model(state_dict: StateDict) -> SimVQ:
     """Builds a module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
-    shape_of(state_dict, 'quantize.embedding_proj.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
+    read_shape(state_dict, 'quantize.embedding_proj.weight', 2)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     sizes.pop('attention_levels')
     return SimVQ(**sizes, codebook_size=codebook_size, codebook_dim=codebook_dim)

@@ -13,7 +13,7 @@ from vistok.tokenizers.convert.llamagen import (
     res_block,
 )
 from vistok.tokenizers.vqgan import PRESETS, VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, Rule, StateDict
 
 IGNORED = ('loss.*',)  # the frozen networks and the discriminator of the training run
@@ -50,7 +50,7 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 def levels_of(state_dict: StateDict) -> int:
     """Counts the levels in official weights."""
-    return len(numbers(state_dict, r'encoder\.down\.(\d+)\.'))
+    return len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.'))
 
 
 def levels_of_ours(variables: Mapping[str, Any]) -> int:
@@ -60,12 +60,12 @@ def levels_of_ours(variables: Mapping[str, Any]) -> int:
 
 def model(state_dict: StateDict) -> VQGAN:
     """Builds a module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return VQGAN(
         **PRESETS['taming_f16']
         | network_sizes(state_dict, 'encoder.down', 'block')
         | {
-            'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+            'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
             'codebook_size': codebook_size,
             'codebook_dim': codebook_dim,
         }

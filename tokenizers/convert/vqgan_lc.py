@@ -6,7 +6,7 @@ from typing import Any
 from vistok.tokenizers.convert import taming
 from vistok.tokenizers.convert.llamagen import affine, network_sizes
 from vistok.tokenizers.vqgan_lc import VQGANLC
-from vistok.weights.official import shape_of
+from vistok.weights.official import read_shape
 from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = ('discriminator.*', 'perceptual_loss.*')  # the other networks of the training run
@@ -42,8 +42,8 @@ def rules_of_ours(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 def model(state_dict: StateDict) -> VQGANLC:
     """Builds a module with the sizes of the given weights."""
-    codebook_size, table_width = shape_of(state_dict, _TABLE, 2)
-    codebook_dim, latent_channels, _, _ = shape_of(state_dict, 'quant_conv.weight', 4)
+    codebook_size, table_width = read_shape(state_dict, _TABLE, 2)
+    codebook_dim, latent_channels, _, _ = read_shape(state_dict, 'quant_conv.weight', 4)
     if codebook_dim == _ONLY_Z_NORMALIZED:
         raise ConversionError(
             f'codewords of width {codebook_dim} are compared with vectors of unit norm by the official code; ours '

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vistok.data.images.pipeline import open_source, to_model_range
 from vistok.data.images.source import BadImage, ImageSource, Split
 from vistok.data.tokens.dataset import TokenRecord, TokenSource, has_tokens, write_tokens
-from vistok.data.tokens.parts import Part, TokenParts
+from vistok.data.tokens.parts import ImageRange, TokenParts
 from vistok.data.tokens.views import Views, cut_views, view_count
 from vistok.errors import UserError
 from vistok.experiments.tokenizer_file import TOKENIZER, write_tokenizer
@@ -124,7 +124,7 @@ class Extraction:
                 self._extract(part, pool, bar)
         return None if self._parts.missing() else self._finish(progress)
 
-    def _extract(self, part: Part, pool: concurrent.futures.Executor, bar: tqdm) -> None:
+    def _extract(self, part: ImageRange, pool: concurrent.futures.Executor, bar: tqdm) -> None:
         views, zooms = self._views[part.split]
         source = self._sources[part.split]
 

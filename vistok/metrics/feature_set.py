@@ -90,7 +90,7 @@ class FeatureCollector:
             self._labels.append(labels)
         self.count += len(images)
 
-    def collected(self) -> FeatureSet:
+    def finish(self) -> FeatureSet:
         """Everything added so far; UserError below two images."""
         labels = np.concatenate(self._labels) if self._labels else None
         return FeatureSet(

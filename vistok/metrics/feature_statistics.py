@@ -12,7 +12,7 @@ from vistok.metrics.feature_extractor import FeatureExtractor
 from vistok.metrics.feature_set import KEPT, FeatureCollector, FeatureSet, has_images, has_statistics, load_statistics
 
 
-def measure(
+def extract_features(
     batches: ByteBatches, extractor: FeatureExtractor, *, keep: int | None = None, progress: bool = False
 ) -> FeatureSet:
     """Passes every image of a set through the network of a protocol once.
@@ -34,7 +34,7 @@ def measure(
             bar.update(len(batch.images))
     if collector.count < 2:
         raise UserError(f'{batches.name} has {collector.count} readable images; at least 2 are needed')
-    return collector.collected()
+    return collector.finish()
 
 
 def open_reference(
@@ -63,7 +63,7 @@ def open_reference(
     """
     if not has_statistics(spec):
         batches = open_byte_batches(spec, split=split, data_dir=data_dir, image_size=image_size, batch_size=batch_size)
-        return measure(batches, extractor, keep=KEPT, progress=progress)
+        return extract_features(batches, extractor, keep=KEPT, progress=progress)
     found = load_statistics(spec)
     protocol = extractor.protocol
     if found.protocol != protocol.name:
@@ -72,6 +72,6 @@ def open_reference(
         )
     if found.features is None and protocol.neighbours and has_images(spec):
         # ADM's references hold statistics of the whole set, and some of its images for precision and recall.
-        some = measure(SampleFile(pathlib.Path(spec), batch_size), extractor, progress=progress)
+        some = extract_features(SampleFile(pathlib.Path(spec), batch_size), extractor, progress=progress)
         return dataclasses.replace(found, features=some.features)
     return found

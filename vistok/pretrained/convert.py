@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vistok.weights.rules import CHANNELS, CONV, IDENTITY, LINEAR, Rule, StateDict, Transform, joined
+from vistok.weights.rules import CHANNELS, CONV, IDENTITY, LINEAR, Rule, StateDict, Transform, concatenate_sources
 
 _TOKEN = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1))  # [1, 1, d], [d]
 _TABLE = Transform(lambda x: x[0], lambda x: x[None])  # [1, n, d], [n, d]
@@ -57,8 +57,8 @@ def _norm(official: str, ours: str) -> tuple[Rule, Rule]:
 def _separate_qkv(official: str, names: Sequence[str]) -> tuple[Rule, Rule]:
     sources = {kind: tuple(f'{official}.{name}.{kind}' for name in names) for kind in ('weight', 'bias')}
     return (
-        Rule(sources['weight'], 'params/block_{i}/attention/qkv/kernel', joined(3, LINEAR)),
-        Rule(sources['bias'], 'params/block_{i}/attention/qkv/bias', joined(3)),
+        Rule(sources['weight'], 'params/block_{i}/attention/qkv/kernel', concatenate_sources(3, LINEAR)),
+        Rule(sources['bias'], 'params/block_{i}/attention/qkv/bias', concatenate_sources(3)),
     )
 
 

@@ -31,14 +31,14 @@ class Official:
     """
 
     model: Callable[[StateDict], Any]
-    reading: Callable[[StateDict], Sequence[Rule]]
-    writing: Callable[[Mapping[str, Any]], Sequence[Rule]]
+    import_rules: Callable[[StateDict], Sequence[Rule]]
+    export_rules: Callable[[Mapping[str, Any]], Sequence[Rule]]
     ignored: Callable[[Any], Sequence[str]]
     shapes: Callable[[Any], Mapping[str, Any]]
-    changed: Callable[..., Any] = nn.Module.clone
-    finished: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
+    override: Callable[..., Any] = nn.Module.clone
+    wrap: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
     defaults: Callable[[Any], StateDict] = lambda model: {}
-    prepared: Callable[[StateDict], StateDict] = dict
+    normalize_names: Callable[[StateDict], StateDict] = dict
 
     def read(self, state_dict: StateDict, **arguments: Any) -> Any:
         """A model with official weights.
@@ -50,11 +50,11 @@ class Official:
         Raises:
           ConversionError: the weights do not fit.
         """
-        state_dict = self.prepared(state_dict)
-        model = self.changed(self.model(state_dict), **arguments)
+        state_dict = self.normalize_names(state_dict)
+        model = self.override(self.model(state_dict), **arguments)
         state_dict = {**self.defaults(model), **state_dict}
-        converted = to_ours(self.reading(state_dict), state_dict, self.shapes(model), self.ignored(model))
-        return self.finished(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
+        converted = to_ours(self.import_rules(state_dict), state_dict, self.shapes(model), self.ignored(model))
+        return self.wrap(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
 
     def write(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The official state dict of our variables.
@@ -62,10 +62,10 @@ class Official:
         Raises:
           ConversionError: these are variables of another model.
         """
-        return apply_backwards(self.writing(variables), variables)
+        return apply_backwards(self.export_rules(variables), variables)
 
 
-def called_with(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
+def infer_shapes(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
     """Shapes of the variables of a module that is called with arrays of the shapes `inputs(module)`."""
     return lambda module: variable_shapes(module, *inputs(module), **options)
 
@@ -73,7 +73,7 @@ def called_with(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Cal
 _Entry = TypeVar('_Entry')
 
 
-def named(table: Mapping[str, _Entry], name: str) -> _Entry:
+def find_entry(table: Mapping[str, _Entry], name: str) -> _Entry:
     """The entry of a table.
 
     Raises:
@@ -84,7 +84,7 @@ def named(table: Mapping[str, _Entry], name: str) -> _Entry:
     return table[name]
 
 
-def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
+def read_shape(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
     """Shape of an entry that the model's sizes are read from.
 
     Raises:
@@ -101,7 +101,7 @@ def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple
     return shape
 
 
-def numbers(state_dict: StateDict, pattern: str) -> list[int]:
+def find_numbers(state_dict: StateDict, pattern: str) -> list[int]:
     """All different numbers that the group of `pattern` catches at the start of names, in order."""
     found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
     if found and max(found) > 64:

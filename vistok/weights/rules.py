@@ -50,7 +50,7 @@ POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]
 CHANNELS = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))  # [1, c, 1, 1], [c]
 
 
-def joined(count: int, each: Transform = IDENTITY) -> Transform:
+def concatenate_sources(count: int, each: Transform = IDENTITY) -> Transform:
     """`count` sources side by side along our last axis, as separate q, k and v make one `qkv`."""
     return Transform(
         lambda *parts: np.concatenate([each.to_ours(part) for part in parts], axis=-1),
@@ -58,7 +58,7 @@ def joined(count: int, each: Transform = IDENTITY) -> Transform:
     )
 
 
-def stacked(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform:
+def stack_layers(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform:
     """Layers on a new first axis; sources are the `parts` of the first layer, those of the second, and so on."""
 
     def to_official(x: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -101,7 +101,7 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
+class ConversionResult:
     """Our variables, and the official entries they do without.
 
     Attributes:
@@ -139,7 +139,7 @@ def variable_shapes(module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, A
 
 def to_ours(
     rules: Sequence[Rule], state_dict: StateDict, shapes: Mapping[str, Any], ignore: Sequence[str] = ()
-) -> Converted:
+) -> ConversionResult:
     """Our variables made of an official state dict.
 
     Args:
@@ -206,7 +206,7 @@ def to_ours(
     if problems:
         shown = problems[:_SHOWN] + ([f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else [])
         raise ConversionError(f'{len(problems)} entries do not fit:\n  ' + '\n  '.join(shown))
-    return Converted(flax.traverse_util.unflatten_dict(filled, sep='/'), ignored)
+    return ConversionResult(flax.traverse_util.unflatten_dict(filled, sep='/'), ignored)
 
 
 def to_official(rules: Sequence[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

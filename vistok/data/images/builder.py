@@ -29,7 +29,7 @@ _STORED_AS_THEY_ARE = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedDataset:
     """What was written.
 
     Attributes:
@@ -47,7 +47,7 @@ class Prepared:
 
 def prepare_dataset(
     source: str | os.PathLike[str], name: str, data_dir: str | os.PathLike[str], *, progress: bool = False
-) -> Prepared:
+) -> PreparedDataset:
     """Writes the dataset `name` into `data_dir`.
 
     Args:
@@ -82,7 +82,7 @@ def prepare_dataset(
         with contextlib.suppress(OSError):
             (data_dir / name).rmdir()  # which fails unless it is empty, as after an error
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(path, counts, folders['train'].class_names, skipped)
+    return PreparedDataset(path, counts, folders['train'].class_names, skipped)
 
 
 def _builder_class(
@@ -111,7 +111,7 @@ def _builder_class(
             for i in range(len(folder)):
                 name = folder.file_name(i)
                 try:
-                    stored = _stored(folder.read(i), name)
+                    stored = _check_decodable(folder.read(i), name)
                 except BadImage as bad:
                     skipped[bad.name] = bad.reason
                 else:
@@ -124,7 +124,7 @@ def _builder_class(
     return PictureFolderBuilder
 
 
-def _stored(data: bytes, name: str) -> bytes:
+def _check_decodable(data: bytes, name: str) -> bytes:
     """The bytes to store for an image file; a file that cannot be decoded raises `BadImage`."""
     image = decode_image(data, name)
     if data.startswith(_STORED_AS_THEY_ARE):

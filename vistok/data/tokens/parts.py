@@ -21,7 +21,7 @@ from vistok.files import keep_settings, write_arrays
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ImageRange:
     """Images `start` to `stop` (excluded) of a split."""
 
     split: Split
@@ -45,19 +45,19 @@ class TokenParts:
     def __init__(self, folder: Path, settings: Mapping[str, Any], counts: Mapping[Split, int], part_size: int) -> None:
         self.folder = folder
         self._parts = [
-            Part(split, start, min(start + part_size, counts[split]))
+            ImageRange(split, start, min(start + part_size, counts[split]))
             for split in get_args(Split)
             for start in range(0, counts[split], part_size)
         ]
         noted = {**settings, 'pictures': dict(counts), 'part_size': part_size}
         keep_settings(folder / 'extraction.json', noted, f'the unfinished extraction in {folder}')
 
-    def missing(self, process_index: int = 0, process_count: int = 1) -> list[Part]:
+    def missing(self, process_index: int = 0, process_count: int = 1) -> list[ImageRange]:
         """The parts of this process that are not done."""
         mine = self._parts[process_index::process_count]
         return [part for part in mine if not self._path(part).exists()]
 
-    def write(self, part: Part, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
+    def write(self, part: ImageRange, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
         """Writes a part: its usable images, and the names of the others with the reasons."""
         grains = [r.grain for r in records if r.grain is not None]
         grain = {'grain': np.stack(grains)} if grains else {}
@@ -94,10 +94,10 @@ class TokenParts:
         """Deletes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, part: Part) -> Path:
+    def _path(self, part: ImageRange) -> Path:
         return self.folder / f'{part.split}-{part.start:010d}-{part.stop:010d}.npz'
 
-    def _read(self, part: Part) -> dict[str, Any]:
+    def _read(self, part: ImageRange) -> dict[str, Any]:
         path = self._path(part)
         try:
             with np.load(path, allow_pickle=False) as stored:
