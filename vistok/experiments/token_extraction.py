@@ -177,7 +177,7 @@ class Extraction:
                 return None
             if not self._parts.folder.is_dir():  # another process came first
                 return {}
-            skipped = self._parts.skipped()
+            skipped = self._parts.read_skipped()
             for split, source in self._sources.items():
                 if next(self._parts.records(split), None) is None:
                     reason = next(iter(skipped.items()), ('there', 'is none'))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vistok.data.text import features
-from vistok.data.text.features import TextFeatureSource, padded, write_text_features
+from vistok.data.text.features import TextFeatureSource, pad_features, write_text_features
 from vistok.errors import UserError
 from vistok.pretrained.text_encoder import StandInText, T5Encoder, cleaned, load_text_encoder
 
@@ -39,7 +39,7 @@ def test_features_are_those_of_the_encoder_with_padding_in_front(tmp_path):
 
 
 def test_a_full_text_has_no_padding():
-    full = padded(np.ones((5, 3), np.float16), 5)
+    full = pad_features(np.ones((5, 3), np.float16), 5)
     assert full.mask.all()
     assert full.features.all()
 

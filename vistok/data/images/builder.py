@@ -1,4 +1,4 @@
-"""Writes a folder or .zip file of images as a TFDS dataset, which `tfds:<name>` then reads.
+"""TFDS datasets written from a folder or .zip file of images; `tfds:<name>` reads them.
 
 The files are stored as they are where they are JPEG or PNG, and as PNG otherwise, so that any reader of TFDS can open
 them.  A dataset appears at its place only when it is complete.
@@ -30,7 +30,7 @@ _STORED_AS_THEY_ARE = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """What was written.
+    """Summary of a dataset that `prepare_dataset` wrote.
 
     Attributes:
       path: folder of the dataset.
@@ -48,7 +48,7 @@ class PreparedDataset:
 def prepare_dataset(
     source: str | os.PathLike[str], name: str, data_dir: str | os.PathLike[str], *, progress: bool = False
 ) -> PreparedDataset:
-    """Writes the dataset `name` into `data_dir`.
+    """Writes a folder or .zip file of images as the TFDS dataset `name`.
 
     Args:
       source: folder or .zip file of images, in a layout that `ImageFolder` knows.
@@ -88,7 +88,7 @@ def prepare_dataset(
 def _builder_class(
     dataset_name: str, folders: dict[str, ImageFolder], skipped: dict[str, str], bar: tqdm
 ) -> type[tfds.core.GeneratorBasedBuilder]:
-    """A builder class for these folders; TFDS knows a dataset by its class."""
+    """Returns a TFDS builder class for these folders; TFDS identifies a dataset by its class."""
 
     class PictureFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name = dataset_name
@@ -125,7 +125,7 @@ def _builder_class(
 
 
 def _check_decodable(data: bytes, name: str) -> bytes:
-    """The bytes to store for an image file; a file that cannot be decoded raises `BadImage`."""
+    """Returns the file's bytes as they are; raises `BadImage` when they cannot be decoded."""
     image = decode_image(data, name)
     if data.startswith(_STORED_AS_THEY_ARE):
         return data

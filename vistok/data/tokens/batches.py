@@ -1,4 +1,4 @@
-"""From tokens on disk to batches, with the order, randomness and places in the stream of `pipeline.py`."""
+"""Batches of stored tokens, with the shuffling, seeds and resumable positions of `images/pipeline.py`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def train_token_batches(
     threads: int = 4,
     text: TextFeatureSource | None = None,
 ) -> TrainIterator:
-    """Endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, and 'grain' where there are grains.
+    """Returns endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, 'grain' if there are grains.
 
     Every image comes once in an epoch, in one of its views, at random, with one of its captions where there is
     `text`: 'text' float16 `[b, n, c]` and 'text_mask' `[b, n]`.  Other arguments and errors as `train_batches`.
@@ -60,7 +60,8 @@ def train_token_batches(
 
 
 class EvaluationTokenBatches:
-    """The first view of every image exactly once, in order, in batches of one shape; can be iterated again.
+    """Iterable over the first view of every image exactly once, in order, in batches of one shape; can be iterated
+    again.
 
     Args:
       source: the tokens.
@@ -93,11 +94,11 @@ class EvaluationTokenBatches:
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """Number of batches, the same for every process."""
+        """Returns the number of batches, which is equal in all processes."""
         return -(-len(self._source) // (self._local * self._processes))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches as those of training, with 'mask': False on padding."""
+        """Yields batches as those of training, with 'mask': False on padding."""
         positions = grain.MapDataset.range(len(self) * self._local)
         return iter(positions.map(self._sample).batch(self._local).to_iter_dataset(read_options(self._threads)))
 

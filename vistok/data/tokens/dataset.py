@@ -1,4 +1,4 @@
-"""Tokens on disk: a TFDS dataset, stored as `array_record`, of the token grids of several views of each image.
+"""Token datasets: the token grids of several views of each image, as a TFDS dataset stored as `array_record`.
 
 A folder of tokens holds the dataset in `tokens/1.0.0/`; who wrote it may put further files beside.  What the tokens are
 of (tokenizer, images, views) is the dataset's metadata, `TokenSource.about`.
@@ -28,7 +28,7 @@ PREFIX = 'tokens:'
 
 @dataclasses.dataclass(frozen=True)
 class TokenRecord:
-    """Tokens of one image.
+    """Tokens of all views of one image, with its label and name.
 
     Attributes:
       ids: of v views.
@@ -44,19 +44,19 @@ class TokenRecord:
 
 
 def token_folder(source: str) -> Path | None:
-    """The folder that `config.data.source` names, if it is one of tokens: 'tokens:DIR', or DIR where tokens lie."""
+    """Returns the token folder that `config.data.source` names ('tokens:DIR', or DIR if it holds tokens), else None."""
     if source.startswith(PREFIX):
         return Path(source.removeprefix(PREFIX)).expanduser()
     return Path(source).expanduser() if has_tokens(Path(source).expanduser()) else None
 
 
 def has_tokens(folder: Path) -> bool:
-    """Whether a complete dataset of tokens lies in `folder`."""
+    """Returns whether `folder` holds a complete dataset of tokens."""
     return (folder / _NAME / _VERSION / 'dataset_info.json').is_file()
 
 
 class TokenSource:
-    """One split of a dataset of tokens; random access, safe to use from several threads.
+    """One split of a token dataset; random access, safe to use from several threads.
 
     Args:
       folder: that `write_tokens` wrote.
@@ -111,7 +111,7 @@ def write_tokens(
     largest_id: int,
     progress: tqdm,
 ) -> None:
-    """Writes the dataset; it appears at its place only when it is complete.
+    """Writes a token dataset, which appears at its place only when it is complete.
 
     Args:
       folder: that will hold it.

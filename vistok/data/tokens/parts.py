@@ -1,4 +1,4 @@
-"""Work that is cut into parts, so that several processes can share it and a killed one can go on: tokens on their way.
+"""Resumable token extraction: parts that several processes can share and that a killed process can continue.
 
 Each part is a range of the images of a split and one file, which appears when it is complete.  A part that is there
 is done; one that is not is done from its beginning.  Hence no image is ever missing or there twice.
@@ -22,7 +22,7 @@ from vistok.files import keep_settings, write_arrays
 
 @dataclasses.dataclass(frozen=True)
 class ImageRange:
-    """Images `start` to `stop` (excluded) of a split."""
+    """Range of images of a split: `start` to `stop` (excluded)."""
 
     split: Split
     start: int
@@ -30,7 +30,7 @@ class ImageRange:
 
 
 class TokenParts:
-    """The parts of an extraction, in a folder of their own.
+    """Folder of the finished parts of a token extraction.
 
     Args:
       folder: made if it is not there.
@@ -53,7 +53,7 @@ class TokenParts:
         keep_settings(folder / 'extraction.json', noted, f'the unfinished extraction in {folder}')
 
     def missing(self, process_index: int = 0, process_count: int = 1) -> list[ImageRange]:
-        """The parts of this process that are not done."""
+        """Returns the unfinished parts that belong to this process."""
         mine = self._parts[process_index::process_count]
         return [part for part in mine if not self._path(part).exists()]
 
@@ -70,7 +70,7 @@ class TokenParts:
         write_arrays(self._path(part), **stored, **grain)
 
     def records(self, split: Split) -> Iterator[TokenRecord]:
-        """All usable images of a split, in order.
+        """Yields all usable images of a split, in order.
 
         Raises:
           UserError: a part is damaged.
@@ -83,15 +83,15 @@ class TokenParts:
                 for ids, grain, label, name in zip(stored['ids'], grains, stored['label'], names, strict=True):
                     yield TokenRecord(ids, grain, int(label), name)
 
-    def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be used, and why."""
+    def read_skipped(self) -> dict[str, str]:
+        """Reads the names of the unusable images of all parts, with the reasons."""
         found: dict[str, str] = {}
         for part in self._parts:
             found |= json.loads(str(self._read(part)['skipped']))
         return found
 
     def remove(self) -> None:
-        """Deletes the folder."""
+        """Deletes the folder with all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, part: ImageRange) -> Path:
