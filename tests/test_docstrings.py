@@ -34,7 +34,7 @@ def words(text: str) -> set[str]:
 # Verbs that begin the docstring of a function, without the -s of the third person. Add a verb where one is missing.
 VERBS = words("""
 abort accept accumulate activate adapt add adjust advance aggregate align allocate allow alternate amplify analyse
-anneal annotate append apply approximate arrange assemble assert assign attach attend augment average balance begin
+anneal annotate append apply approximate arrange assemble ask assert assign attach attend augment average balance begin
 bin bind bisect blend blur bound bring broadcast build cache calculate calibrate call cancel capture cast centre check
 choose clamp classify clean clear clip clone close cluster code collapse collect color colour combine compare compile
 complete compose compress compute concatenate condition configure connect consume contain continue contract convert
@@ -56,7 +56,7 @@ randomize rank read rearrange rebuild receive recognize recompute reconstruct re
 refer refill refine refit refresh refuse register reject release relabel reload remap remember remove rename render
 reorder repair repeat replace replay replicate report represent request require resample rescale reset reshape resize
 resolve respond restart restore restrict resume retrieve retry return reveal reverse rewrite rotate round route run
-sample save say scale scan scatter schedule score search seed select send separate serialize serve set share sharpen
+sample save say scale scan scatter schedule score search seed select send separate serialize serve set shard share sharpen
 shift show shrink shuffle sign simulate skip slice smooth solve sort spawn speak specify speed split spread square
 stack standardize start state stop store stratify stream stretch strip subdivide submit subsample subtract suggest sum
 summarize supply suppress swap switch synchronize take test threshold throw tie tile time tokenize touch track train

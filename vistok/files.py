@@ -1,4 +1,4 @@
-"""Work that can be killed at any moment and goes on later: fixed settings, and files that are whole or absent."""
+"""Files that survive interruption: atomic writes, and settings that resumed work must share."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from vistok.errors import UserError
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any], whose: str) -> None:
-    """Notes the settings of work that begins, or compares those of work that goes on.
+    """Writes the settings of new work, or compares them with those of the work that is resumed.
 
     Args:
       path: of the JSON file that holds them; its folder is made.
@@ -36,7 +36,7 @@ def keep_settings(path: Path, settings: Mapping[str, Any], whose: str) -> None:
 
 
 def check_settings(noted: Mapping[str, Any], settings: Mapping[str, Any], whose: str) -> None:
-    """Compares settings, as `keep_settings` does.
+    """Compares settings with those of earlier work.
 
     Raises:
       UserError: they differ.
@@ -73,16 +73,16 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes bytes as a file, see `write_atomically`."""
+    """Writes bytes as a file atomically, see `write_atomically`."""
     write_atomically(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as a UTF-8 file, see `write_atomically`."""
+    """Writes text as a UTF-8 file atomically, see `write_atomically`."""
     write_file(path, text.encode())
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays as a compressed .npz file, see `write_atomically`."""
+    """Writes arrays as a compressed .npz file atomically, see `write_atomically`."""
     named: Any = arrays
     write_atomically(path, lambda file: np.savez_compressed(file, **named))

@@ -1,4 +1,4 @@
-"""From images, wherever they lie, to what the metrics know of them."""
+"""Feature statistics of images from any source, and of references for FID."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from vistok.metrics.feature_set import KEPT, FeatureCollector, FeatureSet, has_i
 def extract_features(
     batches: ByteBatches, extractor: FeatureExtractor, *, keep: int | None = None, progress: bool = False
 ) -> FeatureSet:
-    """Passes every image of a set through the network of a protocol once.
+    """Extracts the features of every image of a set, and their statistics.
 
     Args:
       batches: the set.
@@ -47,7 +47,7 @@ def open_reference(
     batch_size: int = 64,
     progress: bool = False,
 ) -> FeatureSet:
-    """Real images: read from a file of statistics, or measured.
+    """Opens a reference set of real images: statistics from a file, or extracted from images.
 
     Args:
       spec: an `.npz` file of statistics (ours, ADM's or pytorch-fid's), or what `open_byte_batches` takes.

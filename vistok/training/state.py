@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and what it trains."""
+"""Training state and objective: the data that a run carries from step to step, and the losses that it minimizes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +11,7 @@ Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32 or 'ids' [b, h, w, k] 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint of a run holds, apart from the position in the data.
+    """Training state of a run, which is all that a checkpoint holds apart from the position in the data.
 
     Attributes:
       step: number of finished steps.
@@ -30,7 +30,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class StepReport:
-    """What a step tells its caller.
+    """Metrics of a training step.
 
     Attributes:
       metrics: float32 scalars, by name.
@@ -43,7 +43,7 @@ class StepReport:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised, by whom.
+    """Interface of training objectives: the losses of one or several players (such as generator and discriminator).
 
     Each *player* has its own parameters and its own scalar loss; a loss is minimised over its own player's parameters
     only.  A generator is one player, a GAN tokenizer and its discriminator are two.
@@ -62,9 +62,9 @@ class Objective(Protocol):
         """Variables of the frozen networks."""
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], Any]:
-        """Fresh parameters by player, and the model state; `batch` is read for its shapes only."""
+        """Initializes the parameters of each player and the model state; `batch` is read for its shapes only."""
 
     def losses(
         self, params: dict[str, Any], model_state: Any, frozen: Any, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
-        """One scalar per player, the new model state, and a report."""
+        """Computes one scalar loss per player, the new model state, and a report."""

@@ -1,4 +1,4 @@
-"""Official weights become models: what one entry of a table of official names says, and how it is applied."""
+"""Importers and exporters of official weights: sizes read from the shapes, rules, and the resulting model."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from vistok.weights.rules import to_official as apply_backwards
 
 @dataclasses.dataclass(frozen=True)
 class Official:
-    """How one kind of official weights becomes a model.
+    """Importer and exporter of one kind of official weights.
 
     Attributes:
       model: the model with the sizes of the given weights.
@@ -41,7 +41,7 @@ class Official:
     normalize_names: Callable[[StateDict], StateDict] = dict
 
     def read(self, state_dict: StateDict, **arguments: Any) -> Any:
-        """A model with official weights.
+        """Builds a model with official weights.
 
         Args:
           state_dict: arrays by official name, in PyTorch's layouts.
@@ -57,7 +57,7 @@ class Official:
         return self.wrap(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
 
     def write(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The official state dict of our variables.
+        """Converts our variables to an official state dict.
 
         Raises:
           ConversionError: these are variables of another model.
@@ -66,7 +66,7 @@ class Official:
 
 
 def infer_shapes(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
-    """Shapes of the variables of a module that is called with arrays of the shapes `inputs(module)`."""
+    """Returns a function that infers a module's variable shapes for input arrays of the shapes `inputs(module)`."""
     return lambda module: variable_shapes(module, *inputs(module), **options)
 
 
@@ -74,7 +74,7 @@ _Entry = TypeVar('_Entry')
 
 
 def find_entry(table: Mapping[str, _Entry], name: str) -> _Entry:
-    """The entry of a table.
+    """Looks up an entry of a table by name.
 
     Raises:
       ConversionError: an unknown name.
@@ -85,7 +85,7 @@ def find_entry(table: Mapping[str, _Entry], name: str) -> _Entry:
 
 
 def read_shape(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
-    """Shape of an entry that the model's sizes are read from.
+    """Reads the shape of an entry, which determines sizes of the model.
 
     Raises:
       ConversionError: there is no such entry, or not with so many axes.
@@ -102,7 +102,7 @@ def read_shape(state_dict: StateDict, name: str, axes: int | None = None) -> tup
 
 
 def find_numbers(state_dict: StateDict, pattern: str) -> list[int]:
-    """All different numbers that the group of `pattern` catches at the start of names, in order."""
+    """Finds all different numbers that the group of `pattern` captures at the start of names, in order."""
     found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
     if found and max(found) > 64:
         raise ConversionError(f'these are weights of another model: there is a part number {max(found)}')

@@ -8,7 +8,7 @@ import pytest
 from vistok.data.text import features
 from vistok.data.text.features import TextFeatureSource, pad_features, write_text_features
 from vistok.errors import UserError
-from vistok.pretrained.text_encoder import StandInText, T5Encoder, cleaned, load_text_encoder
+from vistok.pretrained.text_encoder import StandInText, T5Encoder, clean_text, load_text_encoder
 
 ENCODER = StandInText(tokens=5, width=3)
 CAPTIONS = {
@@ -88,7 +88,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
 
 
 def test_a_text_is_cleaned():
-    assert cleaned('A <b>Cat</b> &amp;  a Dog\n at https://cats.org/x?y and www.dogs.org') == 'a cat & a dog at and'
+    assert clean_text('A <b>Cat</b> &amp;  a Dog\n at https://cats.org/x?y and www.dogs.org') == 'a cat & a dog at and'
 
 
 def test_the_stand_in_knows_words_and_where_a_text_ends():
