@@ -16,9 +16,9 @@ def keep_settings(path: Path, settings: Mapping[str, Any], whose: str) -> None:
     """Writes the settings of new work, or compares them with those of the work that is resumed.
 
     Args:
-      path: of the JSON file that holds them; its folder is made.
+      path: JSON file of the settings; its folder is created.
       settings: JSON values.
-      whose: 'the unfinished extraction in tokens/', for the message.
+      whose: subject of the error message, such as 'the unfinished extraction in tokens/'.
 
     Raises:
       UserError: they differ from those noted, or cannot be noted; the sentence names the first difference.
@@ -56,8 +56,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     Like every new file, it may be read by whom the umask of the process allows.
 
     Args:
-      path: of the file; its folder exists.
-      fill: writes the contents to a binary file, which can be searched.
+      path: path of the file, in an existing folder.
+      fill: function that writes the contents to a seekable binary file.
     """
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(6)}')
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, 'O_BINARY', 0), 0o666)

@@ -54,7 +54,7 @@ def reconstruction_sheet(
 
     Args:
       originals: images in [-1, 1].
-      reconstructions: of the same images, in the same order; values outside [-1, 1] are clipped.
+      reconstructions: reconstructions of the same images, in order; values outside [-1, 1] are clipped.
       captions: a short line below each pair ('31.2 dB'); cut where it is wider than the image.
       grain: side of the block that each token belongs to, on a grid that divides the images.  A third row then shows
         the grains as colours over the original, with the share of each in a line below.
@@ -106,7 +106,7 @@ def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) ->
 
     Args:
       images: c images of each of r classes.
-      names: of the classes; cut where they are too long.
+      names: names of the classes; cut where they are too long.
 
     Returns:
       The sheet.  Small images are enlarged by a whole factor without smoothing.

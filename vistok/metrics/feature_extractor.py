@@ -31,9 +31,9 @@ class ImageFeatures:
     """Features of n images on the host; None where the protocol has none.
 
     Attributes:
-      pool: one vector per image.
-      spatial: for the spatial distance.
-      logits: without bias, for the inception score.
+      pool: pooled features, one vector per image.
+      spatial: spatial features, for sFID.
+      logits: logits without bias, for the inception score.
     """
 
     pool: Float[np.ndarray, 'n d']
@@ -46,9 +46,9 @@ class FeatureExtractor:
     """Feature network of a protocol, with its weights.
 
     Attributes:
-      protocol: how images are prepared.
-      module: its network.
-      variables: the weights.
+      protocol: evaluation protocol.
+      module: feature network.
+      variables: weights of the network.
     """
 
     protocol: Protocol
@@ -69,7 +69,7 @@ class FeatureExtractor:
 
         Args:
           images: RGB, of any one size.
-          batch_size: fewer images are filled up to so many, so that a last batch needs no program of its own.
+          batch_size: smaller batches are padded to this size, so that a last batch needs no compilation of its own.
         """
         count = len(images)
         if count < batch_size:

@@ -28,13 +28,13 @@ class FeatureSet:
     Attributes:
       protocol: name of the protocol.
       network_sha256: digest of the weights; '' where it is not known (statistics of other evaluators).
-      images: where they come from.
+      images: source of the images.
       images_sha256: digest of the pixels, or of the file of statistics where these are all there is.
-      pool: of the last features.
-      spatial: of the spatial features, where the protocol has them.
+      pool: moments of the pooled features.
+      spatial: moments of the spatial features, if the protocol has them.
       features: last features, of all images or of some spread evenly over the set; None: not known.
-      logits: of all images in their order; None: not known.
-      labels: of all images in their order; None: not known.
+      logits: logits of all images, in order; None if unknown.
+      labels: class labels of all images, in order; None if unknown.
     """
 
     protocol: str
@@ -52,14 +52,14 @@ class FeatureCollector:
     """Accumulator of feature statistics, batch by batch.
 
     Args:
-      extractor: gives the features.
-      images: where the images come from.
-      batch_size: of a full batch.
-      keep: how many of the last features are kept for precision and recall, spread evenly; None: all of them.
-      total: number of images that will come; needed to spread what is kept.
+      extractor: feature network of a protocol.
+      images: source of the images.
+      batch_size: size of a full batch.
+      keep: number of pooled features kept for precision and recall, spread evenly; None: all.
+      total: number of images to come; needed to spread the kept features.
 
     Attributes:
-      count: images so far.
+      count: number of images so far.
     """
 
     def __init__(

@@ -18,10 +18,10 @@ def extract_features(
     """Extracts the features of every image of a set, and their statistics.
 
     Args:
-      batches: the set.
-      extractor: protocol and network.
-      keep: how many features are kept for precision and recall; None: all.
-      progress: shows a bar.
+      batches: images of the set.
+      extractor: feature network of a protocol.
+      keep: number of features that are kept for precision and recall; None: all.
+      progress: shows a progress bar.
 
     Raises:
       UserError: fewer than two images can be read.
@@ -51,12 +51,12 @@ def open_reference(
 
     Args:
       spec: an `.npz` file of statistics (ours, ADM's or pytorch-fid's), or what `open_byte_batches` takes.
-      extractor: protocol and network; measures what the file does not hold.
-      split: of a source.
-      data_dir: where TFDS datasets are.
+      extractor: feature network of a protocol, for everything that the file does not hold.
+      split: split of a source.
+      data_dir: folder of the TFDS datasets.
       image_size: side of the centre crops.
       batch_size: images at a time.
-      progress: shows bars.
+      progress: shows progress bars.
 
     Raises:
       UserError: there is nothing of the kind, or the statistics are of another protocol.

@@ -16,7 +16,7 @@ class Gaussian:
     Attributes:
       mean: float64.
       covariance: float64, divided by one less than the number of images.
-      count: of images; 0 where it is not known.
+      count: number of images; 0 if unknown.
     """
 
     mean: Float[np.ndarray, ' d']
@@ -89,9 +89,9 @@ def frechet_error(
     A distance of few images is also too large on average, which this does not show.
 
     Args:
-      features: of the images.
+      features: features of n images.
       reference: taken as exact.
-      resamples: how often n of the n images are drawn with replacement.
+      resamples: number of bootstrap samples (n of the n images, with replacement).
       rng: draws them.
     """
     x = features.astype(np.float64)

@@ -20,7 +20,7 @@ def psnr(
 
     Args:
       originals: images in [-1, 1].
-      reconstructions: in [-1, 1]; values outside are clipped.
+      reconstructions: images in [-1, 1]; values outside are clipped.
 
     Returns:
       One value per image: infinite for an exact reconstruction, NaN where the reconstruction holds a NaN.
@@ -43,7 +43,7 @@ def ssim(
 
     Args:
       originals: images in [-1, 1].
-      reconstructions: in [-1, 1]; values outside are clipped.
+      reconstructions: images in [-1, 1]; values outside are clipped.
       llamagen_compat: uniform 7x7 window and a data range of 2, as in the evaluation script of LlamaGen.  That range
         is twice the true one and raises the scores: compare only with numbers of the same kind.
 

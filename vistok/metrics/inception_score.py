@@ -43,7 +43,7 @@ class InceptionScore:
 
     Attributes:
       score: mean over the parts, from 1 to the number of classes.
-      deviation: of the parts.
+      deviation: standard deviation over the parts.
     """
 
     score: float
@@ -54,8 +54,8 @@ def inception_score(logits: Real[np.ndarray, 'n classes'], rule: ScoreRule) -> I
     """Computes `exp(mean KL(p(y|x) || p(y)))` in float64 for each part of the images, and averages over the parts.
 
     Args:
-      logits: of each image, in the order in which they were sampled.
-      rule: how they are divided.
+      logits: logits of each image, in the order of sampling.
+      rule: division of the images into parts.
 
     Raises:
       UserError: there are no images.

@@ -44,8 +44,8 @@ def precision_recall(
       reference: features of real ones.  The value depends on how many there are.
       neighbours: k.
       half: distances are computed in float16, as ADM's evaluator does, and in float32 where that overflows.
-      chunk: how many images meet how many at a time; the memory is chunk * chunk distances.
-      progress: shows a bar.
+      chunk: number of images per side of a block of distances; the memory is chunk * chunk distances.
+      progress: shows a progress bar.
 
     Raises:
       UserError: a set has not more than k images.

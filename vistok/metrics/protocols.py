@@ -21,14 +21,14 @@ class Protocol:
     Attributes:
       name: belongs to every number.
       network: 'inception', or 'stand_in' for machines without its weights.
-      resize: from bytes as float32 in [0, 255] to `side`.
-      side: of what the network sees, in pixels.
-      middle: the grey that becomes 0.
-      half_range: the network sees `(x - middle) / half_range`.
-      spatial: whether the distance of spatial features (sFID, Nash et al. 2021) is part of it.
-      score: how the inception score divides the images; None leaves it out.
-      neighbours: of precision and recall; 0 leaves them out.
-      half_distances: whether these compare in float16.
+      resize: resizing of 8-bit images, as float32 in [0, 255], to `side`.
+      side: side of the network's input in pixels.
+      middle: pixel value that becomes 0.
+      half_range: the network's input is `(x - middle) / half_range`.
+      spatial: includes the distance of spatial features (sFID, Nash et al. 2021).
+      score: division of the images for the inception score; None omits the score.
+      neighbours: number of neighbours for precision and recall; 0 omits both.
+      half_distances: compares distances of precision and recall in float16.
     """
 
     name: str

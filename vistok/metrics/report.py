@@ -32,17 +32,17 @@ class GenerationReport:
       metrics: 'gfid' of samples or 'rfid' of reconstructions, or 'stand_in_frechet', which is not FID; 'sfid',
         'inception_score', 'precision', 'recall' where the protocol has them; standard errors as '<name>_error'.
       protocol: name of the protocol.
-      network: what gave the features; says so if it is not Inception.
-      network_sha256: digest of its weights.
-      samples: where the images come from.
-      samples_sha256: digest of their pixels.
-      count: how many.
-      class_policy: how many of each class, as their labels say.
-      settings: of the sampling, as far as they are known: 'seed', 'guidance_scale', 'temperature', 'top_k', 'top_p'.
-      reference: where the real images come from.
-      reference_sha256: digest of their pixels, or of the file of statistics.
-      reference_count: how many; 0 where it is not known.
-      warnings: why the numbers may mislead.
+      network: name of the feature network; says so if it is not Inception.
+      network_sha256: digest of the weights of the network.
+      samples: source of the images.
+      samples_sha256: digest of the pixels of the images.
+      count: number of images.
+      class_policy: number of images per class, in words.
+      settings: known sampling settings: 'seed', 'guidance_scale', 'temperature', 'top_k', 'top_p'.
+      reference: source of the real images.
+      reference_sha256: digest of the pixels of the real images, or of the file of statistics.
+      reference_count: number of real images; 0 if unknown.
+      warnings: reasons for which the metrics may mislead.
     """
 
     metrics: dict[str, float]
@@ -91,9 +91,9 @@ def report_on(
     Args:
       samples: generated images, or reconstructions; with their features and logits.
       reference: real images.
-      distance: what FID is called: 'gfid' of samples, 'rfid' of reconstructions.
-      settings: of the sampling, for the record.
-      progress: shows bars.
+      distance: metric key of FID: 'gfid' for samples, 'rfid' for reconstructions.
+      settings: sampling settings, for the record.
+      progress: shows progress bars.
 
     Raises:
       UserError: the two were not made by one protocol with one network.

@@ -20,7 +20,7 @@ class CLIPVision(nn.Module):
     their grid: the features that VQGAN-LC's codebook is made of.
 
     Attributes:
-      width: of the tokens.
+      width: width of the tokens.
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.

@@ -20,14 +20,14 @@ class DINOv2(nn.Module):
     interpolated at each call, bicubically without antialiasing as their published implementation does.
 
     Attributes:
-      width: of the tokens.
+      width: width of the tokens.
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.
       image_size: side the images are resized to; a multiple of `patch`.
       position_grid: side of the grid the position table was learned on.
       resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
-      patches: whether the patch tokens are wanted instead of the class token.
+      patches: returns the patch tokens instead of the class token.
       dtype: computation type.
     """
 

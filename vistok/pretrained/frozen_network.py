@@ -43,7 +43,7 @@ class FrozenNetwork:
     features `[b, h, w, width]`.
 
     Attributes:
-      name: of the network; part of the name of every metric computed with it ('stand_in_perceptual' is not 'lpips').
+      name: name of the network and of every metric computed with it ('stand_in_perceptual' is not 'lpips').
       module: the network.
       variables: its weights; pass them to compiled functions as an argument, or they become constants of the program.
     """
@@ -94,7 +94,7 @@ def load_frozen_network(
 
     Args:
       kind: one of `FROZEN_NETWORKS`.  The stand-ins come with the package; the others need a file of official weights.
-      path: of the weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
+      path: file of weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
         torchvision's `vgg16-397923af.pth` and the LPIPS heads `vgg.pth`, or one file with the full LPIPS state dict.
       sha256: expected digest of the file, checked if given; a single LPIPS file needs it, for no official one exists.
       **options: attributes of the module, such as `dtype`; for a published teacher also `resize_method='nearest'`, and

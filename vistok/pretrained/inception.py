@@ -29,7 +29,7 @@ class InceptionFeatures:
       pool: the last features, averaged over the image; 2048 channels.
       spatial: the first seven channels of `Mixed_6d.branch1x1`, row by row; 17 * 17 * 7 = 2023 numbers for images of
         299 pixels.
-      logits: of the 1008 classes.
+      logits: logits of the 1008 classes.
       unbiased_logits: without the bias, as inception scores read them.
     """
 

@@ -105,7 +105,7 @@ class StandInTeacher(nn.Module):
     """Stand-in for a CLIP or DINOv2 teacher: a linear map of the averaged coarsest features.
 
     Attributes:
-      width: of the features; the trained weights have 64.
+      width: width of the features; the trained weights have 64.
       dtype: computation type.
     """
 

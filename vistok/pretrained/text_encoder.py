@@ -33,13 +33,13 @@ class T5Encoder:
     """Encoder of a T5 model, from `transformers`, on PyTorch.
 
     Args:
-      name: of a model on the Hugging Face hub, or a folder that holds one.
-      tokens: of a text at most; what is longer is cut off.
-      dtype: of the computation, 'bfloat16' as in LlamaGen, or 'float32'.
-      device: 'cuda' or 'cpu'; default: the first that is there.
+      name: name of a model on the Hugging Face hub, or a folder that holds one.
+      tokens: largest number of tokens per text; longer texts are cut.
+      dtype: computation type, 'bfloat16' as in LlamaGen, or 'float32'.
+      device: 'cuda' or 'cpu'; default: the first that is available.
 
     Attributes:
-      width: of a vector; 2048 for Flan-T5-XL.
+      width: width of a feature vector; 2048 for Flan-T5-XL.
 
     Raises:
       UserError: the libraries or the weights are missing.

@@ -29,7 +29,7 @@ class Checkpoints:
     Each one holds the state, and as JSON the position in the data and whatever else the caller wants back.
 
     Args:
-      folder: where checkpoints lie, one subfolder per step.
+      folder: folder of the checkpoints, one subfolder per step.
       keep: number of newest checkpoints that stay.
       best: name of the evaluation metric that decides which older checkpoint stays too; None keeps no best one.
       best_mode: 'max' or 'min'.

@@ -35,7 +35,7 @@ class UsageReport:
     Attributes:
       usage: share of the codewords that occur at least once, in [0, 1].
       perplexity: exp of the entropy of the empirical distribution, in [1, K].
-      entropy_bits: that entropy in bits.
+      entropy_bits: entropy of the same distribution in bits.
       num_tokens: tokens counted.
     """
 

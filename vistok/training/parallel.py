@@ -25,7 +25,7 @@ class Runner(abc.ABC):
     """Base class of runners, which place data and state on devices and compile functions over them.
 
     Attributes:
-      mesh: the devices.
+      mesh: mesh of devices.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -131,7 +131,6 @@ class PmapRunner(Runner):
         return jax.tree.map(lambda _: self.replicated, state)
 
     def compile(self, train_step: TrainStep, state: TrainState, frozen: Any, batch: Any) -> tuple[StepFunction, float]:
-
         def body(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, StepReport]:
             with name_replica_axis(self.axis_name):
                 return train_step(state, frozen, batch)

@@ -49,7 +49,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Chooses the sharding of a parameter: `model` by rule, `fsdp` along the largest other dimension it divides."""
+    """Chooses the sharding of a parameter: `model` by rule, `fsdp` along the largest other divisible dimension."""
     spec: list[str | None] = [None] * len(shape)
     if math.prod(shape) < SMALLEST_SPLIT:
         return PartitionSpec()

@@ -17,7 +17,7 @@ class TrainState:
       step: number of finished steps.
       params: trained parameters, by player.
       opt_state: optimizer states, by player.
-      model_state: what changes without a gradient (running statistics, frozen tables).
+      model_state: variables that are not trained by gradients (running statistics, frozen tables).
       ema: exponential moving average of the first player's parameters, or None.
     """
 
@@ -34,7 +34,7 @@ class StepReport:
 
     Attributes:
       metrics: float32 scalars, by name.
-      counts: how often each codeword was used in the batch, int32 `[K]`, by sub-codebook.
+      counts: occurrences of each codeword in the batch, int32 `[K]`, by sub-codebook.
     """
 
     metrics: dict[str, Any]
@@ -49,7 +49,7 @@ class Objective(Protocol):
     only.  A generator is one player, a GAN tokenizer and its discriminator are two.
 
     Attributes:
-      players: names; the first one is the model, of which moving averages are kept.
+      players: names of the players; the first one is the model, of which moving averages are kept.
       frozen: variables of frozen networks; passed to every step, never trained or saved.
     """
 

@@ -45,10 +45,10 @@ class TrainStep:
     """Training step: a function from state and batch to the next state and a report.
 
     Attributes:
-      objective: what is minimised.
+      objective: objective with the loss of each player.
       optimizers: one for each player.
-      seed: of the random numbers inside the step; they depend on the seed and the step number only.
-      ema_decay: of the moving average of the first player's parameters; None keeps none.
+      seed: seed of the random numbers inside the step; they depend on the seed and the step number only.
+      ema_decay: decay of the moving average of the first player's parameters; None keeps no average.
       accumulate: number of parts that a batch is cut into; gradients are averaged, statistics are per part.
     """
 

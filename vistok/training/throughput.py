@@ -34,7 +34,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Looks up the dense peak rate of one device in FLOP/s.
 
     Args:
-      device_kind: as `jax.Device.device_kind` gives it.
+      device_kind: name of the device, as in `jax.Device.device_kind`.
       dtype: computation type, 'bfloat16' or 'float32'.
 
     Returns:
@@ -49,11 +49,11 @@ def model_flops_utilisation(
     """Computes the share of the peak rate that a step reaches, between 0 and 1.
 
     Args:
-      flops_per_step: of the whole step, all devices together.  `compiled.cost_analysis()['flops']` speaks of one device
+      flops_per_step: FLOPs of the whole step on all devices.  `compiled.cost_analysis()['flops']` counts one device
         and counts the body of a loop (`lax.scan`) once, so that a scanned model looks idler than it is.
       seconds_per_step: wall clock.
       device_count: devices that share the step.
-      device_kind: as `jax.Device.device_kind` gives it.
+      device_kind: name of the device, as in `jax.Device.device_kind`.
       dtype: computation type, 'bfloat16' or 'float32'.
 
     Returns:

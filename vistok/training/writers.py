@@ -93,7 +93,7 @@ class JsonlWriter(MetricWriter):
         """Opens or continues the file.
 
         Args:
-          path: of the file; its folder is made.
+          path: path of the file; its folder is created.
           resume_step: step of the checkpoint from which the run goes on: later lines, which the run is about to write
             again, are dropped, and so is a last line cut short when the earlier run was killed.  None starts afresh.
         """
@@ -210,7 +210,7 @@ def create_writer(
     Args:
       run_folder: made if it does not exist.
       resume_step: step of the checkpoint from which the run goes on; None for a new run.
-      primary: whether this process is the one that writes (process 0); the others get a writer that does nothing.
+      primary: True in the process that writes (process 0); the others get a writer without output.
     """
     if not primary:
         return NullWriter()

@@ -19,15 +19,15 @@ class Official:
     """Importer and exporter of one kind of official weights.
 
     Attributes:
-      model: the model with the sizes of the given weights.
-      reading: rules for the given weights.
-      writing: rules for our variables.
-      ignored: patterns of entries that have no place in the model.
-      shapes: shapes of the model's variables.
-      changed: the model with other arguments.
-      finished: what the user gets, from the model, its variables and the names of ignored entries.
-      defaults: entries that official weights may lack, by official name.
-      prepared: the entries under the names that everything else here expects.
+      model: builds the model with the sizes of the given weights.
+      import_rules: returns the rules for the given weights.
+      export_rules: returns the rules for our variables.
+      ignored: returns patterns of entries that the model leaves out.
+      shapes: returns the shapes of the model's variables.
+      override: returns the model with other arguments.
+      wrap: builds the result from the model, its variables and the names of ignored entries.
+      defaults: returns values of entries that official weights may lack, by official name.
+      normalize_names: renames the entries to the names that the rules expect.
     """
 
     model: Callable[[StateDict], Any]
@@ -45,7 +45,7 @@ class Official:
 
         Args:
           state_dict: arrays by official name, in PyTorch's layouts.
-          **arguments: of the model, over those read from the weights.
+          **arguments: model arguments that override those read from the weights.
 
         Raises:
           ConversionError: the weights do not fit.

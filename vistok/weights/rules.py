@@ -120,8 +120,8 @@ class Network:
     """Network module with its variables.
 
     Attributes:
-      module: the network.
-      variables: its collections.
+      module: network module.
+      variables: variable collections of the module.
       ignored: names of official entries that were knowingly left out.
     """
 
@@ -145,8 +145,8 @@ def to_ours(
     """Converts an official state dict to our variables.
 
     Args:
-      rules: the pairs of names.
-      state_dict: official entries; values are copied.
+      rules: conversion rules.
+      state_dict: official weights by name; values are copied.
       shapes: nested dict of everything with a shape and a dtype that must be filled (`variable_shapes`).
       ignore: patterns of official names that have no place here (`loss.*`); they win over rules.
 

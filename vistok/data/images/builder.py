@@ -34,9 +34,9 @@ class PreparedDataset:
 
     Attributes:
       path: folder of the dataset.
-      counts: images of each split.
-      class_names: of the labels.
-      skipped: names of the images that could not be decoded, and why.
+      counts: number of images per split.
+      class_names: names of the labels.
+      skipped: names of the undecodable images, with the reasons.
     """
 
     path: Path
@@ -52,7 +52,7 @@ def prepare_dataset(
 
     Args:
       source: folder or .zip file of images, in a layout that `ImageFolder` knows.
-      name: of the dataset: small letters, digits and underscores.
+      name: name of the dataset: small letters, digits and underscores.
       data_dir: root folder of the datasets; created if it is missing.
       progress: shows a progress bar.
 
@@ -90,7 +90,7 @@ def _builder_class(
 ) -> type[tfds.core.GeneratorBasedBuilder]:
     """Returns a TFDS builder class for these folders; TFDS identifies a dataset by its class."""
 
-    class PictureFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    class ImageFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name = dataset_name
         VERSION = tfds.core.Version(_VERSION)
 
@@ -111,7 +111,7 @@ def _builder_class(
             for i in range(len(folder)):
                 name = folder.file_name(i)
                 try:
-                    stored = _check_decodable(folder.read(i), name)
+                    stored = _stored_bytes(folder.read(i), name)
                 except BadImage as bad:
                     skipped[bad.name] = bad.reason
                 else:
@@ -121,11 +121,11 @@ def _builder_class(
             if usable == 0:
                 raise UserError(f'none of the {len(folder)} images of {folder.name} can be used')
 
-    return PictureFolderBuilder
+    return ImageFolderBuilder
 
 
-def _check_decodable(data: bytes, name: str) -> bytes:
-    """Returns the file's bytes as they are; raises `BadImage` when they cannot be decoded."""
+def _stored_bytes(data: bytes, name: str) -> bytes:
+    """Returns the bytes to store: JPEG and PNG files as they are, others as PNG; raises `BadImage` for damaged ones."""
     image = decode_image(data, name)
     if data.startswith(_STORED_AS_THEY_ARE):
         return data

@@ -36,10 +36,10 @@ class ByteBatches(abc.ABC):
     """Iterable over a set of 8-bit images: every image once, in order; can be iterated again.
 
     Attributes:
-      name: of the set.
+      name: name of the set of images.
       image_size: side of the images in pixels.
-      batch_size: of all batches but the last, and but those with images that cannot be read.
-      settings: how the images were made, as far as the file says.
+      batch_size: number of images per batch; smaller for the last batch and for those with unreadable images.
+      settings: sampling settings, if the file states them.
     """
 
     def __init__(self, name: str, image_size: int, batch_size: int, settings: dict[str, Any] | None = None) -> None:
@@ -151,11 +151,11 @@ def open_byte_batches(
 
     Args:
       spec: an `.npz` file of samples, or what `open_source` takes.
-      split: of a source; None: all images of a folder, the training split of any other source.
-      data_dir: where TFDS datasets are.
+      split: split of a source; None: all images of a folder, the training split of any other source.
+      data_dir: folder of the TFDS datasets.
       image_size: side of the centre crops; None: of the shorter side of the first image.  A file of samples is taken
         as it is.
-      batch_size: images at a time.
+      batch_size: number of images per batch.
 
     Raises:
       UserError: there is no such set, it has no images, or a file of samples is not of that size.

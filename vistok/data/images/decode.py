@@ -22,8 +22,8 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
     """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF ... file to 8-bit RGB.
 
     Args:
-      data: the content of the file.
-      name: of the image, for the error.
+      data: bytes of the file.
+      name: name of the image, for error messages.
 
     Returns:
       The upright image, RGB, read-only.

@@ -30,7 +30,7 @@ class ImageFolder:
     """One split of a folder or .zip file of images, sorted by name and decoded on access.
 
     Args:
-      path: of the folder or the .zip file.
+      path: path of the folder or .zip file.
       split: 'train' or 'validation'; None: all images, without a look at split folders.
 
     Raises:

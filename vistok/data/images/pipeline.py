@@ -33,7 +33,7 @@ def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> Imag
     Args:
       spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of images.
       split: 'train' or 'validation'.
-      data_dir: where TFDS datasets are; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      data_dir: folder of the TFDS datasets; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
 
     Raises:
       UserError: there is no such set, or it has no images.
@@ -145,7 +145,7 @@ class TrainIterator(Iterator[Batch]):
         """Moves to a position, forwards or backwards, without reading the batches between.
 
         Args:
-          state: from `state()`, of this run or of a stopped one.
+          state: result of `state()`, in this run or in a stopped one.
 
         Raises:
           UserError: the state belongs to another stream: other batch size, seed or number of images.
@@ -179,15 +179,15 @@ def train_batches(
     """Returns endless shuffled training batches.
 
     Args:
-      source: the images.
+      source: dataset of images.
       image_size: side of the square crops in pixels.
-      batch_size: of all processes together.
-      seed: of order and augmentation.
-      augmentation: how a crop is cut; see `vistok.data.images.augment.augment`.
+      batch_size: global batch size, over all processes.
+      seed: seed of shuffling and augmentation.
+      augmentation: method of cropping; see `vistok.data.images.augment.augment`.
       flip: mirror every other image, at random; wrong for digits and text.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of decoding threads, each a whole batch at a time and one batch ahead; 0: decode on demand.
 
     Returns:
       An iterator over the batches of this process: `batch_size / process_count` samples each.
@@ -225,10 +225,10 @@ def shuffled_batches(
     """Returns endless shuffled batches of samples that a function makes; see `train_batches` for other arguments.
 
     Args:
-      count: of the images.
-      sample: gives one, with the randomness that it may use.
-      finish: what happens to a whole batch in the end.
-      skipped: names of the images that could not be used so far, and why.
+      count: number of samples per epoch.
+      sample: function from an index and a random generator to a sample.
+      finish: function that is applied to each whole batch.
+      skipped: function that returns the names of the unusable images so far, with the reasons.
 
     Raises:
       UserError: as `train_batches`.
@@ -296,12 +296,12 @@ def evaluation_batches(
     not count.
 
     Args:
-      source: the images.
+      source: dataset of images.
       image_size: side of the square crops in pixels.
-      batch_size: of all processes together.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that decode ahead; 0: decode when asked.
+      batch_size: global batch size, over all processes.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of prefetching threads; 0: decode on demand.
 
     Raises:
       UserError: the batch size cannot be divided among the processes.

@@ -13,8 +13,8 @@ class BadImage(Exception):  # noqa: N818 - a property of the image, not of the p
     """Error for a single unusable image; the rest of the dataset stays usable.
 
     Attributes:
-      name: which image.
-      reason: why, as the rest of a sentence that starts with the name.
+      name: name of the image.
+      reason: the reason, as the rest of a sentence that starts with the name.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -43,8 +43,8 @@ class ImageSource(Protocol):
     """Sequence of images, decoded on access; safe to use from several threads.
 
     Attributes:
-      name: of the set, for messages.
-      class_names: of the labels; a set without classes has a single one.
+      name: name of the dataset, for messages.
+      class_names: names of the labels; a dataset without classes has a single one.
     """
 
     name: str

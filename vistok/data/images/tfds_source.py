@@ -30,7 +30,7 @@ class TfdsSource:
     Args:
       name: 'cifar10', 'cifar10:3.0.2', 'imagenet_resized/64x64'; without a version the newest prepared one is taken.
       split: 'train' or 'validation'.
-      data_dir: where the datasets are; None: see `default_data_dir`.
+      data_dir: folder of the datasets; None: see `default_data_dir`.
 
     Raises:
       UserError: the dataset is not there, not readable without TensorFlow, or not one of images.

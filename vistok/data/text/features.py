@@ -31,9 +31,9 @@ class TextEncoder(Protocol):
     """Interface of frozen text encoders.
 
     Attributes:
-      name: what it is.
-      tokens: vectors of a text at most.
-      width: of a vector.
+      name: name of the encoder, which identifies its features.
+      tokens: largest number of vectors per text.
+      width: width of a feature vector.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PaddedText:
 
     Attributes:
       features: one vector per word.
-      mask: which of them are real.
+      mask: False on padding.
     """
 
     features: Float[np.ndarray, '*b n c']
@@ -88,13 +88,13 @@ def write_text_features(
     """Encodes the texts of this process's unfinished parts and writes their features.
 
     Args:
-      folder: for the features.
+      folder: output folder of the features.
       captions: texts by name.
-      encoder: of the texts.
-      part_size: texts of a part.
-      batch_size: texts that are encoded at a time.
-      process_id: of this process.
-      process_count: among which the parts are divided.
+      encoder: text encoder.
+      part_size: number of texts per part.
+      batch_size: number of texts that are encoded at a time.
+      process_id: index of this process.
+      process_count: number of processes that share the parts.
       progress: shows a progress bar.
 
     Returns:
@@ -146,13 +146,13 @@ class TextFeatureSource:
     """Text features on disk as `write_text_features` wrote them; random access, safe to use from several threads.
 
     Args:
-      folder: of the features.
+      folder: folder of the features.
 
     Attributes:
       encoder: name of the text encoder.
-      tokens: vectors of a padded text.
-      width: of a vector.
-      names: of the images or prompts, in order.
+      tokens: number of vectors of a padded text.
+      width: width of a feature vector.
+      names: names of the images or prompts, in order.
 
     Raises:
       UserError: there are none, some are missing, or they are damaged.

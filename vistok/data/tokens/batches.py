@@ -60,19 +60,18 @@ def train_token_batches(
 
 
 class EvaluationTokenBatches:
-    """Iterable over the first view of every image exactly once, in order, in batches of one shape; can be iterated
-    again.
+    """Iterable over the first view of every image exactly once, in order; can be iterated again.
 
     Args:
-      source: the tokens.
-      batch_size: of all processes together.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that read ahead; 0: read when asked.
-      text: captions, of which each image comes with its first.
+      source: token dataset.
+      batch_size: global batch size, over all processes.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of prefetching threads; 0: read on demand.
+      text: features of captions; each image comes with its first caption.
 
     Attributes:
-      skipped: nothing, since whatever lies on disk can be used.
+      skipped: empty, as all stored tokens are usable.
 
     Raises:
       UserError: the batch size cannot be divided among the processes.

@@ -31,10 +31,10 @@ class TokenRecord:
     """Tokens of all views of one image, with its label and name.
 
     Attributes:
-      ids: of v views.
-      grain: of the same views, or None for tokenizers without grains.
+      ids: ids of v views.
+      grain: grains of the same views, or None for tokenizers without grains.
       label: index into the source's `class_names`.
-      name: of the image.
+      name: name of the image.
     """
 
     ids: Int[np.ndarray, 'v h w k']
@@ -59,13 +59,13 @@ class TokenSource:
     """One split of a token dataset; random access, safe to use from several threads.
 
     Args:
-      folder: that `write_tokens` wrote.
+      folder: folder that `write_tokens` wrote.
       split: 'train' or 'validation'.
 
     Attributes:
-      name: for messages.
-      about: what was said when it was written.
-      class_names: of the labels.
+      name: name of the dataset, for messages.
+      about: metadata that was given to `write_tokens`.
+      class_names: names of the labels.
 
     Raises:
       UserError: there are no tokens, or they are damaged.
@@ -114,12 +114,12 @@ def write_tokens(
     """Writes a token dataset, which appears at its place only when it is complete.
 
     Args:
-      folder: that will hold it.
-      splits: gives the records of each split.
-      about: values that JSON can hold.
-      class_names: of the labels.
-      largest_id: decides how wide the numbers are stored.
-      progress: counts records.
+      folder: folder that will hold the dataset.
+      splits: by split, a function that returns the records.
+      about: metadata (JSON values).
+      class_names: names of the labels.
+      largest_id: largest possible id, which decides the stored integer type.
+      progress: progress bar that counts records.
 
     Raises:
       UserError: it cannot be written.

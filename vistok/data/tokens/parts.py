@@ -33,10 +33,10 @@ class TokenParts:
     """Folder of the finished parts of a token extraction.
 
     Args:
-      folder: made if it is not there.
-      settings: what decides the tokens; JSON values.
-      counts: images of each split.
-      part_size: images of a part.
+      folder: folder of the parts; created if it is missing.
+      settings: everything that the tokens depend on (JSON values).
+      counts: number of images per split.
+      part_size: number of images per part.
 
     Raises:
       UserError: the folder holds parts that were made with other settings, or cannot be written.

@@ -27,7 +27,7 @@ def cut_views(
       size: side of the views in pixels.
       views: 'centre', the centre crop that evaluation uses; 'five_crop', four corners and the centre of an enlarged
         centre crop; 'ten_crop', these and their mirrors.
-      zooms: how much larger than `size` that crop is; each gives one set of views.
+      zooms: ratios of that crop to `size`; each gives one set of views.
 
     Returns:
       `view_count(views, zooms)` images.
