@@ -59,9 +59,9 @@ def test_the_documented_example_is_what_is_written():
     grain = np.array([[2, 2, 1, 1], [2, 2, 1, 1]], np.int32)
     file = io.BytesIO()
     writer = BitstreamWriter(file)
-    writer.header(header)
-    writer.tile(encode_tile(ids, grain, header.spec(), None))
-    writer.end()
+    writer.write_header(header)
+    writer.write_tile(encode_tile(ids, grain, header.spec(), None))
+    writer.write_end()
     assert file.getvalue().hex(' ') == documented.hex(' ')
 
 
