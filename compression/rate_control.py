@@ -34,7 +34,7 @@ class SizeTarget:
         return self.size * (1.0 if self.never_above else _NEAR)
 
     @classmethod
-    def from_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
+    def from_bpp(cls, bpp: float, width: int, height: int) -> 'SizeTarget':
         """Returns the target of a rate in bits per pixel; raises UserError unless it is above 0 and finite."""
         if not 0 < bpp < math.inf:
             raise UserError(f'bits per pixel must be a number above 0, got {bpp}')

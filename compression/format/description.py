@@ -8,9 +8,9 @@ from jaxtyping import Int, UInt8
 from vistok.compression.entropy.token_coding import decode_grains
 from vistok.compression.format.bitstream import BitstreamReader, TileRecord
 from vistok.compression.format.header import Header, Limits
-from vistok.compression.format.packets import find_packets, read_packet_shape
+from vistok.compression.format.packets import count_packets, find_packets, read_packet_shape
 from vistok.compression.nested.codebooks import read_level
-from vistok.compression.priors.network import NETWORK_FEATURE
+from vistok.compression.priors.network import NETWORK_FEATURE, read_probe
 from vistok.errors import UserError
 
 
@@ -50,7 +50,7 @@ class Description:
         if (level := read_level(header)) is not None:
             lines.insert(3, ('level', f'{level.number} of the nested codebooks {level.nested_fingerprint.hex()}'))
         if (shape := read_packet_shape(header)) is not None:
-            of = f'{self.packets} of {part_count(header, shape)}'
+            of = f'{self.packets} of {count_packets(header, shape)}'
             lines.append(('packets', f'{of}, ids dealt out by {shape.rows}x{shape.columns}'))
         for side in sorted(header.grains, reverse=True) if len(header.grains) > 1 else ():
             here = self.grain == side
@@ -63,7 +63,7 @@ class Description:
     def _prior(self) -> str:
         if self.header.feature(NETWORK_FEATURE) is None:
             return self.header.prior_fingerprint.hex() or 'none'
-        return f'{self.header.prior_fingerprint.hex()}, a network on {probe_of(self.header).computer}'
+        return f'{self.header.prior_fingerprint.hex()}, a network on {read_probe(self.header).computer}'
 
     def grain_image(self) -> UInt8[np.ndarray, 'h w 1']:
         """Draws the grain map with one pixel per grid cell, the finer the brighter.

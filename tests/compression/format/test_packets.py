@@ -24,6 +24,7 @@ from vistok.compression.format.packets import (
     find_packets,
     max_packet_bytes,
     packet_area,
+    packet_areas,
     read_packet_shape,
 )
 from vistok.compression.format.token_file import read_partial_tokens

@@ -27,6 +27,7 @@ from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.weights.fingerprints import fingerprint_weights
 
 SPECS = {'plain': TokenSpec((64,), 8, ('colour',)), 'factorized': TokenSpec((4, 4, 4), 8, ('red', 'green', 'blue'))}
 WEIGHTS = b'weights!'
@@ -36,11 +37,10 @@ import pathlib, sys
 import jax
 import numpy as np
 from golden_packs import random_variables
-from vistok.compression.entropy.entropy_coder import Decoder, Encoder
+from vistok.compression.entropy.entropy_coder import SymbolDecoder, SymbolEncoder
 from vistok.compression.priors.network import NetworkPrior
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.fingerprints import fingerprint_weights
 
 generator = LlamaGen(TokenSpec((1024,), 16), grid=(8, 8), num_classes=20, layers=2, heads=4, width=256)
 variables = random_variables(jax.eval_shape(generator.init, jax.random.key(0)))
@@ -48,14 +48,14 @@ prior = NetworkPrior.from_variables(generator, variables)
 ids = np.random.default_rng(0).integers(0, 1024, (10, 20, 1)).astype(np.int32)
 path = pathlib.Path(sys.argv[1])
 if not path.exists():
-    encoder = Encoder()
+    encoder = SymbolEncoder()
     prior.code(encoder, ids, None)
     path.write_bytes(prior.probe + encoder.finish())
 elif path.read_bytes()[:8] != prior.probe:
     sys.exit(3)
 else:
     found = np.zeros_like(ids)
-    prior.code(Decoder(path.read_bytes()[8:]), found, None)
+    prior.code(SymbolDecoder(path.read_bytes()[8:]), found, None)
     sys.exit(0 if (found == ids).all() else 4)
 """
 
