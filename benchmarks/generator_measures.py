@@ -182,7 +182,7 @@ class Judges:
         collector = FeatureCollector(self.extractor, name, BATCH)
         for start in range(0, len(images), BATCH):
             collector.add(images[start : start + BATCH])
-        metrics = report_on(collector.collected(), self.reference).metrics
+        metrics = report_on(collector.finish(), self.reference).metrics
         distance, prefix = ('gfid', '') if self.extractor.protocol.is_fid else ('stand_in_frechet', 'stand_in_')
         found: dict[str, Any] = {
             'distance': metrics[distance],

@@ -17,9 +17,9 @@ import numpy as np
 
 from vistok.compression.codec import Codec
 from vistok.compression.format.bitstream import BitstreamReader
-from vistok.compression.format.packets import PacketShape, find_packets, packet_bytes, shape_of
-from vistok.compression.format.token_file import read_what_arrived
-from vistok.compression.loss_concealment import Restorer, nearest_known
+from vistok.compression.format.packets import PacketShape, find_packets, read_packet_shape, serialize_packet
+from vistok.compression.format.token_file import read_partial_tokens
+from vistok.compression.loss_concealment import Restorer, copy_nearest_known
 from vistok.data.images.pipeline import evaluation_batches, open_source
 from vistok.experiments.codecs import open_codec, open_restorer
 from vistok.metrics.image_quality import psnr
@@ -45,12 +45,12 @@ class Row:
 def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
     """A file without the packets whose chances are below `share`, but for the luckiest."""
     reader = BitstreamReader(data)
-    shape = shape_of(reader.header)
+    shape = read_packet_shape(reader.header)
     assert shape is not None
-    body = reader.rest(len(data))
+    body = reader.read_rest(len(data))
     records = find_packets(body, reader.header, shape).records
     kept = [
-        packet_bytes(number, record)
+        serialize_packet(number, record)
         for (number, record), chance in zip(records.items(), chances, strict=False)
         if chance >= share or chance == chances[: len(records)].max()
     ]
@@ -60,7 +60,7 @@ def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
 def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The image, what of the grid had arrived, and the share of lost ids that were restored exactly."""
     reader = BitstreamReader(data, codec.limits)
-    received = read_what_arrived(reader, codec.prior)
+    received = read_partial_tokens(reader, codec.prior)
     ids = restore(np.asarray(received.tokens.ids)[0], received.known)
     right = (ids == truth).all(-1)[~received.known]
     image = codec.decode(Tokens(ids[None]), reader.header)
@@ -142,8 +142,8 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the losses')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()
-    codec = dataclasses.replace(open_codec(args.weights, ''), packets=PacketShape.of_count(args.packets))
-    restorers = {'nearest': nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
+    codec = dataclasses.replace(open_codec(args.weights, ''), packets=PacketShape.from_count(args.packets))
+    restorers = {'nearest': copy_nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
     images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)

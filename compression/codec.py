@@ -15,14 +15,14 @@ from jaxtyping import Bool
 from vistok.compression import calibration, pixel_formats
 from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, Readable
 from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Header, Limits
-from vistok.compression.format.packets import PacketShape, check_dividable
-from vistok.compression.format.token_file import read_tokens, read_what_arrived, write_tokens
+from vistok.compression.format.packets import PacketShape, check_packets_possible
+from vistok.compression.format.token_file import read_partial_tokens, read_tokens, write_tokens
 from vistok.compression.loss_concealment import Restorer
-from vistok.compression.nested.codebooks import Level, LevelTokenizer, NestedCodebooks, level_of
-from vistok.compression.nested.prior import coarsened
+from vistok.compression.nested.codebooks import LevelTokenizer, NestedCodebooks, NestedLevel, read_level
+from vistok.compression.nested.prior import coarsen_prior
 from vistok.compression.pixel_formats import ImageArray
-from vistok.compression.priors.prior import Prior, StaticPrior, check_fits
-from vistok.compression.rate_control import Target, compress_to, most_codewords
+from vistok.compression.priors.prior import Prior, StaticPrior, check_prior_fits
+from vistok.compression.rate_control import SizeTarget, compress_to_size, pack_to_size
 from vistok.compression.window_coding import ImageTokenizer, Progress, decode_in_windows, encode_in_windows
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens
@@ -97,7 +97,7 @@ class Codec:
         if len(self.weights_fingerprint) != FINGERPRINT_BYTES:
             raise UserError(f'a fingerprint has {FINGERPRINT_BYTES} bytes, got {len(self.weights_fingerprint)}')
         for prior in self._priors:
-            check_fits(prior, self.tokenizer.spec)
+            check_prior_fits(prior, self.tokenizer.spec)
 
     def compress(
         self,
@@ -129,13 +129,13 @@ class Codec:
         pixel_formats.check_image(image)
         height, width = image.shape[:2]
         if bpp is not None:
-            return self._compress_to_size(image, Target.of_bpp(bpp, width, height), progress)
+            return self._compress_to_size(image, SizeTarget.from_bpp(bpp, width, height), progress)
         if max_bytes is not None:
-            return self._compress_to_size(image, Target(max_bytes, never_above=True), progress)
+            return self._compress_to_size(image, SizeTarget(max_bytes, never_above=True), progress)
         return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
 
     def decompress(self, data: bytes | Readable, *, progress: Progress | None = None) -> ImageArray:
-        """Decompresses a bitstream.
+        """Decompresses a bitstream to an image.
 
         Args:
           data: bytes, or a binary file.
@@ -165,7 +165,7 @@ class Codec:
         """
         reader, codec = self._open(data)
         alpha = _read_alpha(reader)
-        received = read_what_arrived(reader, codec._prior_of(reader.header))
+        received = read_partial_tokens(reader, codec._prior_of(reader.header))
         tokens = self._in_own_ids(received.tokens, codec.level)
         if received.lost:
             tokens = Tokens(restore(np.asarray(tokens.ids)[0], received.known)[None])
@@ -217,7 +217,7 @@ class Codec:
             self._levels[level] = dataclasses.replace(
                 self,
                 tokenizer=LevelTokenizer(self.tokenizer, self.nested, level),
-                prior=coarsened(self.prior, self.nested, level) if isinstance(self.prior, StaticPrior) else None,
+                prior=coarsen_prior(self.prior, self.nested, level) if isinstance(self.prior, StaticPrior) else None,
                 network=None,
                 level=level,
             )
@@ -264,29 +264,29 @@ class Codec:
         about = nested.about | {f'used_codewords/{j}': str(np.count_nonzero(n)) for j, n in enumerate(usage)}
         return dataclasses.replace(self, nested=dataclasses.replace(nested, about=about))
 
-    def _compress_to_size(self, image: ImageArray, target: Target, progress: Progress | None) -> bytes:
+    def _compress_to_size(self, image: ImageArray, target: SizeTarget, progress: Progress | None) -> bytes:
         """Searches the grain ratios, or the nested codebook, with which the bitstream has the target's size."""
         grains, pixels, nested = len(self.tokenizer.spec.grains), image.shape[0] * image.shape[1], self.nested
         if grains == 1 and nested is not None and self.level == 0:
             tokens = self.encode(image, progress=progress)
 
             def pack(level: int) -> bytes:
-                return self.at_level(level).pack(image, nested.coarser(tokens, 0, level))
+                return self.at_level(level).pack(image, nested.coarsen(tokens, 0, level))
 
-            return most_codewords(target, pack, len(nested.levels), pixels)
+            return pack_to_size(target, pack, len(nested.levels), pixels)
 
         def compress(grain_ratios: Sequence[float] | None) -> bytes:
             return self.pack(image, self.encode(image, grain_ratios=grain_ratios, progress=progress))
 
-        return compress_to(target, compress, grains, pixels)
+        return compress_to_size(target, compress, grains, pixels)
 
     def _pack_with(self, image: ImageArray, tokens: Tokens, prior: Prior | None) -> bytes:
         header = build_header(self, image, prior)
         file = io.BytesIO()
         writer = BitstreamWriter(file)
-        writer.header(header)
+        writer.write_header(header)
         if header.has_alpha:
-            writer.alpha(pixel_formats.pack_alpha(image))
+            writer.write_alpha(pixel_formats.pack_alpha(image))
         write_tokens(writer, header, tokens, prior)
         return file.getvalue()
 
@@ -300,10 +300,10 @@ class Codec:
     def _check(self, header: Header) -> None:
         """Raises BitstreamError unless the prior and the tokens of a bitstream are those of this codec."""
         spec, prior = self.tokenizer.spec, self._prior_of(header)
-        if header.prior and prior is None:
+        if header.prior_fingerprint and prior is None:
             known = ' and '.join(prior.fingerprint.hex() for prior in self._priors) or 'none'
             raise BitstreamError(
-                f'bitstream was written with prior {header.prior.hex()}, got {known} '
+                f'bitstream was written with prior {header.prior_fingerprint.hex()}, got {known} '
                 f'(weights {self.weights_fingerprint.hex()} fit)'
             )
         here = (tuple(spec.codebook_sizes), spec.downsample_factor, tuple(sorted(spec.grains)))
@@ -314,18 +314,21 @@ class Codec:
 
     def _at_level_of(self, header: Header) -> 'Codec':
         """Returns this codec at the level of a bitstream; raises BitstreamError if it has no such level."""
-        if header.weights != self.weights_fingerprint:
+        if header.weights_fingerprint != self.weights_fingerprint:
             raise BitstreamError(
-                f'bitstream was written with weights {header.weights.hex()}, got {self.weights_fingerprint.hex()}'
+                f'bitstream was written with weights {header.weights_fingerprint.hex()}, got '
+                f'{self.weights_fingerprint.hex()}'
             )
-        level = level_of(header)
+        level = read_level(header)
         if level is None and self.level == 0:
             return self
         if level is None or self.level not in (0, level.number):
             raise BitstreamError(f'bitstream has the level {level.number if level else 0}, the codec {self.level}')
-        if self.nested is None or self.nested.fingerprint != level.nested:
+        if self.nested is None or self.nested.fingerprint != level.nested_fingerprint:
             known = 'none' if self.nested is None else self.nested.fingerprint.hex()
-            raise BitstreamError(f'bitstream was written with nested codebooks {level.nested.hex()}, got {known}')
+            raise BitstreamError(
+                f'bitstream was written with nested codebooks {level.nested_fingerprint.hex()}, got {known}'
+            )
         try:
             return self.at_level(level.number)
         except UserError as error:
@@ -345,7 +348,7 @@ class Codec:
 
     def _in_own_ids(self, tokens: Tokens, level: int) -> Tokens:
         """Converts ids of a level to ids of this codec's codebook."""
-        return tokens if level == self.level or self.nested is None else self.nested.whole(tokens, level)
+        return tokens if level == self.level or self.nested is None else self.nested.expand(tokens, level)
 
     @property
     def _priors(self) -> list[Prior]:
@@ -353,7 +356,7 @@ class Codec:
 
     def _prior_of(self, header: Header) -> Prior | None:
         """Returns the prior that a bitstream was written with, if this codec has it."""
-        named = (header.prior_kind, header.prior)
+        named = (header.prior_kind, header.prior_fingerprint)
         return next((prior for prior in self._priors if (prior.kind, prior.fingerprint) == named), None)
 
 
@@ -374,7 +377,9 @@ def build_header(codec: Codec, image: ImageArray, prior: Prior | None = None) ->
     window = _round_up(codec.window, spec.cell)
     features = [
         None if prior is None else prior.feature,
-        Level(codec.level, codec.nested.fingerprint).feature() if codec.nested is not None and codec.level else None,
+        NestedLevel(codec.level, codec.nested.fingerprint).feature()
+        if codec.nested is not None and codec.level
+        else None,
         None if codec.packets is None else codec.packets.feature(),
     ]
     header = Header(
@@ -388,21 +393,21 @@ def build_header(codec: Codec, image: ImageArray, prior: Prior | None = None) ->
         tile=_round_up(codec.tile, max(spec.grains)),
         window=window,
         halo=min(_round_up(codec.halo, spec.cell), window // 3 // spec.cell * spec.cell),
-        weights=codec.weights_fingerprint,
+        weights_fingerprint=codec.weights_fingerprint,
         prior_kind=0 if prior is None else prior.kind,
-        prior=b'' if prior is None else prior.fingerprint,
+        prior_fingerprint=b'' if prior is None else prior.fingerprint,
         features=tuple(
             sorted((feature for feature in features if feature is not None), key=lambda feature: feature.number)
         ),
     )
     header.check(codec.limits)
     if codec.packets is not None:
-        check_dividable(header)
+        check_packets_possible(header)
     return header
 
 
 def _read_alpha(reader: BitstreamReader) -> ImageArray | None:
-    packed = reader.alpha()
+    packed = reader.read_alpha()
     return None if packed is None else pixel_formats.unpack_alpha(packed, reader.header)
 
 

@@ -1,8 +1,8 @@
-"""Ids that got lost, made up from those that have arrived: by the nearest of them, or by a masked-token transformer.
+"""Loss concealment: prediction of lost ids by their nearest neighbours or by a masked-token transformer.
 
-A transformer that predicts lost indices: "Extreme Image Compression using Fine-tuned VQGANs" (DCC 2024), which does not
-publish it.  Ours is a MaskGIT (Chang et al. 2022), or another generator of that kind: it was trained with any share of
-hidden tokens and needs nothing more.
+A transformer that predicts lost indices is described in "Extreme Image Compression using Fine-tuned VQGANs" (DCC 2024),
+but not published.  Here a MaskGIT (Chang et al. 2022), or another masked generator, predicts them without further
+training, since it was trained with all shares of masked tokens.
 """
 
 import dataclasses
@@ -15,42 +15,44 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Bool, Int, Integer
 
-from vistok.compression.windows import spans
+from vistok.compression.windows import plan_windows
 from vistok.errors import UserError
 from vistok.generators.masked.mage import MAGE
 from vistok.tokenizers.tokenizer import Tokens
 
-_ROWS = 8  # windows at a time, so that one program serves all images
+_ROWS = 8  # batch of windows, always of one size, so that the generator is compiled once
 
 
 @runtime_checkable
 class Restorer(Protocol):
-    """Fills in lost ids."""
+    """Function that replaces lost ids."""
 
     def __call__(
         self, ids: Integer[np.ndarray, 'h w k'], known: Bool[np.ndarray, 'h w']
     ) -> Integer[np.ndarray, 'h w k']:
-        """Ids of a whole grid.
+        """Predicts lost ids and returns the ids of the whole grid.
 
         Args:
-          ids: where they are not known, anything.
-          known: some at least.
+          ids: with arbitrary values where they are lost.
+          known: False where ids are lost; True at least once.
         """
         ...
 
 
-def nearest_known(ids: Integer[np.ndarray, 'h w k'], known: Bool[np.ndarray, 'h w']) -> Integer[np.ndarray, 'h w k']:
-    """A `Restorer` that repeats the id of the nearest cell that is known."""
+def copy_nearest_known(
+    ids: Integer[np.ndarray, 'h w k'], known: Bool[np.ndarray, 'h w']
+) -> Integer[np.ndarray, 'h w k']:
+    """Replaces each lost id by that of the nearest known cell; a `Restorer`."""
     _, nearest = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
     return ids[nearest[0], nearest[1]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedRestorer:
-    """A `Restorer` that takes the likeliest ids by a generator's account, the surest first.
+    """`Restorer` that decodes the most probable ids of a masked generator, the most confident first.
 
-    Grids larger than the generator's are cut into windows that overlap, and what is outside of a smaller one is as if
-    it were lost.  Nothing is drawn: the same ids give the same result.
+    Larger grids than the generator's are cut into overlapping windows, and smaller ones are padded with masked cells.
+    Decoding is deterministic.
 
     Attributes:
       generator: trained on tokens of the same tokenizer; see `MAGE.complete`.
@@ -65,17 +67,17 @@ class MaskedRestorer:
     def __call__(
         self, ids: Integer[np.ndarray, 'h w k'], known: Bool[np.ndarray, 'h w']
     ) -> Integer[np.ndarray, 'h w k']:
-        """See `Restorer`.
+        """Predicts lost ids, one per cell.
 
         Raises:
-          UserError: there are several ids for a cell.
+          UserError: there are several ids per cell.
         """
         if ids.shape[-1] != 1:
             raise UserError(f'{type(self.generator).__name__} restores one id for each cell, here are {ids.shape[-1]}')
         (rows, columns), grid = known.shape, self.generator.grid
         margins = [(0, max(0, side - length)) for side, length in zip(grid, known.shape, strict=True)]
         given, there = np.pad(ids[..., 0], margins), np.pad(known, margins)
-        axes = [spans(length, side, side // 4) for length, side in zip(there.shape, grid, strict=True)]
+        axes = [plan_windows(length, side, side // 4) for length, side in zip(there.shape, grid, strict=True)]
         windows = [(y, x) for y in axes[0] for x in axes[1] if not there[y.core, x.core].all()]
         found = given.copy()
         for start in range(0, len(windows), _ROWS):

@@ -1,9 +1,8 @@
-"""Images of one to four channels and 8 or 16 bits <-> what tokenizers see, and the plane of transparency.
+"""Conversion between integer images (one to four channels, 8 or 16 bits) and RGB in [-1, 1]; lossless alpha coding.
 
-Grey is shown to a tokenizer three times; the decoded grey is the luma of the decoded colours.  Values of b bits are
-mapped linearly from [0, 2^b - 1] to [-1, 1] and back with rounding, so 16 bits are not reduced to 8 on the way; but of
-the reconstruction no more bits are right than the tokenizer gives.  Transparency is kept exactly, and colours are
-compressed as they lie below it.
+A grey channel is repeated three times for the tokenizer, and decoded as the luma of the decoded colours.  Values of b
+bits are mapped linearly from [0, 2^b - 1] to [-1, 1] and back with rounding, so that 16 bits are not reduced to 8.  The
+alpha channel is coded losslessly, and colours below transparent pixels are compressed like all others.
 """
 
 import zlib
@@ -19,21 +18,21 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def check_image(image: np.ndarray) -> None:
-    """UserError unless the array is an image of 1 to 4 channels, of 8 or 16 bits."""
+    """Checks that an array is an image of 1 to 4 channels and 8 or 16 bits; raises UserError otherwise."""
     sound = image.ndim == 3 and 1 <= image.shape[-1] <= 4 and image.dtype in (np.uint8, np.uint16)
     if not sound or not image.size:
         raise UserError(f'an image is uint8 or uint16 [h, w, 1 to 4], got {image.dtype} of shape {tuple(image.shape)}')
 
 
-def to_images(image: ImageArray) -> Float[np.ndarray, '1 h w 3']:
-    """The colours of an image, or of a part of one, as a batch in [-1, 1]."""
+def image_to_batch(image: ImageArray) -> Float[np.ndarray, '1 h w 3']:
+    """Converts the grey or RGB channels of an image to a batch of one in [-1, 1]."""
     colours = image[..., :3] if image.shape[-1] > 2 else np.repeat(image[..., :1], 3, axis=-1)
     most = np.iinfo(image.dtype).max
     return (colours.astype(np.float32) * np.float32(2 / most) - 1)[None]
 
 
-def from_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> ImageArray:
-    """Decoded colours as integers; without transparency."""
+def pixels_to_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> ImageArray:
+    """Converts decoded RGB to the integers of the header's format, without an alpha channel."""
     image = np.clip(np.nan_to_num(image, nan=0.0), -1, 1)
     if header.channels < 3:
         image = (image @ _LUMA)[..., None]
@@ -42,7 +41,7 @@ def from_image(image: Float[np.ndarray, 'h w 3'], header: Header) -> ImageArray:
 
 
 def pack_alpha(image: ImageArray) -> bytes:
-    """The last channel without loss: differences of neighbouring rows, big-endian bytes plane by plane, zlib."""
+    """Compresses the last channel losslessly: row differences, big-endian byte planes, zlib."""
     alpha = image[..., -1]
     differences = np.diff(alpha, axis=0, prepend=alpha[:1] * 0)
     planes = differences.astype(differences.dtype.newbyteorder('>')).view(np.uint8).reshape(*alpha.shape, -1)
@@ -50,7 +49,7 @@ def pack_alpha(image: ImageArray) -> bytes:
 
 
 def unpack_alpha(data: bytes, header: Header) -> ImageArray:
-    """What `pack_alpha` was given, one channel.
+    """Decompresses the alpha channel `[h, w, 1]` that `pack_alpha` compressed.
 
     Raises:
       BitstreamError: the data is damaged or of another size.

@@ -1,8 +1,8 @@
-"""A file of the size that is asked for: shares of the grains are searched for, or a level of nested codebooks.
+"""Rate control: search of the grain ratios, or of the nested codebook, with which a bitstream has a given size.
 
-The shares lie on one curve from all coarse to all fine: a block is divided n - 1 times at most, each time with chance
-t, so that grain i of n has the binomial share C(n-1, i) t^i (1-t)^(n-1-i).  Tokenizers with one grain have a choice
-where their codebook has levels.
+The grain ratios lie on one curve from all coarse to all fine: a block is divided at most n - 1 times, each time with
+probability t, so that grain i of n has the binomial share C(n-1, i) t^i (1-t)^(n-1-i).  Tokenizers with one grain have
+several rates only with nested codebooks.
 """
 
 import dataclasses
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from vistok.errors import UserError
 
 _TRIALS = 14
-_CLOSE = 0.003  # part of the wanted size
-_NEAR = 1.02  # times the wanted size still are what was wanted, where it may be above
+_CLOSE = 0.003  # relative distance below the target at which the search ends
+_NEAR = 1.02  # largest ratio to the target that is accepted where it may be exceeded
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """A size.
+class SizeTarget:
+    """Size that a bitstream should have.
 
     Attributes:
       size: in bytes.
-      never_above: whether the file may not be larger; else it should be as near as possible, on either side.
+      never_above: True for an upper bound, False for the nearest size on either side.
     """
 
     size: int
@@ -30,36 +30,39 @@ class Target:
 
     @property
     def most(self) -> float:
-        """Bytes that are not too many."""
+        """Largest number of bytes that is accepted."""
         return self.size * (1.0 if self.never_above else _NEAR)
 
     @classmethod
-    def of_bpp(cls, bpp: float, width: int, height: int) -> 'Target':
-        """A size in bits per pixel of the original image; UserError for none."""
+    def from_bpp(cls, bpp: float, width: int, height: int) -> 'SizeTarget':
+        """Returns the target of a rate in bits per pixel; raises UserError unless it is above 0 and finite."""
         if not 0 < bpp < math.inf:
             raise UserError(f'bits per pixel must be a number above 0, got {bpp}')
         return cls(max(1, round(bpp * width * height / 8)), never_above=False)
 
 
 def binomial_grain_ratios(t: float, count: int) -> tuple[float, ...]:
-    """Shares of `count` grains, from coarse to fine, for t from 0 (all coarse) to 1 (all fine)."""
+    """Computes the shares of `count` grains, coarse to fine, for t from 0 (all coarse) to 1 (all fine)."""
     return tuple(math.comb(count - 1, i) * t**i * (1 - t) ** (count - 1 - i) for i in range(count))
 
 
-def compress_to(
-    target: Target, compress: Callable[[tuple[float, ...] | None], bytes], count: int, pixels: int
+def compress_to_size(
+    target: SizeTarget, compress: Callable[[tuple[float, ...] | None], bytes], count: int, pixels: int
 ) -> bytes:
-    """The bitstream whose size comes nearest to the target.
+    """Searches the grain ratios with which the size of the bitstream is nearest to the target.
 
     Args:
-      target: the size.
-      compress: gives the bitstream for shares of the grains from coarse to fine; for None, of the tokenizer's choice.
+      target: size to come near to, or not to exceed.
+      compress: maps grain ratios, from coarse to fine, to a bitstream; None stands for the tokenizer's own choice.
       count: number of grains of the tokenizer.
       pixels: of the image, for messages.
 
+    Returns:
+      The bitstream.
+
     Raises:
-      UserError: no bitstream of the image is as small; or the tokenizer has one grain and hence one size, which is
-        not the wanted one.
+      UserError: no grain ratios make the bitstream as small; or the tokenizer has one grain and hence one size, which
+        is not that of the target.
     """
     if count == 1:
         return _only_size(target, compress(None), pixels)
@@ -80,7 +83,7 @@ def compress_to(
     for trial in range(_TRIALS):
         if best is not None and -_CLOSE * target.size <= len(best) - target.size <= 0:
             break
-        # Where a straight line between the ends meets the target; every third time the middle, lest one end stays.
+        # Regula falsi; every third step bisects, since it could keep one end for ever.
         rate = (target.size - sizes[low]) / max(sizes[high] - sizes[low], 1)
         t = low + (high - low) * (0.5 if trial % 3 == 2 else min(max(rate, 0.02), 0.98))
         data = compress(binomial_grain_ratios(t, count))
@@ -91,17 +94,20 @@ def compress_to(
     return best
 
 
-def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pixels: int) -> bytes:
-    """The bitstream with the most codewords that is not above the target; levels are few, so it may be far below.
+def pack_to_size(target: SizeTarget, pack: Callable[[int], bytes], levels: int, pixels: int) -> bytes:
+    """Searches the largest nested codebook with which the bitstream is not larger than the target.
 
     Args:
-      target: the size.
-      pack: gives the bitstream at a level.
-      levels: of the nested codebooks; 0, the whole codebook, is another one.
+      target: size not to exceed; as levels are few, the bitstream may be far smaller.
+      pack: maps a level to a bitstream.
+      levels: number of levels besides 0, the whole codebook.
       pixels: of the image, for messages.
 
+    Returns:
+      The bitstream.
+
     Raises:
-      UserError: even with the fewest codewords there are more bytes.
+      UserError: the bitstream is larger with the smallest codebook.
     """
     data = b''
     for level in range(levels + 1):
@@ -114,13 +120,13 @@ def most_codewords(target: Target, pack: Callable[[int], bytes], levels: int, pi
     )
 
 
-def _better(best: bytes | None, data: bytes, target: Target) -> bytes | None:
+def _better(best: bytes | None, data: bytes, target: SizeTarget) -> bytes | None:
     if target.never_above and len(data) > target.size:
         return best
     return data if best is None or abs(len(data) - target.size) < abs(len(best) - target.size) else best
 
 
-def _only_size(target: Target, data: bytes, pixels: int) -> bytes:
+def _only_size(target: SizeTarget, data: bytes, pixels: int) -> bytes:
     enough = target.never_above or len(data) >= target.size * (2 - _NEAR)
     if len(data) > target.most or not enough:
         raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 from vistok.compression import pixel_formats
 from vistok.compression.format.header import Header
 from vistok.compression.pixel_formats import ImageArray
-from vistok.compression.windows import Span, Strips, blend_weights, spans
+from vistok.compression.windows import StripBlender, WindowSpan, compute_blend_weights, plan_windows
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
 _ROWS_PER_CONVERSION = 32  # converting pixels to integers needs copies, so only a few rows are converted at once
@@ -68,7 +68,7 @@ def encode_in_windows(
     options = {} if grain_ratios is None else {'grain_ratios': tuple(grain_ratios)}
     for number, (y, x) in enumerate([(y, x) for y in vertical for x in horizontal], 1):
         part = image[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
-        tokens = tokenizer.encode(fit_to_grid(pixel_formats.to_images(part), tokenizer.spec), **options)
+        tokens = tokenizer.encode(fit_to_grid(pixel_formats.image_to_batch(part), tokenizer.spec), **options)
         ids[:, y.core, x.core] = np.asarray(tokens.ids)[:, y.core_inside, x.core_inside]
         if grain is not None:
             grain[:, y.core, x.core] = np.asarray(tokens.grain)[:, y.core_inside, x.core_inside]
@@ -97,18 +97,18 @@ def decode_in_windows(
     for strip in _strips(tokenizer, tokens, header, progress):
         for start in range(0, len(strip), _ROWS_PER_CONVERSION):
             part = image[top + start : top + min(start + _ROWS_PER_CONVERSION, len(strip))]
-            part[:] = pixel_formats.from_image(strip[start : start + len(part), : header.width], header)
+            part[:] = pixel_formats.pixels_to_image(strip[start : start + len(part), : header.width], header)
         top += len(strip)
         del strip  # frees its memory before the next one is made
     return image
 
 
-def _axes(header: Header) -> tuple[list[Span], list[Span]]:
+def _axes(header: Header) -> tuple[list[WindowSpan], list[WindowSpan]]:
     """Returns the windows along both axes of the grid."""
     factor, block = header.downsample_factor, max(header.grains)
     window, halo = header.window // factor, header.halo // factor
     rows, columns = header.grid
-    return spans(rows, window, halo, block), spans(columns, window, halo, block)
+    return plan_windows(rows, window, halo, block), plan_windows(columns, window, halo, block)
 
 
 def _strips(
@@ -117,8 +117,8 @@ def _strips(
     """Yields finished rows of decoded pixels, one strip for each row of windows."""
     vertical, horizontal = _axes(header)
     scale, halo = header.downsample_factor, header.halo // header.downsample_factor
-    strips = Strips(vertical, halo, scale, header.grid[1] * scale)
-    across = blend_weights(horizontal, halo, scale)
+    strips = StripBlender(vertical, halo, scale, header.grid[1] * scale)
+    across = compute_blend_weights(horizontal, halo, scale)
 
     def windows(row: int) -> Iterator[tuple[slice, np.ndarray]]:
         y = vertical[row].window

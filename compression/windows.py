@@ -1,8 +1,8 @@
-"""Images of any size through networks that see one square at a time.
+"""Overlapping windows over the token grid, and linear blending of the pixels where they overlap.
 
-Every row and column of the token grid belongs to the core of exactly one window.  Windows reach beyond their core by a
-halo, so that what a network makes of the core's edge is like what it makes of its middle.  A window at the border of
-the grid is moved inwards instead of being cut: all windows have one shape, and the network is compiled once.
+The cores of the windows partition the token grid.  Windows extend beyond their core by a halo, which gives a network
+context around the edges of the core.  A window at the border of the grid is moved inwards instead of being cut: all
+windows have one shape, and the network is compiled once.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
-    """A window along one axis, in grid cells: it sees [start, stop), and [core_start, core_stop) is its own."""
+class WindowSpan:
+    """Window along one axis, in grid cells: [start, stop), of which [core_start, core_stop) is the core."""
 
     start: int
     stop: int
@@ -24,49 +24,49 @@ class Span:
 
     @property
     def window(self) -> slice:
-        """What it sees."""
+        """Cells of the window."""
         return slice(self.start, self.stop)
 
     @property
     def core(self) -> slice:
-        """What is its own."""
+        """Cells of the core."""
         return slice(self.core_start, self.core_stop)
 
     @property
     def core_inside(self) -> slice:
-        """The core within what it sees."""
+        """Cells of the core, relative to the start of the window."""
         return slice(self.core_start - self.start, self.core_stop - self.start)
 
 
-def spans(cells: int, window: int, halo: int, unit: int = 1) -> list[Span]:
-    """Windows along an axis.
+def plan_windows(cells: int, window: int, halo: int, unit: int = 1) -> list[WindowSpan]:
+    """Divides an axis of the token grid into windows.
 
     Args:
-      cells: length of the axis; a multiple of `unit`, as the other lengths are.
-      window: the most that a window sees.
-      halo: the most that it sees beyond its core on either side.
+      cells: length of the axis, in cells; a multiple of `unit`, as the other lengths are.
+      window: largest length of a window.
+      halo: largest extension of a window beyond its core on either side.
       unit: cores begin and end at multiples of it.
     """
     if cells <= window:
-        return [Span(0, cells, 0, cells)]
+        return [WindowSpan(0, cells, 0, cells)]
     blocks, core = cells // unit, (window - 2 * halo) // unit
     count = -(-blocks // core)
     borders = [unit * (blocks * i // count) for i in range(count + 1)]
     found = []
     for core_start, core_stop in itertools.pairwise(borders):
         start = min(max(core_start - halo, 0), cells - window)
-        found.append(Span(start, start + window, core_start, core_stop))
+        found.append(WindowSpan(start, start + window, core_start, core_stop))
     return found
 
 
-def blend_weights(axis: Sequence[Span], halo: int, scale: int) -> list[Float[np.ndarray, ' p']]:
-    """How much each pixel of each window counts; over all windows the weights of a pixel add up to 1.
+def compute_blend_weights(axis: Sequence[WindowSpan], halo: int, scale: int) -> list[Float[np.ndarray, ' p']]:
+    """Computes the blending weights of the pixels of each window, which add up to 1 over all windows.
 
-    Neighbours fade into each other linearly over `halo` cells on both sides of the border between their cores.
+    Neighbours are blended linearly over `halo` cells on both sides of the border between their cores.
 
     Args:
-      axis: the windows, as `spans` gives them.
-      halo: as there.
+      axis: windows of `plan_windows`.
+      halo: of `plan_windows`.
       scale: pixels per cell.
     """
     weights = []
@@ -79,36 +79,36 @@ def blend_weights(axis: Sequence[Span], halo: int, scale: int) -> list[Float[np.
 
 
 def _ramp(centres: np.ndarray, border: int, halo: int, scale: int) -> np.ndarray:
-    """From 0 to 1 around a border."""
+    """Returns weights that rise linearly from 0 to 1 around a border."""
     distance = centres - border * scale
     return np.clip(0.5 + distance / (2 * halo * scale), 0, 1) if halo else (distance > 0).astype(np.float64)
 
 
-class Strips:
-    """Adds up blended windows and gives back rows of pixels as soon as nothing more is added to them.
+class StripBlender:
+    """Blending of windows, row by row, that keeps only unfinished rows of pixels in memory.
 
     Args:
       axis: windows along the vertical axis.
-      halo: as in `spans`.
+      halo: of `plan_windows`.
       scale: pixels per cell.
-      width: of the image in pixels, whole cells.
+      width: of the image in pixels, a multiple of `scale`.
     """
 
-    def __init__(self, axis: Sequence[Span], halo: int, scale: int, width: int) -> None:
+    def __init__(self, axis: Sequence[WindowSpan], halo: int, scale: int, width: int) -> None:
         self._axis, self._halo, self._scale, self._width = axis, halo, scale, width
-        self._weights = blend_weights(axis, halo, scale)
+        self._weights = compute_blend_weights(axis, halo, scale)
         self._given = 0
         self._sum = np.zeros((0, width, 3), np.float32)
 
     def rows(self, number: int, windows: Iterator[tuple[slice, Float[np.ndarray, 'H w 3']]]) -> np.ndarray:
-        """The next finished rows `[n, width, 3]`, given all windows of one row of windows.
+        """Blends one row of windows and returns the next finished rows of pixels `[n, width, 3]`.
 
         Args:
-          number: of the row of windows, from 0 upwards.
-          windows: columns of pixels and the weighted pixels there, for each.
+          number: of the row of windows, counted from 0.
+          windows: for each window, its columns of pixels and its horizontally weighted pixels.
         """
         span, weights = self._axis[number], self._weights[number]
-        hidden = self._given - span.start * self._scale  # rows that are finished, where this window counts nothing
+        hidden = self._given - span.start * self._scale  # finished rows, in which this window has the weight 0
         total = np.zeros((span.stop * self._scale - self._given, self._width, 3), np.float32)
         total[: len(self._sum)] = self._sum
         for columns, pixels in windows:

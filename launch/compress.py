@@ -69,9 +69,9 @@ def main(source: str, out: str | None = None) -> int:
     if _CODEWORDS.value is not None:
         if codec.nested is None:
             raise UserError('there are no nested codebooks of these weights: make them with launch/nest_codebook.py')
-        codec = codec.at_level(codec.nested.level_of(_CODEWORDS.value))
+        codec = codec.at_level(codec.nested.find_level(_CODEWORDS.value))
     if _PACKETS.value is not None:
-        codec = dataclasses.replace(codec, packets=PacketShape.of_count(_PACKETS.value))
+        codec = dataclasses.replace(codec, packets=PacketShape.from_count(_PACKETS.value))
     failed = compress_files(
         codec, work, force=_FORCE.value, bpp=_BPP.value, max_bytes=_MAX_BYTES.value, grain_ratios=shares
     )

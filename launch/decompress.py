@@ -36,7 +36,7 @@ def main(source: str, out: str | None = None) -> int:
       out: what is written: an image of any format, for a folder a folder; '-' is standard output.  Default: a .png
         beside the bitstream, or standard output for standard input.
     """
-    from vistok.compression.loss_concealment import Restorer, nearest_known
+    from vistok.compression.loss_concealment import Restorer, copy_nearest_known
     from vistok.errors import UserError
     from vistok.experiments.batch_compression import decompress_files, planned
     from vistok.experiments.codecs import open_codec, open_restorer
@@ -45,7 +45,7 @@ def main(source: str, out: str | None = None) -> int:
     if _RESTORE.value is not None and not _PARTIAL.value:
         raise UserError('--restore is for files of which something is lost: add --partial')
     codec = open_codec(_WEIGHTS.value, _PRIOR.value, nested=_NESTED.value)
-    restore: Restorer | None = nearest_known if _PARTIAL.value else None
+    restore: Restorer | None = copy_nearest_known if _PARTIAL.value else None
     if _RESTORE.value is not None:
         restore = open_restorer(_RESTORE.value, codec.weights_fingerprint)
     return min(1, decompress_files(codec, work, restore=restore, force=_FORCE.value))

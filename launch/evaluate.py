@@ -131,7 +131,7 @@ def _evaluate_run(path: pathlib.Path) -> None:
     results: dict[str, Any] = {name: json_number(value) for name, value in evaluation.metrics.items()}
     report = None
     if collectors:
-        real, made = (collector.collected() for collector in collectors)
+        real, made = (collector.finish() for collector in collectors)
         report = report_on(made, real, distance='rfid', progress=True)
         results |= report.metrics | {'distribution': dataclasses.asdict(report)}
     written = [out / 'evaluation.json']
@@ -151,7 +151,7 @@ def _evaluate_samples(path: pathlib.Path) -> None:
     from vistok.data.images.byte_batches import open_byte_batches
     from vistok.errors import UserError
     from vistok.files import write_text
-    from vistok.metrics.feature_statistics import measure, open_reference
+    from vistok.metrics.feature_statistics import extract_features, open_reference
     from vistok.metrics.report import report_on
 
     if _REFERENCE.value is None:
@@ -167,7 +167,7 @@ def _evaluate_samples(path: pathlib.Path) -> None:
         batch_size=_BATCH_SIZE.value,
         progress=True,
     )
-    samples = measure(batches, extractor, progress=True)
+    samples = extract_features(batches, extractor, progress=True)
     report = report_on(samples, reference, settings=batches.settings | _settings(), progress=True)
     out = pathlib.Path(_OUT.value) if _OUT.value else (path if path.is_dir() else path.parent)
     out.mkdir(parents=True, exist_ok=True)

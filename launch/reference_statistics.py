@@ -36,7 +36,7 @@ def main() -> None:
     from vistok.errors import UserError
     from vistok.metrics.feature_extractor import load_extractor
     from vistok.metrics.feature_set import KEPT, save_statistics
-    from vistok.metrics.feature_statistics import measure
+    from vistok.metrics.feature_statistics import extract_features
     from vistok.metrics.protocols import find_protocol
 
     if _SOURCE.value is None or _OUT.value is None or not _OUT.value.endswith('.npz'):
@@ -50,7 +50,7 @@ def main() -> None:
         image_size=_IMAGE_SIZE.value,
         batch_size=_BATCH_SIZE.value,
     )
-    found = measure(batches, extractor, keep=KEPT, progress=True)
+    found = extract_features(batches, extractor, keep=KEPT, progress=True)
     save_statistics(_OUT.value, found)
     print(f'protocol   {found.protocol}')
     print(f'images   {found.pool.count}, {found.images} ({found.images_sha256[:12]})')

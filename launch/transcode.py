@@ -27,7 +27,7 @@ def main(source: str, target: str) -> None:
     """Reads a bitstream, and writes another."""
     from pathlib import Path
 
-    from vistok.compression.transcode import transcode, transcode_to_size
+    from vistok.compression.transcode import transcode
     from vistok.errors import UserError
     from vistok.experiments import image_files
     from vistok.experiments.codecs import SHIPPED, open_nested, open_tables
@@ -41,10 +41,7 @@ def main(source: str, target: str) -> None:
     if target != image_files.STANDARD:
         image_files.check_new(Path(target), force=_FORCE.value)
     data = sys.stdin.buffer.read() if source == image_files.STANDARD else Path(source).read_bytes()
-    if _CODEWORDS.value is not None:
-        result = transcode(data, nested, nested.level_of(_CODEWORDS.value), prior)
-    else:
-        result = transcode_to_size(data, nested, _MAX_BYTES.value or 0, prior)
+    result = transcode(data, nested, codewords=_CODEWORDS.value, max_bytes=_MAX_BYTES.value, prior=prior)
     if target == image_files.STANDARD:
         sys.stdout.buffer.write(result)
         return

@@ -104,7 +104,7 @@ def codec_with(codec: Codec, prior: str, folder: Path) -> Codec:
         codec = dataclasses.replace(codec, nested=NestedCodebooks.load(folder / 'nested.safetensors'))
     if prior == 'network':
         variables = jax.tree.map(jnp.asarray, load_variables(folder / 'network.safetensors').variables)
-        codec = dataclasses.replace(codec, network=NetworkPrior.of(generator_of(codec), variables))
+        codec = dataclasses.replace(codec, network=NetworkPrior.from_variables(generator_of(codec), variables))
     return codec
 
 
@@ -128,13 +128,13 @@ def encode(folder: Path, config: str, priors: list[str], sizes: list[tuple[int, 
             if prior == 'network' and (height, width) == largest:  # which would take it long
                 height, width = height // 3, width // 3
                 whole = codec.encode(image(height, width))
-            found = used.nested.coarser(whole, 0, 1) if used.nested else whole
+            found = used.nested.coarsen(whole, 0, 1) if used.nested else whole
             data = used.at_level(1 if used.nested else 0).pack(image(height, width), found)
             name = f'{prior}.{height}x{width}'
             if height > 1:
                 assert ('ids, coded' in describe(data).streams) == (prior != 'none'), name
             (folder / f'{name}.bin').write_bytes(data)
-            expected = used.nested.whole(found, 1) if used.nested else whole
+            expected = used.nested.expand(found, 1) if used.nested else whole
             grain = {} if expected.grain is None else {'grain': np.asarray(expected.grain)}
             np.savez(folder / f'{name}.npz', ids=np.asarray(expected.ids), **grain)
 

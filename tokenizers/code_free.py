@@ -1,4 +1,4 @@
-"""VQGAN's networks around a quantizer without codebook: the baselines that learned codebooks are measured against.
+"""VQGAN's networks around quantizers without a codebook (FSQ, LFQ, BSQ), baselines for learned codebooks.
 
 Mentzer et al., "Finite Scalar Quantization" (FSQ, 2023); Yu et al., "Language Model Beats Diffusion" (LFQ, 2023); Zhao
 et al., "Image and Video Tokenization with Binary Spherical Quantization" (BSQ, 2024).
@@ -18,7 +18,7 @@ from vistok.tokenizers.vqgan import ConvTokenizer
 
 
 class FSQ(ConvTokenizer):
-    """Rounded channels.
+    """VQGAN with finite scalar quantization: every channel is rounded to a few levels.
 
     Attributes:
       levels: values per channel; the paper's choice for 2^14 codewords, 8 x 8 x 8 x 6 x 5 = 15,360.
@@ -32,7 +32,7 @@ class FSQ(ConvTokenizer):
         return len(self.levels)
 
     def make_quantizer(self) -> nn.Module:
-        """Rounding; no losses."""
+        """Returns a finite scalar quantizer, which has no losses."""
         return FiniteScalarQuantizer(tuple(self.levels))
 
     @property
@@ -41,12 +41,11 @@ class FSQ(ConvTokenizer):
         return TokenSpec((math.prod(self.levels),), self.downsample_factor)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """The vectors of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
 
 class LFQ(ConvTokenizer):
-    """Signs.
+    """VQGAN with lookup-free quantization: every channel becomes its sign.
 
     Attributes:
       bits: channels, one bit each.
@@ -68,7 +67,7 @@ class LFQ(ConvTokenizer):
         return self.bits
 
     def make_quantizer(self) -> nn.Module:
-        """Signs; losses 'commitment' and, in training, 'entropy'."""
+        """Returns a lookup-free quantizer; losses 'commitment' and, in training, 'entropy'."""
         return LookupFreeQuantizer(**self._arguments())
 
     @property
@@ -78,7 +77,6 @@ class LFQ(ConvTokenizer):
         return TokenSpec((2 ** (self.bits // self.groups),) * self.groups, self.downsample_factor, names)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """The vectors of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
     def _arguments(self) -> dict[str, Any]:
@@ -92,11 +90,11 @@ class LFQ(ConvTokenizer):
 
 
 class BSQ(LFQ):
-    """Signs on the unit sphere, with the quantizer's own defaults."""
+    """VQGAN with binary spherical quantization: signs on the unit sphere."""
 
     commitment_weight: float = 0.0
     entropy_temperature: float = 0.02
 
     def make_quantizer(self) -> nn.Module:
-        """Signs on the sphere; losses 'commitment' if it has a weight and, in training, 'entropy'."""
+        """Returns a binary spherical quantizer; losses 'commitment' if it has a weight and, in training, 'entropy'."""
         return BinarySphericalQuantizer(**self._arguments())

@@ -1,4 +1,4 @@
-"""Control-GIC: shares of three grains, chosen by the user, set the bit rate.
+"""Control-GIC: tokenizer whose bit rate the user sets by the shares of three grains.
 
 Li et al., "Once-for-All: Controllable Generative Image Compression with Dynamic Granularity Adaptation" (2025).
 """
@@ -28,7 +28,7 @@ _DENSITIES = {'entropy': information_density, 'spread': spread_density}
 
 
 class ConditionalDecoder(nn.Module):
-    """Codewords and their grains to images.
+    """Decoder of codewords and their grains.
 
     Every grain has a stem of its own; its result enters the way up where the grid has the size of the grain, at the
     positions of this grain.  All norms are modulated by the codewords.
@@ -57,7 +57,7 @@ class ConditionalDecoder(nn.Module):
         z_q: Float[Array, 'b h w d'],
         grain: Int[Array, 'b h w'],
     ) -> Float[Array, 'b H W 3']:
-        """Images, not clipped.
+        """Decodes latents into images, not clipped.
 
         Args:
           latents: projected codewords.
@@ -91,7 +91,7 @@ class ConditionalDecoder(nn.Module):
 
 
 class ControlGIC(Tokenizer):
-    """Branches for three grains, routing by information density, one tiny codebook, a conditional decoder.
+    """Tokenizer with encoder branches for three grains, routing by information density, and a conditional decoder.
 
     Attributes:
       channels: width at the finest level.
@@ -136,7 +136,6 @@ class ControlGIC(Tokenizer):
     remat: bool = False
 
     def setup(self) -> None:
-        """Builds the parts."""
         check_grain_ratios(self.grain_ratios, _GRAINS)
         if self.density not in _DENSITIES:
             raise UserError(f'density is {" or ".join(map(repr, _DENSITIES))}, got {self.density!r}')
@@ -160,7 +159,7 @@ class ControlGIC(Tokenizer):
         self.decoder = ConditionalDecoder(**networks)
 
     def make_codebook(self) -> Codebook:
-        """Where the codewords come from."""
+        """Returns the codebook; variants that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
     @property
@@ -188,20 +187,20 @@ class ControlGIC(Tokenizer):
     def route(
         self, images: Float[Array, 'b H W 3'], grain_ratios: Sequence[float] | Float[Array, ' 3']
     ) -> Int[Array, 'b h w']:
-        """Side of the block of each position of the finest grid, by the density of `images`."""
+        """Chooses the side of the block of each position of the finest grid, by the density of `images`."""
         images = self._to_networks(images)
         patches = [self.spec.downsample_factor * side for side in (4, 2)]
         densities = [_DENSITIES[self.density](images, patch, self.entropy_range) for patch in patches]
         return RatioRouter(self.strict_thresholds)(densities, grain_ratios)
 
     def latents(self, images: Float[Array, 'b H W 3'], grain: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
-        """Vectors before quantization, d = `codebook_dim`; equal over the block of a coarse grain."""
+        """Encodes images into vectors, d = `codebook_dim`, that are equal over the block of a coarse grain."""
         return self.quant_conv(merge_grains(self.encoder(self._to_networks(images)), grain))
 
     def encode(
         self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | Float[Array, ' 3'] | None = None
     ) -> Tokens:
-        """Tokens of `images` in [-1, 1].
+        """Encodes images in [-1, 1] as tokens with grains.
 
         Args:
           images: sides are multiples of the coarsest cell (`TokenSpec.cell`); `fit_to_grid` makes others fit.
@@ -216,20 +215,19 @@ class ControlGIC(Tokenizer):
         return Tokens(ids=self.quantizer(self.latents(images, grain)).ids[..., None], grain=grain)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
     def decode_latents(
         self, latents: Float[Array, 'b h w d'], grain: Int[Array, 'b h w'] | None = None
     ) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped; without `grain` all are taken for fine ones."""
+        """Decodes codewords into images, not clipped; without `grain` all positions count as fine."""
         if grain is None:
             grain = jnp.ones(latents.shape[:3], jnp.int32)
         images = self.decoder(self.post_quant_conv(latents), latents, grain).astype(jnp.float32)
         return 2 * images - 1 if self.unit_range else images
 
     def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
-        """Images of `tokens`: of their ids and grains."""
+        """Decodes ids and grains into images, not clipped."""
         grain = None if tokens.grain is None else jnp.asarray(tokens.grain)
         return self.decode_latents(self.embed(tokens), grain)
 
@@ -238,11 +236,10 @@ class ControlGIC(Tokenizer):
 
 
 class ControlGICSimVQ(ControlGIC):
-    """Control-GIC with the codebook of SimVQ, which none of its codewords leaves unused.
+    """Control-GIC with SimVQ's codebook, which leaves no codeword unused.
 
     The paper's codebook is learned by gradient, and in a short training most of its codewords are never met.
     """
 
     def make_codebook(self) -> Codebook:
-        """A linear map of a frozen table."""
         return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @flax.struct.dataclass
 class Routing:
-    """What a router decided.
+    """Decision of a router for a batch of images.
 
     Attributes:
       choice: number of each coarsest cell's grain, 0 is the coarsest.
@@ -57,7 +57,7 @@ class Routing:
 
 
 class GridPositions(nn.Module):
-    """Adds to each position of the decoder's input where it lies: sines of its coordinates, and learned vectors.
+    """Position encoding of the decoder's input: sines of the coordinates plus learned row and column vectors.
 
     Attributes:
       grid: side of the grid that the vectors are learned for; on others they are interpolated linearly.
@@ -69,7 +69,7 @@ class GridPositions(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Adds the positions."""
+        """Adds the positions to `x`."""
         _, h, w, c = x.shape
         columns, rows = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
         frequencies = nn.Dense(
@@ -88,7 +88,7 @@ class GridPositions(nn.Module):
 
 
 class DQVAE(Tokenizer):
-    """Branches for every grain, a router, one codebook of moving averages, one decoder.  The defaults are the dual one.
+    """Tokenizer with encoder branches for every grain, a router and one EMA codebook.  The defaults are the dual one.
 
     Attributes:
       channels: width at the finest level.
@@ -137,7 +137,6 @@ class DQVAE(Tokenizer):
     remat: bool = False
 
     def setup(self) -> None:
-        """Builds the parts."""
         check_grain_ratios(self.grain_ratios)
         if self.router not in ROUTERS:
             raise UserError(f'unknown router {self.router!r}; known: {", ".join(ROUTERS)}')
@@ -206,7 +205,7 @@ class DQVAE(Tokenizer):
     def route(
         self, images: Float[Array, 'b H W 3'], branches: Sequence[Float[Array, 'b _ _ d']], *, train: bool = False
     ) -> Routing:
-        """The grain of each coarsest cell, by the model's router."""
+        """Chooses the grain of each coarsest cell by the model's router."""
         count = len(self.grain_ratios)
         if self.router != 'feature':
             choice = self.density(images, self.spec.cell)
@@ -220,12 +219,12 @@ class DQVAE(Tokenizer):
         return Routing(choice, jax.nn.one_hot(choice, count))
 
     def grain_map(self, routing: Routing) -> Int[Array, 'b h w']:
-        """Side of the block of each position of the finest grid."""
+        """Returns the side of the block of each position of the finest grid."""
         coarsest = max(self.spec.grains)
         return repeat_cells(coarsest >> routing.choice, coarsest)
 
     def latents(self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing) -> Float[Array, 'b h w e']:
-        """Vectors before quantization, on the finest grid."""
+        """Merges the branches into vectors before quantization, on the finest grid."""
         merged = merge_grains(branches, self.grain_map(routing))
         # A factor of 1, through which the router learns from the reconstruction.
         chosen = jnp.max(routing.gate, axis=-1, keepdims=True)
@@ -234,14 +233,14 @@ class DQVAE(Tokenizer):
     def quantize(
         self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing, *, train: bool = False
     ) -> QuantizerOutput:
-        """Codewords of the merged branches; in the losses each code counts once, however large its block is."""
+        """Quantizes the merged branches; in the losses each code counts once, however large its block is."""
         weights = 1 / self.grain_map(routing)[..., None].astype(jnp.float32) ** 2
         return self.quantizer(self.latents(branches, routing), train=train, weights=weights)
 
     def encode(
         self, images: Float[Array, 'b H W 3'], *, grain_ratios: Sequence[float] | Float[Array, ' s'] | None = None
     ) -> Tokens:
-        """Tokens of `images` in [-1, 1].
+        """Encodes images in [-1, 1] as tokens with grains.
 
         Args:
           images: sides are multiples of the coarsest cell (`TokenSpec.cell`).
@@ -261,9 +260,8 @@ class DQVAE(Tokenizer):
         return Tokens(ids=ids[..., None], grain=self.grain_map(routing))
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped; the decoder is not told the grains."""
+        """Decodes codewords into images, not clipped; the decoder does not see the grains."""
         return self.decoder(self.positions(self.post_quant_conv(latents))).astype(jnp.float32)

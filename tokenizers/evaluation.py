@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs images it has not seen, and how it uses its codebooks."""
+"""Evaluation of a tokenizer on unseen images: reconstruction quality and use of the codebooks."""
 
 import dataclasses
 import functools
@@ -26,11 +26,11 @@ Observe = Callable[[Images, Images], None]
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerEvaluation:
-    """What an evaluation found.
+    """Metrics of an evaluation, with the first images for a sheet.
 
     Attributes:
       metrics: means over all images of all processes: 'psnr' (dB), 'ssim', the perceptual distance under the name of
-        its judge, 'grain/<side>' (share of the area); exact over the whole set: 'usage/<codebook>' (share of the
+        its network, 'grain/<side>' (share of the area); exact over the whole set: 'usage/<codebook>' (share of the
         codewords that occur) and 'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were
         counted.
       originals: the first images of this process, in [-1, 1].
@@ -44,7 +44,7 @@ class TokenizerEvaluation:
     grain: Integer[np.ndarray, 'n h w'] | None = None
 
     def sheet(self) -> np.ndarray:
-        """An image, uint8 `[h, w, 3]`, of originals, reconstructions, PSNR and grains; UserError without any."""
+        """Draws originals, reconstructions, PSNR and grains as a uint8 image `[h, w, 3]`; UserError without images."""
         captions = [f'{value:.1f} dB' for value in psnr(self.originals, self.reconstructions)]
         return reconstruction_sheet(self.originals, self.reconstructions, captions, self.grain)
 
@@ -59,7 +59,7 @@ def evaluate_tokenizer(
     shown: int = 8,
     observe: Observe | None = None,
 ) -> TokenizerEvaluation:
-    """Reconstructs every image of `batches` once.
+    """Reconstructs every image of `batches` once and computes the metrics.
 
     In a run of several processes each calls this with its own share of the images, in equally many batches; all
     get the metrics of the whole set.
@@ -68,7 +68,7 @@ def evaluate_tokenizer(
       reconstruct: gives the reconstructions of some images and the tokens they were made from.
       batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
       spec: of the tokenizer.
-      perceptual: judge of the distance between two images; None leaves it out.
+      perceptual: frozen network that measures the distance between two images; None leaves it out.
       with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large images.
       shown: number of images to keep for the sheet.
       observe: is given the originals and the reconstructions of each batch, without padding.
@@ -116,13 +116,13 @@ def evaluate_tokenizer(
 def _distances(
     network: nn.Module, variables: Any, a: Float[Array, 'b H W 3'], b: Float[Array, 'b H W 3']
 ) -> Float[Array, ' b']:
-    """What the judge says; values outside [-1, 1], which no file can hold, are clipped."""
+    """Computes perceptual distances; values outside [-1, 1], which no image file can hold, are clipped."""
     distances: Any = network.apply(variables, jnp.clip(a, -1.0, 1.0), jnp.clip(b, -1.0, 1.0))
     return distances
 
 
 class _Totals:
-    """Sums over images and counts of ids; the sums of processes can be added."""
+    """Sums over images and counts of ids, which processes can add up."""
 
     def __init__(self, names: Sequence[str], spec: TokenSpec) -> None:
         self._spec = spec
@@ -156,7 +156,7 @@ class _Totals:
         self._counts = np.split(counts.astype(np.int64), np.cumsum(self._spec.codebook_sizes)[:-1])
 
     def metrics(self) -> dict[str, float]:
-        """Means and the use of the codebooks."""
+        """Computes means over images and the usage of the codebooks."""
         if self._images == 0:
             raise UserError('there are no images to evaluate on')
         metrics = {name: total / self._images for name, total in self._sums.items()}

@@ -1,4 +1,4 @@
-"""FQGAN: several small codebooks instead of a large one, one per factor of the image.
+"""FQGAN: a tokenizer with several small codebooks instead of a large one, one per factor of the image.
 
 Bai et al., "Factorized Visual Tokenization and Generation" (2024).  Each factor has its own adapter on a shared
 encoder; a penalty keeps the factors apart, and the semantic ones also predict the features of frozen networks.
@@ -51,7 +51,7 @@ class Adapter(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Features of the same shape."""
+        """Computes features of the same shape."""
         b, h, w, c = x.shape
         positions = self.param('positions', nn.initializers.normal(c**-0.5), (self.grid**2, c))
         x = x.reshape(b, h * w, c) + resample_positions(positions, (h, w)).astype(self.dtype)
@@ -59,7 +59,7 @@ class Adapter(nn.Module):
 
 
 class FeaturePredictor(nn.Module):
-    """Predicts one feature vector of a frozen network from the codewords of a factor.
+    """Transformer that predicts one feature vector of a frozen network from the codewords of a factor.
 
     Attributes:
       width: width of the feature.
@@ -79,7 +79,7 @@ class FeaturePredictor(nn.Module):
 
     @nn.compact
     def __call__(self, z_q: Float[Array, 'b h w d']) -> Float[Array, 'b n width']:
-        """Outputs of the class token (first: the prediction) and of all positions, n = h * w + 1."""
+        """Computes the outputs of the class token (first: the prediction) and of all positions, n = h * w + 1."""
         b, h, w, d = z_q.shape
         x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name='dense1')(z_q.reshape(b, h * w, d)))
         x = nn.Dense(self.width, dtype=self.dtype, name='dense2')(x)
@@ -94,7 +94,7 @@ class FeaturePredictor(nn.Module):
 
 
 class Tower(nn.Module):
-    """Layer norm, transformer blocks, layer norm.
+    """Transformer blocks between two layer norms.
 
     Attributes:
       layers: transformer blocks.
@@ -110,7 +110,7 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-        """Applies the blocks."""
+        """Applies norms and blocks."""
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
         for i in range(self.layers):
@@ -119,11 +119,11 @@ class Tower(nn.Module):
 
 
 class FQGAN(Tokenizer):
-    """Shared encoder trunk; per factor an adapter, a head and a codebook; one decoder.  The defaults are the dual f16.
+    """Factorized tokenizer: shared encoder trunk; per factor an adapter, a head and a codebook; one decoder.
 
     Attributes:
       factors: names of the factors, in the order of the decoder's input and of `Tokens.ids`.
-      teachers: per factor the judge whose feature it predicts in training, or ''; all different.
+      teachers: per factor the frozen network whose feature it predicts in training, or ''; all different.
       teacher_widths: per factor the width of that feature, 0 without one.
       codebook_size: codewords per factor.
       codebook_dim: their width.
@@ -172,7 +172,6 @@ class FQGAN(Tokenizer):
     remat: bool = False
 
     def setup(self) -> None:
-        """Builds the parts; the dicts' parameters lie under 'adapter_vis' and so on."""
         if not len(self.factors) == len(self.teachers) == len(self.teacher_widths):
             raise UserError(
                 f'factors, teachers and teacher_widths must be equally many, got {tuple(self.factors)}, '
@@ -255,22 +254,20 @@ class FQGAN(Tokenizer):
         )
 
     def latents(self, images: Float[Array, 'b H W 3']) -> dict[str, Float[Array, 'b h w d']]:
-        """Vectors of each factor before quantization (and before they are normalized)."""
+        """Encodes images into the vectors of each factor before quantization (and normalization)."""
         shared = self.trunk(images)
         return {name: self.quant_conv[name](self.features(shared, name)) for name in self.factors}
 
     def features(self, shared: Float[Array, 'b h w c'], factor: str) -> Float[Array, 'b h w e']:
-        """What a factor's branch makes of the trunk's output."""
+        """Applies a factor's adapter and head to the output of the trunk."""
         return self.head[factor](self.adapter[factor](shared))
 
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
-        """Tokens of `images` in [-1, 1]."""
         return Tokens(ids=self.quantizer(self.latents(images)).ids)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`, concatenated in the order of `factors`."""
+        """Returns the codewords of `tokens`, concatenated in the order of `factors`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped."""
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)

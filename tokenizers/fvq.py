@@ -1,4 +1,4 @@
-"""FVQ: VQGAN whose codewords are made by a bridge, so that all of them stay in use however many there are.
+"""FVQ: VQGAN whose codewords a bridge computes, so that all of them stay in use however many there are.
 
 Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization" (2025).  After training
 the bridge is baked into a plain codebook (`tokenizers/plain_codebook.py`).
@@ -46,11 +46,10 @@ class FVQ(VQGAN):
 
     @property
     def decoder_bias_init(self) -> nn.initializers.Initializer:
-        """Not zero as the codewords are: the norms of a decoder that receives nothing blow its gradient up."""
+        """Uniform initializer: codewords start at zero, and at zero input the gradient of the norms explodes."""
         return symmetric_uniform(self.codebook_dim**-0.5)
 
     def make_codebook(self) -> Codebook:
-        """A table and its bridge."""
         return BridgedCodebook(
             table=LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None),
             bridge=VQBridge(

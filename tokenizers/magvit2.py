@@ -1,4 +1,4 @@
-"""The convolutional networks of Open-MAGVIT2, without attention, around one codebook.
+"""Convolutional networks of Open-MAGVIT2, without attention, around one codebook.
 
 Luo et al., "Open-MAGVIT2: An Open-Source Project Toward Democratizing Auto-Regressive Visual Generation" (2024), whose
 networks follow Yu et al., "Language Model Beats Diffusion" (2023).  SimVQ is trained on them.
@@ -18,7 +18,7 @@ from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, Toke
 
 
 class Magvit2Encoder(nn.Module):
-    """Images to latents; convolutions between norms have no bias.
+    """Convolutional encoder of images; convolutions between norms have no bias.
 
     Attributes:
       channels: width at the finest level.
@@ -38,7 +38,7 @@ class Magvit2Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-        """Latents of `images` in [-1, 1]; sides are multiples of 2^(levels - 1)."""
+        """Encodes images in [-1, 1] into latents; sides are multiples of 2^(levels - 1)."""
         levels = len(self.channel_multipliers)
         check_sides(images.shape[1:3], 2 ** (levels - 1))
         res = nn.remat(ResBlock) if self.remat else ResBlock
@@ -63,7 +63,7 @@ class Magvit2Encoder(nn.Module):
 
 
 class Magvit2Decoder(nn.Module):
-    """Latents to images: the encoder mirrored; upsampling is a convolution to four times the width, rearranged.
+    """Convolutional decoder that mirrors the encoder; upsampling is `depth_to_space` of four times the width.
 
     Attributes:
       channels: width at the finest level.
@@ -83,7 +83,7 @@ class Magvit2Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
-        """Images of `latents`, not clipped."""
+        """Decodes latents into images, not clipped."""
         res = nn.remat(ResBlock) if self.remat else ResBlock
         x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
         for i in range(self.res_blocks):
@@ -100,7 +100,7 @@ class Magvit2Decoder(nn.Module):
 
 
 def depth_to_space(x: Float[Array, 'b h w c4']) -> Float[Array, 'b H W c']:
-    """Every four channel groups become a 2x2 square of pixels: the groups are its upper row, then its lower one."""
+    """Rearranges every four channel groups into 2x2 pixels: first the upper row, then the lower one."""
     b, h, w, c = x.shape
     return x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
 
@@ -131,7 +131,6 @@ class Magvit2VQ(Tokenizer):
     remat: bool = False
 
     def setup(self) -> None:
-        """Builds the parts."""
         sizes = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,
@@ -148,15 +147,15 @@ class Magvit2VQ(Tokenizer):
         self.decoder = self.make_decoder(**sizes)
 
     def make_encoder(self, **sizes: Any) -> nn.Module:
-        """The network before the codebook; papers that differ in the networks override this and `make_decoder`."""
+        """Returns the encoder; papers that differ in the networks override this and `make_decoder`."""
         return Magvit2Encoder(**sizes)
 
     def make_decoder(self, **sizes: Any) -> nn.Module:
-        """The network behind it."""
+        """Returns the decoder behind the codebook."""
         return Magvit2Decoder(**sizes)
 
     def make_codebook(self) -> Codebook:
-        """Where the codewords come from; papers that differ in nothing else override this."""
+        """Returns the codebook; papers that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, parent=None)
 
     @property
@@ -174,13 +173,10 @@ class Magvit2VQ(Tokenizer):
         )
 
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
-        """Tokens of `images` in [-1, 1]."""
         return Tokens(ids=self.quantizer(self.encoder(images)).ids[..., None])
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped."""
         return self.decoder(latents).astype(jnp.float32)

@@ -16,7 +16,7 @@ from vistok.tokenizers.networks.blocks import GroupNorm, check_sides, upsample_n
 
 
 class MaskGITBlock(nn.Module):
-    """A residual block; where the width changes, its result is added to a projection of itself, not of its input.
+    """Residual block that, where the width changes, adds a projection of its result instead of its input.
 
     That is how the released weights were trained.
 
@@ -30,7 +30,7 @@ class MaskGITBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
-        """Applies the block."""
+        """Applies the residual block."""
         y = x
         for i in (1, 2):
             y = nn.swish(GroupNorm(dtype=self.dtype, name=f'norm{i}')(y))
@@ -41,7 +41,7 @@ class MaskGITBlock(nn.Module):
 
 
 class MaskGITEncoder(nn.Module):
-    """Images to latents.
+    """Convolutional encoder that halves the grid by averaging.
 
     Attributes:
       channels: width at the finest level.
@@ -61,7 +61,7 @@ class MaskGITEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-        """Latents of `images` in [-1, 1]; sides are multiples of 2^(levels - 1)."""
+        """Encodes images in [-1, 1] into latents; sides are multiples of 2^(levels - 1)."""
         levels = len(self.channel_multipliers)
         check_sides(images.shape[1:3], 2 ** (levels - 1))
         block = nn.remat(MaskGITBlock) if self.remat else MaskGITBlock
@@ -79,7 +79,7 @@ class MaskGITEncoder(nn.Module):
 
 
 class MaskGITDecoder(nn.Module):
-    """Latents to images: the encoder mirrored, with doubling and a convolution where the encoder averages.
+    """Convolutional decoder that mirrors the encoder, with doubling and a convolution where that averages.
 
     Attributes:
       channels: width at the finest level.
@@ -97,7 +97,7 @@ class MaskGITDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of `latents`, not clipped."""
+        """Decodes latents into images, not clipped."""
         block = nn.remat(MaskGITBlock) if self.remat else MaskGITBlock
         width = self.channels * self.channel_multipliers[-1]
         x = nn.Conv(width, (3, 3), dtype=self.dtype, name='conv_in')(latents)
@@ -123,9 +123,7 @@ class MaskGITVQGAN(Magvit2VQ):
     codebook_dim: int = 256
 
     def make_encoder(self, **sizes: Any) -> nn.Module:
-        """The network before the codebook."""
         return MaskGITEncoder(**sizes)
 
     def make_decoder(self, **sizes: Any) -> nn.Module:
-        """The network behind it."""
         return MaskGITDecoder(**sizes)

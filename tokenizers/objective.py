@@ -1,6 +1,6 @@
-"""What a tokenizer is trained for: pixels, perception, realism, and the tokenizer's own terms.
+"""Training objective of tokenizers: pixels, perception, realism, and the tokenizer's own terms.
 
-Composition: any `Tokenizer`, an optional discriminator as second player, optional frozen judges.  The defaults are
+Composition: any `Tokenizer`, an optional discriminator as second player, optional frozen networks.  The defaults are
 LlamaGen's weights (Sun et al. 2024, section 2.1 and its training code); FQGAN adds its teachers.
 """
 
@@ -31,7 +31,7 @@ PIXEL_LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialGame:
-    """How tokenizer and discriminator play.
+    """Discriminator and schedule of adversarial training.
 
     Attributes:
       discriminator: module with `__call__(images, train) -> logits`.
@@ -63,8 +63,8 @@ class TokenizerObjective:
     Attributes:
       tokenizer: the model.
       game: the adversarial part, or None.
-      perceptual: judge of distance between images, `(a, b) -> [b]`, or None.
-      teachers: judges whose features the tokenizer predicts, by the name it uses in `predictions`.
+      perceptual: frozen network that measures the distance of images, `(a, b) -> [b]`, or None.
+      teachers: frozen networks whose features the tokenizer predicts, by the name it uses in `predictions`.
       pixel_loss: 'l2' or 'l1'.
       pixel_weight: its weight.
       perceptual_weight: weight of the mean perceptual distance.
@@ -90,22 +90,21 @@ class TokenizerObjective:
 
     @property
     def players(self) -> tuple[str, ...]:
-        """See `Objective`."""
+        """Names of the players."""
         return ('tokenizer',) if self.game is None else ('tokenizer', 'discriminator')
 
     @property
     def frozen(self) -> dict[str, Any]:
-        """See `Objective`."""
+        """Variables of the frozen networks."""
         return {
             'perceptual': None if self.perceptual is None else self.perceptual.variables,
             'teachers': {name: teacher.variables for name, teacher in self.teachers.items()},
         }
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Objective`."""
+        """Initializes parameters and model state of both players, without running the networks."""
         images = jax.ShapeDtypeStruct(batch['image'].shape, jnp.float32)
         rng_tokenizer, rng_discriminator = jax.random.split(rng)
-        # Lazily: only the parameters are computed, not what the networks make of the images.
         variables = dict(self.tokenizer.lazy_init(rng_tokenizer, images, train=True))
         params: dict[str, Any] = {'tokenizer': variables.pop('params')}
         model_state: dict[str, Any] = {'tokenizer': variables}
@@ -126,7 +125,7 @@ class TokenizerObjective:
         rng: jax.Array,
         step: jax.Array,
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
-        """See `Objective`.  The metrics `terms/*` carry their weights and add up to `loss/tokenizer`."""
+        """Computes the losses of both players; metrics `terms/*` carry their weights and add up to `loss/tokenizer`."""
         images = batch['image']
         path = self.tokenizer.last_layer
         flat = flax.traverse_util.flatten_dict(params['tokenizer'])
@@ -203,7 +202,7 @@ class TokenizerObjective:
         reconstruction: jax.Array,
         pull_back: Any,
     ) -> jax.Array:
-        """Ratio of gradient norms at the last layer; only the short way from pixels to that layer is differentiated."""
+        """Computes the ratio of gradient norms at the last layer; differentiates only from the pixels to that layer."""
         assert self.game is not None
         generator_loss = ADVERSARIAL_LOSSES[self.game.loss].generator
         fixed = jax.lax.stop_gradient(reconstruction)
@@ -222,6 +221,6 @@ class TokenizerObjective:
 
 
 def _psnr(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean over images of 10 log10(1 / MSE) on [0, 1], without the 8-bit rounding that evaluation applies."""
+    """Averages over images 10 log10(1 / MSE) on [0, 1], without the 8-bit rounding that evaluation applies."""
     error = jnp.mean(jnp.square(jnp.clip(reconstruction, -1, 1) - images), axis=(1, 2, 3)) / 4
     return jnp.mean(-10 / math.log(10) * jnp.log(jax.lax.stop_gradient(jnp.maximum(error, 1e-10))))

@@ -1,4 +1,4 @@
-"""After training: any codebook baked into a plain table, for which nothing has to be computed any more."""
+"""Conversion of computed codebooks (projected, bridged, EMA) into plain tables after training."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ PLAIN: tuple[type[Tokenizer], ...] = (ResidualVQGAN, MultiScaleVQGAN, VQGAN, Mag
 
 
 def to_plain_codebook(trained: TrainedTokenizer) -> TrainedTokenizer:
-    """The same tokenizer with its codewords stored as they are: equal ids, equal images.
+    """Returns the same tokenizer with its codewords stored as they are: equal ids, equal images.
 
     A VQGAN-LC, SimVQ or FVQ becomes a VQGAN whose `LearnedCodebook` holds what its table, projector or bridge gives.
 
@@ -48,11 +48,11 @@ def to_plain_codebook(trained: TrainedTokenizer) -> TrainedTokenizer:
 
 
 def _quantizer_maker(cls: type[Tokenizer]) -> Any:
-    """The method that makes another quantizer than the nearest codeword's, where a class has one."""
+    """Returns the method by which a class replaces the nearest-codeword quantizer, or None."""
     return getattr(cls, 'make_quantizer', None)
 
 
 def _rows(module: Tokenizer, variables: Any) -> Float[Array, 'K d']:
-    """The rows before they are scaled to unit norm, where the quantizer does that: it will do so again."""
+    """Computes the codewords before they are scaled to unit norm, which the quantizer will do again."""
     rows: Any = jax.jit(functools.partial(module.apply, method=lambda m: m.quantizer.codebook()))(variables)
     return rows

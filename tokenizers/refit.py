@@ -1,4 +1,4 @@
-"""A new codebook for a trained tokenizer: centres of the vectors that its encoder makes.
+"""ReFiT: a new codebook for a trained tokenizer, made of k-means centres of the vectors of its encoder.
 
 ReFiT of Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022):
 a codebook of which training left most unused becomes a smaller one of which nearly all is used.
@@ -25,7 +25,7 @@ from vistok.tokenizers.vqgan import VQGAN
 def sample_latents(
     trained: TrainedTokenizer, images: Iterable[Float[np.ndarray, 'b H W 3']], count: int, *, seed: int = 0
 ) -> Float[np.ndarray, 'n d']:
-    """One vector of each image, from a random place: of many images, not many of the same.
+    """Samples one encoder output from each image, at a random position: many images count, not many positions of one.
 
     Args:
       trained: a tokenizer that `refitted` takes.
@@ -54,7 +54,7 @@ def sample_latents(
 def refit_codebook(
     trained: TrainedTokenizer, vectors: Float[np.ndarray, 'n d'], size: int | None = None, *, seed: int = 0
 ) -> TrainedTokenizer:
-    """The tokenizer with k-means centres of `vectors` as its codebook; encoder and decoder are the same.
+    """Replaces the codebook by k-means centres of `vectors`; encoder and decoder stay the same.
 
     Args:
       trained: a tokenizer that `to_plain_codebook` makes a `VQGAN` of: VQGAN, VQGAN-LC, SimVQ, FVQ.

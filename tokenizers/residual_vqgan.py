@@ -31,7 +31,6 @@ class ResidualVQGAN(VQGAN):
     depth: int = 4
 
     def make_quantizer(self) -> nn.Module:
-        """A residual quantizer; losses 'codebook' and 'commitment'."""
         _refuse_unit_norm_and_entropy(self)
         return ResidualQuantizer(
             codebook=self.make_codebook(),
@@ -47,7 +46,7 @@ class ResidualVQGAN(VQGAN):
         return TokenSpec((self.codebook_size,) * self.depth, self.downsample_factor, names)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Sums of the codewords of `tokens`."""
+        """Adds up the codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
 
@@ -67,7 +66,6 @@ class MultiScaleVQGAN(VQGAN):
     scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
     def make_quantizer(self) -> nn.Module:
-        """A multi-scale quantizer; losses 'codebook' and 'commitment'."""
         _refuse_unit_norm_and_entropy(self)
         return MultiScaleQuantizer(
             codebook=self.make_codebook(),
@@ -84,7 +82,7 @@ class MultiScaleVQGAN(VQGAN):
         return TokenSpec((self.codebook_size,) * len(self.scales), self.downsample_factor, names)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Sums over scales of the enlarged codewords of `tokens`."""
+        """Adds up the upsampled codewords of `tokens` over the scales."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
 

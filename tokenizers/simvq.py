@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_gaussian_codebook(size: int, dim: int) -> ProjectedCodebook:
-    """A frozen Gaussian table under a square linear map."""
+    """Builds a codebook that is a square linear map of a frozen Gaussian table."""
     return ProjectedCodebook(Table(size, dim, parent=None), Projector(dim, parent=None), parent=None)
 
 
@@ -29,7 +29,6 @@ class SimVQ(Magvit2VQ):
     """SimVQ on Open-MAGVIT2's networks.  The defaults are the published model with 65,536 codewords, f8."""
 
     def make_codebook(self) -> Codebook:
-        """The projected table."""
         return make_gaussian_codebook(self.codebook_size, self.codebook_dim)
 
 
@@ -44,5 +43,4 @@ class SimVQGAN(VQGAN):
     normalize: bool = False
 
     def make_codebook(self) -> Codebook:
-        """The projected table."""
         return make_gaussian_codebook(self.codebook_size, self.codebook_dim)

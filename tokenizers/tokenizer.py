@@ -32,12 +32,12 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
-    """What a generator or a bitstream needs to know of a tokenizer.
+    """Codebook sizes and grid of a tokenizer, all that a generator or a bitstream needs to know of it.
 
     Attributes:
       codebook_sizes: number of codewords, one entry per sub-codebook, in the order of `Tokens.ids`.
       downsample_factor: pixels per grid cell along one side.
-      codebook_names: what each sub-codebook is called in metrics ('vis', 'sem'); same length as `codebook_sizes`.
+      codebook_names: name of each sub-codebook in metrics ('vis', 'sem'); same length as `codebook_sizes`.
       grains: block sides that `Tokens.grain` may take.
     """
 
@@ -54,7 +54,7 @@ class TokenSpec:
 
 @flax.struct.dataclass
 class TokenizerOutput:
-    """What a forward pass returns.
+    """Result of a forward pass of a tokenizer.
 
     Attributes:
       reconstruction: images in the range of the input, not clipped.
@@ -62,7 +62,8 @@ class TokenizerOutput:
       losses: the model's own terms ('commitment', 'codebook', 'entropy', 'disentangle', ...), scalars that already
         carry their weights; a factorized model writes 'commitment/vis'.  Their sum is added to the objective.
       metrics: other scalars worth logging.
-      predictions: features predicted from the tokens, by the name of the frozen judge they should resemble, `[b, d]`.
+      predictions: features predicted from the tokens, by the name of the frozen network (teacher) that they imitate,
+        `[b, d]`.
     """
 
     reconstruction: Float[Array, 'b H W c']
@@ -73,9 +74,9 @@ class TokenizerOutput:
 
 
 def fit_to_grid(images: Float[np.ndarray, 'b h w 3'], spec: TokenSpec) -> Float[np.ndarray, 'b H W 3']:
-    """Continues images to the right and below by reflection, to the next multiple of `spec.cell`.
+    """Extends images to the right and below by reflection, to the next multiple of `spec.cell`.
 
-    Whoever knows the true size cuts the decoded images back to it: `decoded[:, :h, :w]`.
+    The decoded images are cut back to the true size: `decoded[:, :h, :w]`.
     """
     for axis in (1, 2):
         size = images.shape[axis]
@@ -86,10 +87,11 @@ def fit_to_grid(images: Float[np.ndarray, 'b h w 3'], spec: TokenSpec) -> Float[
 
 
 class Tokenizer(nn.Module, abc.ABC):
-    """Image <-> tokens.  Images are float32 `[b, h, w, 3]` in [-1, 1]; sides are multiples of `spec.cell`.
+    """Base class of tokenizers, which encode images as tokens and decode them.
 
-    Tokenizers with grains also take the shares of the grains, `encode(images, grain_ratios=(0.1, 0.4, 0.5))`, from
-    coarse to fine; those whose decoder needs the grains take them as `decode_latents(latents, grain)`.
+    Images are float32 `[b, h, w, 3]` in [-1, 1]; sides are multiples of `spec.cell`.  Tokenizers with grains also take
+    the shares of the grains, `encode(images, grain_ratios=(0.1, 0.4, 0.5))`, from coarse to fine; those whose decoder
+    needs the grains take them as `decode_latents(latents, grain)`.
 
     Attributes:
       initializers: makers of the arrays that a fresh run starts from instead of random ones.
@@ -118,16 +120,16 @@ class Tokenizer(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
-        """Tokens of `images`."""
+        """Encodes images in [-1, 1] as tokens."""
 
     @abc.abstractmethod
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`, as the decoder expects them."""
+        """Returns the codewords of `tokens`, as the decoder expects them."""
 
     @abc.abstractmethod
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, which may be soft (a mixture of codewords)."""
+        """Decodes codewords, which may be soft (mixtures), into images, not clipped."""
 
     def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
-        """Images of `tokens`."""
+        """Decodes tokens into images, not clipped."""
         return self.decode_latents(self.embed(tokens))

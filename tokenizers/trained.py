@@ -1,4 +1,4 @@
-"""A tokenizer together with its parameters, ready to call."""
+"""Trained tokenizer: a module together with its variables, ready to call."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ def _encode_with_shares(module: Tokenizer, variables: Any, images: Any, grain_ra
 
 @dataclasses.dataclass(frozen=True)
 class TrainedTokenizer:
-    """Images <-> tokens, compiled once per shape of the input.
+    """Tokenizer with its variables; calls are compiled once per shape of the input.
 
     Attributes:
       module: the tokenizer; its arguments are hashable (tuples, not lists).
@@ -49,7 +49,7 @@ class TrainedTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tokens of tokenizers that share it mean the same."""
+        """SHA-256 of spec and variables: tokens of tokenizers that share it mean the same."""
         return fingerprint_model(self.spec, self.variables)
 
     def __call__(self, images: Float[AnyArray, 'b H W 3']) -> TokenizerOutput:
@@ -57,7 +57,7 @@ class TrainedTokenizer:
         return _apply(self.module, '__call__', self.variables, images)
 
     def encode(self, images: Float[AnyArray, 'b H W 3'], *, grain_ratios: Sequence[float] | None = None) -> Tokens:
-        """Tokens of `images` in [-1, 1].
+        """Encodes images in [-1, 1] as tokens.
 
         Args:
           images: sides are multiples of `spec.cell`.
@@ -75,16 +75,16 @@ class TrainedTokenizer:
         return _encode_with_shares(self.module, self.variables, images, jnp.asarray(grain_ratios, jnp.float32))
 
     def decode(self, tokens: Tokens) -> Float[Array, 'b H W 3']:
-        """Images of `tokens`, not clipped."""
+        """Decodes tokens into images, not clipped."""
         return _apply(self.module, 'decode', self.variables, tokens)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
+        """Returns the codewords of `tokens`."""
         return _apply(self.module, 'embed', self.variables, tokens)
 
     def decode_latents(
         self, latents: Float[AnyArray, 'b h w d'], grain: Int[AnyArray, 'b h w'] | None = None
     ) -> Float[Array, 'b H W 3']:
-        """Images of codewords, which may be soft; with their grains where the decoder needs them."""
+        """Decodes codewords, which may be soft, into images; with their grains where the decoder needs them."""
         given = () if grain is None else (grain,)
         return _apply(self.module, 'decode_latents', self.variables, latents, *given)

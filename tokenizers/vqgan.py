@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ConvEncoder(nn.Module):
-    """Images to latents: the trunk and its head.
+    """Convolutional encoder of images: the trunk and its head.
 
     Attributes:
       channels: width at the finest level.
@@ -57,7 +57,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-        """Latents of `images` in [-1, 1]."""
+        """Encodes images in [-1, 1] into latents."""
         x = EncoderTrunk(
             self.channels,
             self.channel_multipliers,
@@ -71,7 +71,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvTokenizer(Tokenizer):
-    """Convolutional encoder, a quantizer, convolutional decoder.
+    """Tokenizer of a convolutional encoder, a quantizer and a convolutional decoder.
 
     Attributes:
       channels: width at the finest level.
@@ -92,7 +92,6 @@ class ConvTokenizer(Tokenizer):
     remat: bool = False
 
     def setup(self) -> None:
-        """Builds the parts."""
         sizes = {
             'channels': self.channels,
             'channel_multipliers': self.channel_multipliers,
@@ -114,11 +113,11 @@ class ConvTokenizer(Tokenizer):
 
     @abc.abstractmethod
     def make_quantizer(self) -> nn.Module:
-        """A module that answers vectors with `Quantized` and embeds the ids it gives."""
+        """Returns a module that quantizes vectors (`QuantizerOutput`) and embeds the ids it gives."""
 
     @property
     def decoder_bias_init(self) -> nn.initializers.Initializer:
-        """Initializer of what the decoder receives besides the codewords."""
+        """Initializer of the bias of the projection before the decoder."""
         return nn.initializers.zeros
 
     @property
@@ -136,24 +135,21 @@ class ConvTokenizer(Tokenizer):
         )
 
     def latents(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w d']:
-        """Vectors before quantization (and before they are normalized), d = `quantized_width`."""
+        """Encodes images into vectors before quantization (and normalization), d = `quantized_width`."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Float[Array, 'b H W 3']) -> Tokens:
-        """Tokens of `images` in [-1, 1]."""
         return Tokens(ids=_on_dense_grid(self.quantizer(self.latents(images)).ids))
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids))
 
     def decode_latents(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
-        """Images of codewords, not clipped."""
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
 
 
 class VQGAN(ConvTokenizer):
-    """One codebook.  The defaults are LlamaGen's VQ-16.
+    """VQGAN with one codebook.  The defaults are LlamaGen's VQ-16.
 
     Attributes:
       codebook_size: number of codewords.
@@ -175,11 +171,11 @@ class VQGAN(ConvTokenizer):
 
     @property
     def quantized_width(self) -> int:
-        """That of the codewords."""
+        """Width of the codewords."""
         return self.codebook_dim
 
     def make_quantizer(self) -> nn.Module:
-        """The nearest of the codewords; losses 'codebook', 'commitment' and, in training, 'entropy'."""
+        """Returns a nearest-codeword quantizer; losses 'codebook', 'commitment' and, in training, 'entropy'."""
         return VectorQuantizer(
             codebook=self.make_codebook(),
             normalize=self.normalize,
@@ -190,7 +186,7 @@ class VQGAN(ConvTokenizer):
         )
 
     def make_codebook(self) -> Codebook:
-        """Where the codewords come from; papers that differ in nothing else override this."""
+        """Returns the codebook; papers that differ in nothing else override this."""
         return LearnedCodebook(self.codebook_size, self.codebook_dim, self.normalize, parent=None)
 
     @property
@@ -199,12 +195,11 @@ class VQGAN(ConvTokenizer):
         return TokenSpec((self.codebook_size,), self.downsample_factor)
 
     def embed(self, tokens: Tokens) -> Float[Array, 'b h w d']:
-        """Codewords of `tokens`."""
         return self.quantizer.embed(jnp.asarray(tokens.ids[..., 0]))
 
 
 class EMAVQGAN(VQGAN):
-    """Codewords that are running means of the vectors assigned to them, not trained by gradient (VQ-VAE-2).
+    """VQGAN whose codewords are running means of the vectors assigned to them, not trained by gradient (VQ-VAE-2).
 
     Attributes:
       codebook_weight: of a loss that moves nothing here.
@@ -218,12 +213,11 @@ class EMAVQGAN(VQGAN):
     restart: bool = False
 
     def make_codebook(self) -> Codebook:
-        """Running means."""
         return EMACodebook(
             self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None
         )
 
 
 def _on_dense_grid(ids: Int[Array, 'b h w *k']) -> Int[Array, 'b h w k']:
-    """Ids with an axis of sub-codebooks, also where there is one only."""
+    """Reshapes ids to have an axis of sub-codebooks, also where there is only one."""
     return ids.reshape(*ids.shape[:3], -1)

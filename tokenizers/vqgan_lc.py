@@ -45,7 +45,7 @@ class VQGANLC(VQGAN):
     projector: str = 'linear'
 
     def make_codebook(self) -> Codebook:
-        """The projected table.
+        """Returns a codebook projected from a table.
 
         Raises:
           UserError: an unknown projector, or none between widths that differ.

@@ -1,4 +1,4 @@
-"""Statistics over the whole batch, whichever runner cuts it into pieces.
+"""Statistics over the whole batch, however a runner distributes it over devices.
 
 Under `jit` with a mesh the step sees the global batch and a mean is a mean.  Under `pmap` each replica sees its own
 part, and a batch statistic needs a collective.  Code that computes one calls `replica_mean` (or `replica_sum`,
@@ -17,7 +17,7 @@ _axis: contextvars.ContextVar[str | None] = contextvars.ContextVar('replica_axis
 
 @contextlib.contextmanager
 def name_replica_axis(name: str) -> Iterator[None]:
-    """While a step is traced under `pmap(axis_name=name)`, makes batch statistics global over that axis."""
+    """Makes batch statistics global over a `pmap` axis while a step is traced."""
     token = _axis.set(name)
     try:
         yield
@@ -26,23 +26,23 @@ def name_replica_axis(name: str) -> Iterator[None]:
 
 
 def replica_axis() -> str | None:
-    """The axis name in force, or None when the step already sees the global batch."""
+    """Returns the axis name in force, or None when the step already sees the global batch."""
     return _axis.get()
 
 
 def replica_mean(tree: Any) -> Any:
-    """Mean of per-replica means (replicas hold equally many samples)."""
+    """Averages per-replica means (replicas hold equally many samples)."""
     axis = replica_axis()
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
 def replica_sum(tree: Any) -> Any:
-    """Sum of per-replica sums."""
+    """Adds up per-replica sums."""
     axis = replica_axis()
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
 def replica_gather(x: jax.Array) -> jax.Array:
-    """Concatenation over replicas along axis 0."""
+    """Concatenates the arrays of all replicas along axis 0."""
     axis = replica_axis()
     return x if axis is None else jax.lax.all_gather(x, axis, axis=0, tiled=True)

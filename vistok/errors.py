@@ -1,4 +1,4 @@
-"""Exception for mistakes that the user can correct."""
+"""Exception class for mistakes that the user can correct."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""Work that can be killed at any moment and goes on later: fixed settings, and files that are whole or absent."""
+"""Files that survive interruption: atomic writes, and settings that resumed work must share."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from vistok.errors import UserError
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any], whose: str) -> None:
-    """Notes the settings of work that begins, or compares those of work that goes on.
+    """Writes the settings of new work, or compares them with those of the work that is resumed.
 
     Args:
-      path: of the JSON file that holds them; its folder is made.
+      path: JSON file of the settings; its folder is created.
       settings: JSON values.
-      whose: 'the unfinished extraction in tokens/', for the message.
+      whose: subject of the error message, such as 'the unfinished extraction in tokens/'.
 
     Raises:
       UserError: they differ from those noted, or cannot be noted; the sentence names the first difference.
@@ -36,7 +36,7 @@ def keep_settings(path: Path, settings: Mapping[str, Any], whose: str) -> None:
 
 
 def check_settings(noted: Mapping[str, Any], settings: Mapping[str, Any], whose: str) -> None:
-    """Compares settings, as `keep_settings` does.
+    """Compares settings with those of earlier work.
 
     Raises:
       UserError: they differ.
@@ -56,8 +56,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     Like every new file, it may be read by whom the umask of the process allows.
 
     Args:
-      path: of the file; its folder exists.
-      fill: writes the contents to a binary file, which can be searched.
+      path: path of the file, in an existing folder.
+      fill: function that writes the contents to a seekable binary file.
     """
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(6)}')
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, 'O_BINARY', 0), 0o666)
@@ -73,16 +73,16 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes bytes as a file, see `write_atomically`."""
+    """Writes bytes as a file atomically, see `write_atomically`."""
     write_atomically(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as a UTF-8 file, see `write_atomically`."""
+    """Writes text as a UTF-8 file atomically, see `write_atomically`."""
     write_file(path, text.encode())
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays as a compressed .npz file, see `write_atomically`."""
+    """Writes arrays as a compressed .npz file atomically, see `write_atomically`."""
     named: Any = arrays
     write_atomically(path, lambda file: np.savez_compressed(file, **named))

@@ -1,4 +1,4 @@
-"""Images for people: 8-bit conversion, a sheet of originals and reconstructions, PNG files."""
+"""Visualization: 8-bit conversion, sheets of reconstructions and samples, maps of grains, PNG files."""
 
 import math
 import os
@@ -50,11 +50,11 @@ def reconstruction_sheet(
     captions: Sequence[str] | None = None,
     grain: Integer[np.ndarray, 'm gh gw'] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
-    """One image with every original above its reconstruction.
+    """Draws a sheet with every original above its reconstruction.
 
     Args:
       originals: images in [-1, 1].
-      reconstructions: of the same images, in the same order; values outside [-1, 1] are clipped.
+      reconstructions: reconstructions of the same images, in order; values outside [-1, 1] are clipped.
       captions: a short line below each pair ('31.2 dB'); cut where it is wider than the image.
       grain: side of the block that each token belongs to, on a grid that divides the images.  A third row then shows
         the grains as colours over the original, with the share of each in a line below.
@@ -102,11 +102,11 @@ def reconstruction_sheet(
 
 
 def class_sheet(images: UInt8[np.ndarray, 'r c h w 3'], names: Sequence[str]) -> UInt8[np.ndarray, 'H W 3']:
-    """One image with a row for every class and its name before it.
+    """Draws a sheet with one row of images per class, after the name of the class.
 
     Args:
       images: c images of each of r classes.
-      names: of the classes; cut where they are too long.
+      names: names of the classes; cut where they are too long.
 
     Returns:
       The sheet.  Small images are enlarged by a whole factor without smoothing.
@@ -139,7 +139,7 @@ def _colour(side: int) -> tuple[int, int, int]:
 
 
 def _over_grey(images: UInt8[np.ndarray, 'n h w 3'], grain: Integer[np.ndarray, 'n gh gw']) -> np.ndarray:
-    """Each grain's colour over the image without its colours."""
+    """Blends the colour of each grain with the image in grey."""
     for axis in (1, 2):
         grain = grain.repeat(images.shape[axis] // grain.shape[axis], axis)
     colours = np.zeros_like(images)
@@ -149,7 +149,7 @@ def _over_grey(images: UInt8[np.ndarray, 'n h w 3'], grain: Integer[np.ndarray, 
 
 
 def _write_shares(draw: ImageDraw.ImageDraw, place: tuple[int, int], grain: np.ndarray, font: _Font) -> None:
-    """The share of each grain that occurs, from coarse to fine, in the grain's colour."""
+    """Writes the share of each grain that occurs, from coarse to fine, in the grain's colour."""
     x, y = place
     for side in sorted(map(int, np.unique(grain)), reverse=True):
         text = f'{side}: {np.mean(grain == side):.0%}'
@@ -158,7 +158,7 @@ def _write_shares(draw: ImageDraw.ImageDraw, place: tuple[int, int], grain: np.n
 
 
 def _upright(text: str, length: int, font: _Font) -> Image.Image:
-    """`text` written upwards, centred on a strip of the given length."""
+    """Draws `text` upwards, centred on a strip of the given length."""
     strip = Image.new('RGB', (length, _LABEL - 2), _WHITE)
     ImageDraw.Draw(strip).text((length / 2, _LABEL / 2 - 1), text, fill=_GREY, font=font, anchor='mm')
     return strip.rotate(90, expand=True)
@@ -171,7 +171,7 @@ def _cut(text: str, width: int, font: _Font) -> str:
 
 
 def save_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, 'h w 3']) -> None:
-    """Writes a PNG file, and its folder; a reader sees the old file or the new one, never half of one."""
+    """Writes a PNG file atomically; makes its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: Image.fromarray(image).save(file, format='PNG'))

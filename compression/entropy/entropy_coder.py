@@ -1,7 +1,7 @@
-"""Symbols <-> bits by range coding with integer frequencies; the coder itself is the library constriction.
+"""Range coding of symbols with integer frequencies (by the library constriction).
 
-Encoder, decoder and meter are the same function `(table, symbol) -> symbol`: a model of symbols is written once, as a
-walk that passes each symbol through such a function, and cannot differ between the two sides.
+Encoder, decoder and bit counter share one signature, `(table, symbol) -> symbol`.  A probability model is written once,
+as a loop that passes each symbol through such a function, and cannot differ between encoder and decoder.
 """
 
 import functools
@@ -16,16 +16,16 @@ from vistok.errors import UserError
 
 PRECISION = 24
 TOTAL = 1 << PRECISION
-"""What the frequencies of a table add up to."""
+"""Sum of the frequencies of a table."""
 
 _Categorical = constriction.stream.model.Categorical
 
 
 class FrequencyTable:
-    """How often each symbol occurs, as integers of at least 1 that add up to `TOTAL`.
+    """Frequencies of symbols, integers of at least 1 that add up to `TOTAL`.
 
     The frequency of symbol i is `1 + floor(count_i (TOTAL - n) / sum)`; the first symbol with the largest count also
-    gets what remains.  Integer arithmetic only: every machine has the same table.
+    gets the remainder.  Integer arithmetic only: every machine has the same table.
 
     Args:
       counts: integers of at least 0 and less than 2^32, one per symbol; only their ratios matter.  All 0 means that
@@ -51,7 +51,7 @@ class FrequencyTable:
         self._model = _Categorical((self.frequencies - 1).astype(np.float64), perfect=False) if n > 1 else None
 
     def bits(self, symbol: int) -> float:
-        """What the symbol costs."""
+        """Returns the ideal code length of a symbol in bits."""
         return PRECISION - math.log2(self.frequencies[symbol])
 
 
@@ -59,14 +59,14 @@ SymbolCoder = Callable[[FrequencyTable, int], int]
 """Encodes the symbol and returns it, or ignores it and returns the decoded one."""
 
 
-class Encoder:
-    """Collects symbols; `finish` gives the bytes, none for no symbols."""
+class SymbolEncoder:
+    """Range encoder of symbols."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def __call__(self, table: FrequencyTable, symbol: int) -> int:
-        """Appends a symbol that the table has; IndexError for others."""
+        """Encodes a symbol and returns it; raises IndexError for one that the table does not have."""
         if not 0 <= symbol < table.frequencies.size:
             raise IndexError(f'symbol {symbol} of a table of {table.frequencies.size}')
         if table._model is not None:
@@ -74,18 +74,18 @@ class Encoder:
         return symbol
 
     def finish(self) -> bytes:
-        """All symbols, as little-endian words of 32 bits."""
+        """Returns all symbols as little-endian words of 32 bits; no bytes for no symbols."""
         return self._coder.get_compressed().astype('<u4').tobytes()
 
 
-class Decoder:
-    """Gives back, one after the other, the symbols of `Encoder.finish`.
+class SymbolDecoder:
+    """Range decoder of the symbols that a `SymbolEncoder` encoded.
 
     Args:
-      data: the bytes.
+      data: bytes of `SymbolEncoder.finish`.
 
     Raises:
-      BitstreamError: they are no whole words, or, by the other methods, no encoder wrote them.
+      BitstreamError: the bytes are damaged; every method may raise it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -94,7 +94,7 @@ class Decoder:
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, '<u4').astype(np.uint32))
 
     def __call__(self, table: FrequencyTable, symbol: int = 0) -> int:
-        """The next symbol; the one that is given does not matter."""
+        """Decodes and returns the next symbol; ignores the given one."""
         if table._model is None:
             return 0
         try:
@@ -103,34 +103,34 @@ class Decoder:
             raise BitstreamError('the bitstream is damaged: its coded symbols are impossible') from None
 
     def finish(self) -> None:
-        """To be called after the last symbol: there must be nothing left."""
+        """Checks, after the last symbol, that all bytes were decoded."""
         if not self._coder.maybe_exhausted():
             raise BitstreamError('the bitstream is damaged: there are more coded symbols than tokens')
 
 
-class Meter:
-    """Adds up what symbols would cost, in bits."""
+class BitCounter:
+    """Counter of the ideal code length of symbols, in bits."""
 
     def __init__(self) -> None:
         self.bits = 0.0
 
     def __call__(self, table: FrequencyTable, symbol: int) -> int:
-        """Counts a symbol."""
+        """Adds the code length of a symbol and returns the symbol."""
         self.bits += table.bits(symbol)
         return symbol
 
 
 class AdaptiveBit:
-    """A table for yes and no that learns from what was coded with it."""
+    """Adaptive probability model of a binary symbol."""
 
     __slots__ = ('_no', '_yes')
-    _MOST = 510  # then both counts are halved, so that the table follows the image and few tables exist
+    _MOST = 510  # sum at which both counts are halved, which weights recent symbols more and bounds the cache
 
     def __init__(self) -> None:
-        self._no = self._yes = 1  # in halves: the estimate of Krichevsky and Trofimov (1981)
+        self._no = self._yes = 1  # in halves: the estimator of Krichevsky and Trofimov (1981)
 
     def code(self, coder: SymbolCoder, bit: bool) -> bool:
-        """Passes a bit through the coder."""
+        """Codes a bit, updates the counts and returns the coded bit."""
         coded = bool(coder(_bit_table(self._no, self._yes), int(bit)))
         if coded:
             self._yes += 2

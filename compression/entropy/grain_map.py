@@ -1,8 +1,8 @@
-"""The map of grains as a quadtree of flags, coded with tables that adapt to the image.
+"""Coding of grain maps as quadtrees of flags with adaptive contexts.
 
-Grid by grid from the coarsest grain to the finest but one, each cell that is not yet decided says whether it is of this
-grain; what remains is of the finest.  The flag's table is chosen by the place of the cell in the one that it was
-divided from, and by whether its left and its upper neighbour are at least as coarse.
+From the coarsest grain to the second finest, each undecided cell of the grain's grid has a flag that tells whether it
+is of this grain; remaining cells are of the finest.  The context of a flag is the position of its cell in the coarser
+cell that contains it, and whether the left and the upper neighbour are at least as coarse.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from vistok.compression.entropy.entropy_coder import AdaptiveBit, SymbolCoder
 
 
 def code_grains(coder: SymbolCoder, grain: Integer[np.ndarray, 'h w'], grains: Sequence[int]) -> None:
-    """Passes a map of grains through a coder, which fills it in where it decodes.
+    """Codes a grain map; a decoder writes the map into `grain`.
 
     Args:
-      coder: of `entropy_coder`.
-      grain: side of the block of each position, sides multiples of the largest grain; for decoding all ones.
+      coder: encoder, decoder or bit counter of `entropy_coder`.
+      grain: side of the block of each position; the map's sides are multiples of the largest grain.  All ones for
+        decoding.
       grains: rising, the first is 1.
     """
     height, width = grain.shape
@@ -40,15 +41,15 @@ def code_grains(coder: SymbolCoder, grain: Integer[np.ndarray, 'h w'], grains: S
         np.copyto(grain, decided, where=decided >= side)
 
 
-def flags_of(grain: Integer[np.ndarray, 'h w'], grains: Sequence[int]) -> list[np.ndarray]:
-    """The flags, for each grain but the finest, of all cells that are not yet decided, in raster order."""
+def grain_map_to_flags(grain: Integer[np.ndarray, 'h w'], grains: Sequence[int]) -> list[np.ndarray]:
+    """Returns the flags of undecided cells in raster order, for each grain but the finest."""
     sides = sorted(grains, reverse=True)
     maps = [grain[::side, ::side] for side in sides[:-1]]
     return [cells[cells <= side] == side for side, cells in zip(sides, maps, strict=False)]
 
 
-def grain_of_flags(flags: np.ndarray, shape: tuple[int, int], grains: Sequence[int]) -> tuple[np.ndarray, int]:
-    """The map that flags, more of which may follow, describe, and how many of them do; IndexError for too few."""
+def flags_to_grain_map(flags: np.ndarray, shape: tuple[int, int], grains: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Rebuilds a grain map from flags; returns it and the number of flags used, raises IndexError for too few."""
     grain = np.ones(shape, np.int32)
     taken = 0
     for side in sorted(grains, reverse=True)[:-1]:

@@ -1,11 +1,11 @@
-"""Tokens of a tile <-> its record in the bitstream: streams of grains and ids, each coded or at fixed length."""
+"""Coding of a tile's tokens: streams of grains and ids, each entropy coded or of fixed lengths."""
 
 import numpy as np
 from jaxtyping import Integer
 
-from vistok.compression.entropy.entropy_coder import Decoder, Encoder
-from vistok.compression.entropy.grain_map import code_grains, flags_of, grain_of_flags
-from vistok.compression.format.bitstream import Stream, TileRecord, checksum_of_symbols, id_bits
+from vistok.compression.entropy.entropy_coder import SymbolDecoder, SymbolEncoder
+from vistok.compression.entropy.grain_map import code_grains, flags_to_grain_map, grain_map_to_flags
+from vistok.compression.format.bitstream import SymbolStream, TileRecord, compute_symbol_checksum, count_id_bits
 from vistok.compression.format.header import BitstreamError, TileArea
 from vistok.compression.priors.prior import Prior
 from vistok.errors import UserError
@@ -16,16 +16,17 @@ Grain = Integer[np.ndarray, 'h w']
 
 
 def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | None) -> TileRecord:
-    """The record of a tile; each stream takes the shorter of its two forms.
+    """Encodes the tokens of a tile, each stream in the shorter of its two forms.
 
     Args:
       ids: of the tile.
-      grain: side of the block of each position; None: 1 everywhere.
+      grain: side of the block of each position; None for 1 everywhere.
       spec: of the tokens.
-      prior: model of the ids; None: they have fixed lengths.  One that is not portable has to show that it decodes.
+      prior: probability model of the ids; None for fixed lengths.  Ids coded with a prior that is not portable are
+        decoded again, and stored at fixed lengths if they differ.
 
     Raises:
-      UserError: ids or grains that the spec does not know, or that differ within the block of a coarse token.
+      UserError: ids or grains are outside of the spec, or differ within the block of a coarse token.
     """
     ids = ids.astype(np.int32)
     if (ids < 0).any() or (ids >= np.asarray(spec.codebook_sizes)).any():
@@ -33,12 +34,12 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
     if (grain is None) != (len(spec.grains) == 1):
         raise UserError(f'tokens of grains {spec.grains} {"need a" if grain is None else "have no"} map of grains')
     grains = None if grain is None else _encode_grains(grain.astype(np.int32), ids, spec)
-    stream = Stream(False, _pack(ids[_first(grain, ids.shape[:2])], spec))
+    stream = SymbolStream(False, _pack(ids[_first(grain, ids.shape[:2])], spec))
     if prior is not None:
-        encoder = Encoder()
+        encoder = SymbolEncoder()
         prior.code(encoder, ids.copy(), grain)
-        shorter = _shorter(Stream(True, encoder.finish()), stream)
-        if prior.portable or not shorter.modelled or _decodes(shorter, ids, grain, prior):
+        shorter = _shorter(SymbolStream(True, encoder.finish()), stream)
+        if prior.portable or not shorter.entropy_coded or _decodes(shorter, ids, grain, prior):
             stream = shorter
     return TileRecord(stream, grains, _checksum(ids, grain))
 
@@ -46,7 +47,7 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
 def decode_tile(
     record: TileRecord, area: TileArea, spec: TokenSpec, prior: Prior | None
 ) -> tuple[Integer[np.ndarray, 'h w k'], Integer[np.ndarray, 'h w'] | None]:
-    """Ids and grains of a record.
+    """Decodes ids and grains of a tile.
 
     Raises:
       BitstreamError: the record is damaged, or needs a prior and there is none.
@@ -54,7 +55,7 @@ def decode_tile(
     shape = (area.rows, area.columns)
     grain = None if record.grains is None else decode_grains(record.grains, shape, spec.grains)
     ids = np.zeros((*shape, len(spec.codebook_sizes)), np.int32)
-    if not record.ids.modelled:
+    if not record.ids.entropy_coded:
         chosen = _first(grain, shape)
         ids[chosen] = _unpack(record.ids.data, int(chosen.sum()), spec)
         if grain is not None:
@@ -72,15 +73,15 @@ def decode_tile(
     return ids, grain
 
 
-def _decode(stream: Stream, ids: Ids, grain: Grain | None, prior: Prior) -> None:
-    """Fills in the ids of a coded stream."""
-    decoder = Decoder(stream.data)
+def _decode(stream: SymbolStream, ids: Ids, grain: Grain | None, prior: Prior) -> None:
+    """Decodes an entropy-coded stream into `ids`."""
+    decoder = SymbolDecoder(stream.data)
     prior.code(decoder, ids, grain)
     decoder.finish()
 
 
-def _decodes(stream: Stream, ids: Ids, grain: Grain | None, prior: Prior) -> bool:
-    """Whether the ids come back from a coded stream."""
+def _decodes(stream: SymbolStream, ids: Ids, grain: Grain | None, prior: Prior) -> bool:
+    """Checks that an entropy-coded stream decodes to the ids."""
     found = np.zeros_like(ids)
     try:
         _decode(stream, found, grain, prior)
@@ -89,21 +90,21 @@ def _decodes(stream: Stream, ids: Ids, grain: Grain | None, prior: Prior) -> boo
     return bool((found == ids).all())
 
 
-def decode_grains(stream: Stream, shape: tuple[int, int], grains: tuple[int, ...]) -> Integer[np.ndarray, 'h w']:
-    """The map of grains of a tile.
+def decode_grains(stream: SymbolStream, shape: tuple[int, int], grains: tuple[int, ...]) -> Integer[np.ndarray, 'h w']:
+    """Decodes the grain map of a tile.
 
     Raises:
       BitstreamError: the stream is damaged.
     """
-    if stream.modelled:
+    if stream.entropy_coded:
         grain = np.ones(shape, np.int32)
-        decoder = Decoder(stream.data)
+        decoder = SymbolDecoder(stream.data)
         code_grains(decoder, grain, grains)
         decoder.finish()
         return grain
     flags = np.unpackbits(np.frombuffer(stream.data, np.uint8)).astype(bool)
     try:
-        grain, used = grain_of_flags(flags, shape, grains)
+        grain, used = flags_to_grain_map(flags, shape, grains)
     except IndexError:
         raise BitstreamError('the bitstream is damaged: there are too few grains') from None
     if len(flags) - used >= 8 or flags[used:].any():
@@ -111,24 +112,24 @@ def decode_grains(stream: Stream, shape: tuple[int, int], grains: tuple[int, ...
     return grain
 
 
-def _encode_grains(grain: Grain, ids: Ids, spec: TokenSpec) -> Stream:
+def _encode_grains(grain: Grain, ids: Ids, spec: TokenSpec) -> SymbolStream:
     y, x = np.indices(grain.shape)
     known = np.isin(grain, spec.grains).all()
     first = (y - y % np.maximum(grain, 1), x - x % np.maximum(grain, 1))
     if not known or (grain[first] != grain).any() or (ids[first] != ids).any():
         raise UserError(f'the tokens of a block differ, or grains are none of {spec.grains}')
-    encoder = Encoder()
+    encoder = SymbolEncoder()
     code_grains(encoder, grain.copy(), spec.grains)
-    plain = np.packbits(np.concatenate(flags_of(grain, spec.grains))).tobytes()
-    return _shorter(Stream(True, encoder.finish()), Stream(False, plain))
+    plain = np.packbits(np.concatenate(grain_map_to_flags(grain, spec.grains))).tobytes()
+    return _shorter(SymbolStream(True, encoder.finish()), SymbolStream(False, plain))
 
 
-def _shorter(modelled: Stream, plain: Stream) -> Stream:
-    return modelled if len(modelled.data) < len(plain.data) else plain
+def _shorter(entropy_coded: SymbolStream, plain: SymbolStream) -> SymbolStream:
+    return entropy_coded if len(entropy_coded.data) < len(plain.data) else plain
 
 
 def _first(grain: Grain | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Where the upper left corners of blocks are."""
+    """Returns a mask of the upper left corners of blocks."""
     if grain is None:
         return np.ones(shape, bool)
     y, x = np.indices(shape)
@@ -136,14 +137,14 @@ def _first(grain: Grain | None, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pack(tokens: Integer[np.ndarray, 'n k'], spec: TokenSpec) -> bytes:
-    """Ids at fixed length, the highest bit first."""
+    """Packs ids at fixed lengths, the highest bit first."""
     widths = [(size - 1).bit_length() for size in spec.codebook_sizes]
     columns = [tokens[:, [j]] >> np.arange(width)[::-1] & 1 for j, width in enumerate(widths)]
     return np.packbits(np.concatenate(columns, axis=1).astype(np.uint8).ravel()).tobytes()
 
 
 def _unpack(data: bytes, count: int, spec: TokenSpec) -> Integer[np.ndarray, 'n k']:
-    width = id_bits(spec.codebook_sizes)
+    width = count_id_bits(spec.codebook_sizes)
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     if len(data) != -(-count * width // 8) or bits[count * width :].any():
         raise BitstreamError(f'the bitstream is damaged: {len(data)} bytes for {count} tokens of {width} bits')
@@ -160,4 +161,4 @@ def _unpack(data: bytes, count: int, spec: TokenSpec) -> Integer[np.ndarray, 'n 
 
 def _checksum(ids: Ids, grain: Grain | None) -> int:
     parts = [ids.astype('<i4').tobytes()]
-    return checksum_of_symbols(*parts, *([] if grain is None else [grain.astype('u1').tobytes()]))
+    return compute_symbol_checksum(*parts, *([] if grain is None else [grain.astype('u1').tobytes()]))

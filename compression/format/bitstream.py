@@ -1,8 +1,8 @@
-"""The container of compressed images: what every byte of a `.bin` file means, and nothing about how ids become bits.
+"""Container format of compressed images: the layout of a `.bin` file, without the entropy coding of ids.
 
-docs/bitstream.md has the same in words, with an example.  A file is a header, an optional plane of transparency, and
-one record per tile in raster order; each can be read when the bytes before it have been.  Whatever the bytes are,
-reading them gives a value or a `BitstreamError`, and no more memory than `Limits` allows is asked for on their account.
+The format is specified in docs/bitstream.md, with an example.  A file is a header, an optional alpha channel, and one
+record per tile in raster order, and is read sequentially.  Any bytes give a value or a `BitstreamError`, and reading
+them allocates no more memory than `Limits` allows.
 """
 
 import binascii
@@ -19,9 +19,9 @@ from vistok.compression.format.header import (
     Header,
     Limits,
     TileArea,
-    header_fields,
-    parse_fields,
-    varint,
+    encode_header,
+    encode_varint,
+    parse_header,
 )
 
 MAGIC = b'\x8aTSX'
@@ -29,21 +29,21 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
-    """Some symbols as bytes.
+class SymbolStream:
+    """Sequence of symbols (ids or grains) as bytes.
 
     Attributes:
       modelled: whether they are entropy coded; else they have their fixed lengths.
       data: the bytes.
     """
 
-    modelled: bool
+    entropy_coded: bool
     data: bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class TileRecord:
-    """One tile as it lies in the file.
+    """Coded tile as stored in the file.
 
     Attributes:
       ids: the stream of ids.
@@ -51,62 +51,62 @@ class TileRecord:
       checksum: CRC-16 of the decoded symbols.
     """
 
-    ids: Stream
-    grains: Stream | None
+    ids: SymbolStream
+    grains: SymbolStream | None
     checksum: int
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """A binary file or pipe."""
+    """Binary file or pipe open for reading."""
 
     def read(self, count: int, /) -> bytes | None:
-        """At most `count` bytes, none at the end."""
+        """Reads at most `count` bytes, none at the end."""
         ...
 
 
 @runtime_checkable
 class Writable(Protocol):
-    """Likewise."""
+    """Binary file or pipe open for writing."""
 
     def write(self, data: bytes, /) -> int | None:
-        """Appends all of `data`."""
+        """Writes all of `data`."""
         ...
 
 
 class BitstreamWriter:
-    """Writes a bitstream front to back: header, alpha if there is any, tiles, end.
+    """Sequential writer of a bitstream: header, alpha channel if there is one, tiles or packets, end.
 
     Args:
-      file: gets the bytes; it is neither read nor repositioned.
+      file: receives the bytes; it is neither read nor repositioned.
     """
 
     def __init__(self, file: Writable) -> None:
         self._file = file
         self._crc = 0
 
-    def header(self, header: Header) -> None:
-        """The first thing to write."""
-        fields = header_fields(header)
-        start = MAGIC + bytes([VERSION]) + varint(len(fields)) + fields
+    def write_header(self, header: Header) -> None:
+        """Writes the header, which comes first."""
+        fields = encode_header(header)
+        start = MAGIC + bytes([VERSION]) + encode_varint(len(fields)) + fields
         self._write(start + struct.pack('<I', zlib.crc32(start)))
 
-    def alpha(self, data: bytes) -> None:
-        """The plane of transparency, after the header."""
-        self._write(varint(len(data)) + data)
+    def write_alpha(self, data: bytes) -> None:
+        """Writes the compressed alpha channel, which follows the header."""
+        self._write(encode_varint(len(data)) + data)
 
-    def tile(self, record: TileRecord) -> None:
-        """The next tile."""
+    def write_tile(self, record: TileRecord) -> None:
+        """Writes the next tile."""
         streams = [record.ids] if record.grains is None else [record.grains, record.ids]
-        parts = [varint(2 * len(stream.data) + stream.modelled) + stream.data for stream in streams]
+        parts = [encode_varint(2 * len(stream.data) + stream.entropy_coded) + stream.data for stream in streams]
         self._write(b''.join(parts) + struct.pack('<H', record.checksum))
 
-    def packet(self, data: bytes) -> None:
-        """The next packet, where a file has packets instead of tiles; after the last one nothing follows."""
+    def write_packet(self, data: bytes) -> None:
+        """Writes the next packet of a file that has packets instead of tiles, and no end."""
         self._write(data)
 
-    def end(self) -> None:
-        """The last thing to write."""
+    def write_end(self) -> None:
+        """Writes the checksum of the file, which comes last."""
         self._file.write(struct.pack('<I', self._crc))
 
     def _write(self, data: bytes) -> None:
@@ -115,17 +115,17 @@ class BitstreamWriter:
 
 
 class BitstreamReader:
-    """Reads a bitstream front to back.
+    """Sequential reader of a bitstream.
 
     Args:
       file: bytes, or a binary file, of which no more than the bitstream is read.
-      limits: what may be allocated.
+      limits: bounds on what may be allocated.
 
     Attributes:
-      header: what the file says of itself.
+      header: of the bitstream.
 
     Raises:
-      BitstreamError: also by every method, for bytes that no writer wrote.
+      BitstreamError: the bytes are damaged or no bitstream; every method may raise it.
     """
 
     def __init__(self, file: Readable | bytes, limits: Limits | None = None) -> None:
@@ -134,23 +134,23 @@ class BitstreamReader:
         self._position = 0
         self.header = self._read_header(limits or Limits())
 
-    def alpha(self) -> bytes | None:
-        """The plane of transparency as it was packed, if there is one."""
+    def read_alpha(self) -> bytes | None:
+        """Reads the compressed alpha channel, if there is one."""
         header = self.header
         if not header.has_alpha:
             return None
         plain = header.width * header.height * header.bit_depth // 8
         return self._bytes(self._varint('length of the transparency', plain + plain // 64 + 64), 'the transparency')
 
-    def tiles(self) -> Iterator[tuple[TileArea, TileRecord]]:
-        """The tiles; after the last one, the checksum of the whole is compared and the end of the file expected."""
+    def read_tiles(self) -> Iterator[tuple[TileArea, TileRecord]]:
+        """Yields the tiles; verifies the checksum and the end of the file after the last one."""
         header = self.header
         for number, area in enumerate(header.tiles()):
             name = f'tile {number}'
             grains = (
                 self._stream(f'the grains of {name}', _most_flags(area, header)) if len(header.grains) > 1 else None
             )
-            ids = self._stream(f'the ids of {name}', area.rows * area.columns * id_bits(header.codebook_sizes))
+            ids = self._stream(f'the ids of {name}', area.rows * area.columns * count_id_bits(header.codebook_sizes))
             yield area, TileRecord(ids, grains, struct.unpack('<H', self._bytes(2, name))[0])
         expected = self._crc
         found = struct.unpack('<I', self._bytes(4, 'the checksum of the file'))[0]
@@ -161,8 +161,8 @@ class BitstreamReader:
         if self._file.read(1):
             raise BitstreamError(f'there are bytes after the end of the bitstream, which has {self._position}')
 
-    def rest(self, most: int) -> bytes:
-        """What is left of a file with packets; BitstreamError for more bytes than there may be."""
+    def read_rest(self, most: int) -> bytes:
+        """Reads the remaining bytes of a file with packets; raises BitstreamError for more than `most`."""
         parts, left = [], most + 1
         while left and (data := self._file.read(left)):
             parts.append(data)
@@ -183,11 +183,11 @@ class BitstreamReader:
         found = struct.unpack('<I', self._bytes(4, 'the header'))[0]
         if found != expected:
             raise BitstreamError(f'the header is damaged: its checksum is {found:08x}, its bytes give {expected:08x}')
-        return parse_fields(fields, limits)
+        return parse_header(fields, limits)
 
-    def _stream(self, name: str, most_bits: int) -> Stream:
+    def _stream(self, name: str, most_bits: int) -> SymbolStream:
         number = self._varint(f'length of {name}', 2 * -(-most_bits // 8) + 1)
-        return Stream(bool(number & 1), self._bytes(number >> 1, name))
+        return SymbolStream(bool(number & 1), self._bytes(number >> 1, name))
 
     def _varint(self, name: str, most: int) -> int:
         value = 0
@@ -213,19 +213,19 @@ class BitstreamReader:
         return data
 
 
-def checksum_of_symbols(*arrays: bytes) -> int:
-    """CRC-16 (CCITT, start 0) over some bytes one after the other."""
+def compute_symbol_checksum(*arrays: bytes) -> int:
+    """Computes the CRC-16 (CCITT polynomial, initial value 0) of concatenated bytes."""
     crc = 0
     for array in arrays:
         crc = binascii.crc_hqx(array, crc)
     return crc
 
 
-def id_bits(codebook_sizes: Sequence[int]) -> int:
-    """Bits of one token whose ids have fixed lengths."""
+def count_id_bits(codebook_sizes: Sequence[int]) -> int:
+    """Returns the bits of one token with ids of fixed lengths."""
     return sum((size - 1).bit_length() for size in codebook_sizes)
 
 
 def _most_flags(area: TileArea, header: Header) -> int:
-    """Flags of a tile in which no cell has a coarse grain."""
+    """Returns the largest number of flags in the grain map of a tile: no cell has a coarse grain."""
     return sum(area.rows // side * (area.columns // side) for side in header.grains[1:])

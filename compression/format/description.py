@@ -1,4 +1,4 @@
-"""What a bitstream holds, in numbers; without weights, and without decoding ids."""
+"""Description of a bitstream in numbers, without weights and without decoding ids."""
 
 import dataclasses
 
@@ -8,22 +8,22 @@ from jaxtyping import Int, UInt8
 from vistok.compression.entropy.token_coding import decode_grains
 from vistok.compression.format.bitstream import BitstreamReader, TileRecord
 from vistok.compression.format.header import Header, Limits
-from vistok.compression.format.packets import find_packets, part_count, shape_of
-from vistok.compression.nested.codebooks import level_of
-from vistok.compression.priors.network import FEATURE, probe_of
+from vistok.compression.format.packets import count_packets, find_packets, read_packet_shape
+from vistok.compression.nested.codebooks import read_level
+from vistok.compression.priors.network import NETWORK_FEATURE, read_probe
 from vistok.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A bitstream.
+    """Content of a bitstream in numbers.
 
     Attributes:
-      header: what it says of itself.
+      header: of the bitstream.
       size: of the file in bytes.
-      streams: bytes of each kind of stream that occurs, and of all else.
-      tiles: how many there are.
-      packets: how many have arrived, where there are packets.
+      streams: bytes of each kind of stream that occurs, and of everything else.
+      tiles: number of tiles.
+      packets: number of packets that have arrived; 0 in a file without packets.
       grain: side of the block of each grid cell.
     """
 
@@ -35,22 +35,22 @@ class Description:
     packets: int = 0
 
     def lines(self) -> list[tuple[str, str]]:
-        """Names and values for people."""
+        """Returns names and values as text."""
         header = self.header
         rows, columns = header.grid
         lines = [
             ('picture', f'{header.width}x{header.height}, {header.channels_name}, {header.bit_depth} bits'),
             ('grid', f'{columns}x{rows} cells of {header.downsample_factor}x{header.downsample_factor} pixels'),
             ('codebooks', ', '.join(map(str, header.codebook_sizes))),
-            ('weights', header.weights.hex()),
+            ('weights', header.weights_fingerprint.hex()),
             ('prior', self._prior()),
             ('windows', f'{header.window} pixels, halo {header.halo}'),
             ('tiles', f'{self.tiles} of at most {header.tile}x{header.tile} cells'),
         ]
-        if (level := level_of(header)) is not None:
-            lines.insert(3, ('level', f'{level.number} of the nested codebooks {level.nested.hex()}'))
-        if (shape := shape_of(header)) is not None:
-            of = f'{self.packets} of {part_count(header, shape)}'
+        if (level := read_level(header)) is not None:
+            lines.insert(3, ('level', f'{level.number} of the nested codebooks {level.nested_fingerprint.hex()}'))
+        if (shape := read_packet_shape(header)) is not None:
+            of = f'{self.packets} of {count_packets(header, shape)}'
             lines.append(('packets', f'{of}, ids dealt out by {shape.rows}x{shape.columns}'))
         for side in sorted(header.grains, reverse=True) if len(header.grains) > 1 else ():
             here = self.grain == side
@@ -61,12 +61,16 @@ class Description:
         return lines
 
     def _prior(self) -> str:
-        if self.header.feature(FEATURE) is None:
-            return self.header.prior.hex() or 'none'
-        return f'{self.header.prior.hex()}, a network on {probe_of(self.header).computer}'
+        if self.header.feature(NETWORK_FEATURE) is None:
+            return self.header.prior_fingerprint.hex() or 'none'
+        return f'{self.header.prior_fingerprint.hex()}, a network on {read_probe(self.header).computer}'
 
     def grain_image(self) -> UInt8[np.ndarray, 'h w 1']:
-        """One pixel per grid cell, the finer the brighter; UserError if all tokens are of one size."""
+        """Draws the grain map with one pixel per grid cell, the finer the brighter.
+
+        Raises:
+          UserError: all tokens are of one size.
+        """
         grains = self.header.grains
         if len(grains) == 1:
             raise UserError('there is no map of grains: all tokens are of one size')
@@ -75,11 +79,11 @@ class Description:
 
 
 def describe(data: bytes, limits: Limits | None = None) -> Description:
-    """Reads a bitstream to its end.  Packets may be missing.
+    """Describes a bitstream, some of whose packets may be missing.
 
     Args:
       data: the bitstream.
-      limits: what may be allocated.
+      limits: bounds on what may be allocated.
 
     Raises:
       BitstreamError: it is damaged.
@@ -87,22 +91,22 @@ def describe(data: bytes, limits: Limits | None = None) -> Description:
     reader = BitstreamReader(data, limits)
     header = reader.header
     grain = np.ones(header.grid, np.int32)
-    alpha = reader.alpha()
+    alpha = reader.read_alpha()
     streams = {'transparency': len(alpha or b''), 'grains, coded': 0, 'grains, plain': 0, 'ids, coded': 0}
     streams['ids, plain'] = tiles = 0
-    shape = shape_of(header)
+    shape = read_packet_shape(header)
     if shape is not None:
-        records = find_packets(reader.rest(len(data)), header, shape).records.values()
+        records = find_packets(reader.read_rest(len(data)), header, shape).records.values()
         for record in records:
             streams[_kind(record)] += len(record.ids.data)
         streams['header and checksums'] = len(data) - sum(streams.values())
         used = {name: n for name, n in streams.items() if n}
         return Description(header, len(data), used, header.tile_count, grain, len(records))
-    for area, record in reader.tiles():
+    for area, record in reader.read_tiles():
         tiles += 1
         streams[_kind(record)] += len(record.ids.data)
         if record.grains is not None:
-            streams['grains, coded' if record.grains.modelled else 'grains, plain'] += len(record.grains.data)
+            streams['grains, coded' if record.grains.entropy_coded else 'grains, plain'] += len(record.grains.data)
             here = np.s_[area.top : area.top + area.rows, area.left : area.left + area.columns]
             grain[here] = decode_grains(record.grains, (area.rows, area.columns), header.grains)
     streams['header and checksums'] = len(data) - sum(streams.values())
@@ -110,4 +114,4 @@ def describe(data: bytes, limits: Limits | None = None) -> Description:
 
 
 def _kind(record: TileRecord) -> str:
-    return 'ids, coded' if record.ids.modelled else 'ids, plain'
+    return 'ids, coded' if record.ids.entropy_coded else 'ids, plain'

@@ -1,4 +1,4 @@
-"""What a compressed image says of itself before its first token, and how that becomes bytes."""
+"""Header of a compressed image and its serialization."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ LARGEST_CODEBOOK = 1 << 20
 LARGEST_GRAIN = 64
 LARGEST_WINDOW = 2048  # the networks' memory grows with it
 FEATURES = {1: 'a network as its prior', 2: 'a smaller codebook', 3: 'packets'}
-"""What a header may say beyond the fields that all files have: numbers and what they are, in words."""
+"""Numbers and names of the optional fields of a header."""
 LONGEST_FEATURE = 255
 LONGEST_HEADER = 132 + 5 * MOST_CODEBOOKS + len(FEATURES) * (LONGEST_FEATURE + 3)
 _LARGEST_NUMBER = 1 << 40  # of a variable-length number: no field needs more
@@ -21,16 +21,16 @@ _CHANNELS = {1: 'grey', 2: 'grey with transparency', 3: 'RGB', 4: 'RGB with tran
 
 
 class BitstreamError(UserError):
-    """The bytes are no bitstream, are damaged, or belong to other weights; the message is one sentence."""
+    """Error for bytes that are no bitstream, are damaged, or belong to other weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a reader is willing to allocate.
+    """Upper bounds on what a reader may allocate.
 
     Attributes:
-      pixels: of an image; the numbers in its token grid are held to the same bound.
-      strip: pixels of one row of windows, which are held as 12 bytes each while they are put together.
+      pixels: of an image; the number of ids in its token grid has the same bound.
+      strip: pixels of one row of windows, which take 12 bytes each while windows are blended.
     """
 
     pixels: int = 1 << 27
@@ -39,11 +39,11 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """Something that not every file has, and that a reader has to know.
+    """Optional field of a header, which a reader must understand.
 
     Attributes:
       number: one of `FEATURES`.
-      data: what there is to know, at most `LONGEST_FEATURE` bytes.
+      data: content of the field, at most `LONGEST_FEATURE` bytes.
     """
 
     number: int
@@ -52,23 +52,23 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What is known before the first token.
+    """Header of a compressed image: size, number format, tokens and coding parameters.
 
     Attributes:
       width: of the image, in pixels.
-      height: likewise.
+      height: of the image, in pixels.
       channels: 1 grey, 2 grey with transparency, 3 RGB, 4 RGB with transparency.
       bit_depth: 8 or 16, of every channel.
       codebook_sizes: one entry per sub-codebook.
       downsample_factor: pixels per grid cell along one side.
       grains: block sides, rising from 1, each twice or more the one before.
-      tile: side of the tiles that are written by themselves, in grid cells; a multiple of the largest grain.
-      window: side of the squares that the networks see at once, in pixels; a multiple of the largest block.
-      halo: how far neighbouring squares reach beyond their common border, in pixels; likewise a multiple.
-      weights: fingerprint of the weights, 8 bytes.
+      tile: side of the independently coded tiles, in grid cells; a multiple of the largest grain.
+      window: side of the squares that the networks process, in pixels; a multiple of the largest block.
+      halo: overlap of neighbouring windows beyond their common border, in pixels; a multiple of the largest block.
+      weights_fingerprint: 8 bytes.
       prior_kind: 0 none, 1 integer tables, 2 a network.
-      prior: fingerprint of the prior, 8 bytes; empty without one.
-      features: with rising numbers.
+      prior_fingerprint: 8 bytes; empty without a prior.
+      features: optional fields, by rising numbers.
     """
 
     width: int
@@ -81,38 +81,42 @@ class Header:
     tile: int
     window: int
     halo: int
-    weights: bytes
+    weights_fingerprint: bytes
     prior_kind: int = 0
-    prior: bytes = b''
+    prior_fingerprint: bytes = b''
     features: tuple[Feature, ...] = ()
 
     @property
     def cell(self) -> int:
-        """Pixels along one side of the largest block."""
+        """Side of the largest block in pixels."""
         return self.downsample_factor * max(self.grains)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the token grid, which covers the image in whole blocks."""
+        """Rows and columns of the token grid, which covers the image with whole blocks."""
         blocks = (-(-self.height // self.cell), -(-self.width // self.cell))
         return blocks[0] * max(self.grains), blocks[1] * max(self.grains)
 
     @property
     def has_alpha(self) -> bool:
-        """Whether there is a plane of transparency."""
+        """Presence of an alpha channel."""
         return self.channels in (2, 4)
 
     @property
     def channels_name(self) -> str:
-        """What the channels are, in words."""
+        """Name of the combination of channels."""
         return _CHANNELS[self.channels]
 
     def feature(self, number: int) -> bytes | None:
-        """The data of a feature, if the file has it."""
+        """Returns the content of an optional field, or None."""
         return next((feature.data for feature in self.features if feature.number == number), None)
 
     def check(self, limits: Limits) -> None:
-        """UserError unless all values are possible and the image is within the limits."""
+        """Checks all values and the size of the image.
+
+        Raises:
+          UserError: a value is impossible, or the image is larger than the limits.
+        """
         rules: list[tuple[str, object, bool]] = [
             ('width', self.width, self.width >= 1),
             ('height', self.height, self.height >= 1),
@@ -124,8 +128,10 @@ class Header:
             ('grains', self.grains, self.grains[:1] == (1,) and max(self.grains) <= LARGEST_GRAIN
              and all(b > a and b % a == 0 for a, b in itertools.pairwise(self.grains))),
             ('prior kind', self.prior_kind, 0 <= self.prior_kind <= 255),
-            ('fingerprint of the weights', self.weights, len(self.weights) == FINGERPRINT_BYTES),
-            ('fingerprint of the prior', self.prior, len(self.prior) == FINGERPRINT_BYTES * (self.prior_kind > 0)),
+            ('fingerprint of the weights', self.weights_fingerprint,
+             len(self.weights_fingerprint) == FINGERPRINT_BYTES),
+            ('fingerprint of the prior', self.prior_fingerprint,
+             len(self.prior_fingerprint) == FINGERPRINT_BYTES * (self.prior_kind > 0)),
             ('features', self.features, all(a.number < b.number for a, b in itertools.pairwise(self.features))
              and all(f.number in FEATURES and len(f.data) <= LONGEST_FEATURE for f in self.features)),
         ]  # fmt: skip
@@ -151,31 +157,31 @@ class Header:
             )
 
     def spec(self, codebook_names: Sequence[str] | None = None) -> TokenSpec:
-        """What the tokens are; names, which no file holds, are numbers by default."""
+        """Returns the spec of the tokens; sub-codebooks, whose names are not stored, are numbered by default."""
         names = tuple(codebook_names or map(str, range(len(self.codebook_sizes))))
         return TokenSpec(self.codebook_sizes, self.downsample_factor, names, self.grains)
 
     @property
     def tile_count(self) -> int:
-        """How many tiles there are."""
+        """Number of tiles."""
         rows, columns = self.grid
         return -(-rows // self.tile) * -(-columns // self.tile)
 
     def tile_area(self, number: int) -> 'TileArea':
-        """The tile with a number from 0 in the order of the file: from left to right, then from top to bottom."""
+        """Returns the area of a tile, counted from 0 in raster order."""
         rows, columns = self.grid
         y, x = divmod(number, -(-columns // self.tile))
         top, left = y * self.tile, x * self.tile
         return TileArea(top, left, min(self.tile, rows - top), min(self.tile, columns - left))
 
     def tiles(self) -> Iterator['TileArea']:
-        """All of them."""
+        """Returns the areas of all tiles in raster order."""
         return map(self.tile_area, range(self.tile_count))
 
 
 @dataclasses.dataclass(frozen=True)
 class TileArea:
-    """Where a tile lies in the token grid, in cells."""
+    """Rectangle of the token grid that a tile covers, in cells."""
 
     top: int
     left: int
@@ -183,8 +189,11 @@ class TileArea:
     columns: int
 
 
-def varint(value: int) -> bytes:
-    """A number of at least 0 in groups of seven bits, the lowest first; the top bit of a byte says that more follow."""
+def encode_varint(value: int) -> bytes:
+    """Encodes a number of at least 0 in groups of seven bits, the lowest first (LEB128).
+
+    The highest bit of each byte is set if more bytes follow.
+    """
     parts = bytearray()
     while value > 127:
         parts.append(value & 127 | 128)
@@ -192,19 +201,25 @@ def varint(value: int) -> bytes:
     return bytes([*parts, value])
 
 
-def header_fields(header: Header) -> bytes:
-    """The fields in their order; UserError for impossible values."""
+def encode_header(header: Header) -> bytes:
+    """Encodes all fields in their order; raises UserError for impossible values."""
     header.check(Limits(_LARGEST_NUMBER, _LARGEST_NUMBER))
     numbers = [header.width, header.height, header.channels | (8 if header.bit_depth == 16 else 0)]
     numbers += [header.downsample_factor, len(header.codebook_sizes), *header.codebook_sizes]
     numbers += [len(header.grains), *header.grains, header.tile, header.window, header.halo]
-    features = b''.join(varint(f.number) + varint(len(f.data)) + f.data for f in header.features)
-    return b''.join(map(varint, numbers)) + header.weights + bytes([header.prior_kind]) + header.prior + features
+    features = b''.join(encode_varint(f.number) + encode_varint(len(f.data)) + f.data for f in header.features)
+    return (
+        b''.join(map(encode_varint, numbers))
+        + header.weights_fingerprint
+        + bytes([header.prior_kind])
+        + header.prior_fingerprint
+        + features
+    )
 
 
-def parse_fields(fields: bytes, limits: Limits) -> Header:
-    """What `header_fields` was given; BitstreamError for other bytes and for images beyond the limits."""
-    given = _Fields(fields)
+def parse_header(fields: bytes, limits: Limits) -> Header:
+    """Parses the bytes of `encode_header`; raises BitstreamError for other bytes and images beyond the limits."""
+    given = _FieldReader(fields)
     width, height, form, factor = (given.number() for _ in range(4))
     sizes = tuple(given.number() for _ in range(given.count(MOST_CODEBOOKS, 'sub-codebooks')))
     grains = tuple(given.number() for _ in range(given.count(LARGEST_GRAIN.bit_length(), 'grains')))
@@ -230,26 +245,26 @@ def parse_fields(fields: bytes, limits: Limits) -> Header:
     return header
 
 
-class _Fields:
-    """Gives fields front to back; BitstreamError where there are none left."""
+class _FieldReader:
+    """Sequential reader of header fields, which raises BitstreamError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._position = data, 0
 
     @property
     def left(self) -> bool:
-        """Whether anything follows."""
+        """Existence of unread bytes."""
         return self._position < len(self._data)
 
     def take(self, count: int) -> bytes:
-        """The next bytes."""
+        """Reads the next `count` bytes."""
         self._position += count
         if self._position > len(self._data):
             raise BitstreamError('the header is damaged: it ends inside a field')
         return self._data[self._position - count : self._position]
 
     def number(self) -> int:
-        """The next varint."""
+        """Reads the next variable-length number."""
         value = 0
         for shift in range(0, 42, 7):
             byte = self.take(1)[0]
@@ -259,7 +274,7 @@ class _Fields:
         raise BitstreamError('the header is damaged: a number in it does not end')
 
     def count(self, most: int, name: str) -> int:
-        """The next varint, which says how many of something follow."""
+        """Reads the next variable-length number, a count that is at most `most`."""
         count = self.number()
         if count > most:
             raise BitstreamError(f'the header is damaged: it has {count} {name}, at most {most} are possible')

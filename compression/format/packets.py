@@ -1,9 +1,8 @@
-"""Packets: some of an image's ids each, spread over all of it, so that a lost one leaves no hole.
+"""Packets of interleaved ids (multiple description coding), so that a lost packet leaves no contiguous hole.
 
-The ids of a tile are dealt out by their place: row r and column c belong to packet (r mod a, c mod b) of a*b.  Each
-packet is coded by itself, with contexts that begin anew, and has a checksum of its own; between packets nothing has to
-arrive.  Packets of the same place in all tiles follow each other, so that a file that was cut off has lost the last
-places everywhere instead of the last rows.
+The ids of a tile are interleaved: row r and column c belong to packet (r mod a, c mod b) of a*b.  Each packet is coded
+independently, with contexts of its own, and has a checksum of its own.  Packets of the same phase (r mod a, c mod b)
+in all tiles follow each other, so that a truncated file lacks the last phases everywhere instead of the last rows.
 """
 
 import dataclasses
@@ -12,33 +11,33 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from vistok.compression.format.bitstream import Stream, TileRecord, id_bits
-from vistok.compression.format.header import BitstreamError, Feature, Header, TileArea, varint
+from vistok.compression.format.bitstream import SymbolStream, TileRecord, count_id_bits
+from vistok.compression.format.header import BitstreamError, Feature, Header, TileArea, encode_varint
 from vistok.errors import UserError
 
-FEATURE = 3
-"""Number of the header's feature that gives the shape."""
+PACKETS_FEATURE = 3
+"""Number of the header field with the shape of packets."""
 MARKER = b'\xd7\x53'
 MOST_PACKETS = 64
 _CHECKSUMS = 6  # bytes: of the ids, of the packet
-_PATIENCE = 8  # damaged packets are looked at once; what looks like one inside of them is rare
+_PATIENCE = 8  # bytes with wrong checksums that are searched at most, in lengths of the data
 
 
 @dataclasses.dataclass(frozen=True)
 class PacketShape:
-    """How the places of a tile are dealt out.
+    """Interleaving of the ids of a tile.
 
     Attributes:
-      rows: a, so many rows apart are the ids of a packet.
-      columns: b.
+      rows: distance of the ids of a packet in rows (a).
+      columns: distance of the ids of a packet in columns (b).
     """
 
     rows: int
     columns: int
 
     @classmethod
-    def of_count(cls, count: int) -> 'PacketShape':
-        """The shape of so many packets that is nearest to a square.
+    def from_count(cls, count: int) -> 'PacketShape':
+        """Returns the shape with `count` packets per tile that is nearest to a square.
 
         Raises:
           UserError: fewer than 2 packets, or more than there may be.
@@ -50,77 +49,81 @@ class PacketShape:
 
     @property
     def count(self) -> int:
-        """Packets of a tile."""
+        """Number of packets per tile."""
         return self.rows * self.columns
 
     def feature(self) -> Feature:
-        """As part of a header."""
-        return Feature(FEATURE, bytes([self.rows, self.columns]))
+        """Returns the header field with this shape."""
+        return Feature(PACKETS_FEATURE, bytes([self.rows, self.columns]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """The places of a packet.
+class PacketArea:
+    """Positions of a packet's ids in the token grid.
 
     Attributes:
       number: of the packet in the image.
-      where: rows and columns of the token grid.
-      area: as if they were a tile by themselves.
+      slices: rows and columns of the token grid, with steps.
+      area: of the ids as a tile of their own.
     """
 
     number: int
-    where: tuple[slice, slice]
+    slices: tuple[slice, slice]
     area: TileArea
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What has arrived.
+class FoundPackets:
+    """Packets that were found in a file.
 
     Attributes:
       records: by the numbers of their packets.
-      strays: bytes that belong to no packet.
+      stray_bytes: number of bytes that belong to no packet.
     """
 
     records: dict[int, TileRecord]
-    strays: int
+    stray_bytes: int
 
 
-def shape_of(header: Header) -> PacketShape | None:
-    """How the file is divided into packets; None: it is not.
+def read_packet_shape(header: Header) -> PacketShape | None:
+    """Reads the shape of packets from a header; returns None for a file without packets.
 
     Raises:
-      BitstreamError: the header says something impossible about it.
+      BitstreamError: the shape is impossible.
     """
-    data = header.feature(FEATURE)
+    data = header.feature(PACKETS_FEATURE)
     if data is None:
         return None
     shape = PacketShape(*data) if len(data) == 2 else PacketShape(0, 0)
     if not 2 <= shape.count <= MOST_PACKETS:
         raise BitstreamError(f'the header is damaged: it says {data.hex()} about packets')
     try:
-        check_dividable(header)
+        check_packets_possible(header)
     except ValueError as error:
         raise BitstreamError(f'the header is damaged: {error}') from None
     return shape
 
 
-def check_dividable(header: Header) -> None:
-    """UserError for what packets do not hold: several grains, transparency."""
+def check_packets_possible(header: Header) -> None:
+    """Checks that an image can be divided into packets.
+
+    Raises:
+      UserError: its tokens have several grains, or it has an alpha channel.
+    """
     if len(header.grains) > 1:
         raise UserError(f'packets hold tokens of one size, these have the grains {header.grains}')
     if header.has_alpha:
         raise UserError('packets hold no transparency: it cannot be decoded in part')
 
 
-def parts(header: Header, shape: PacketShape) -> Iterator[Part]:
-    """All packets in the order of the file; tiles that are too small for a place have none there."""
-    every = (part_of(header, shape, number) for number in range(shape.count * header.tile_count))
+def packet_areas(header: Header, shape: PacketShape) -> Iterator[PacketArea]:
+    """Returns all packets in the order of the file; tiles smaller than the shape have fewer of them."""
+    every = (packet_area(header, shape, number) for number in range(shape.count * header.tile_count))
     return (part for part in every if part is not None)
 
 
-def part_of(header: Header, shape: PacketShape, number: int) -> Part | None:
-    """The packet with a number, if there is one."""
+def packet_area(header: Header, shape: PacketShape, number: int) -> PacketArea | None:
+    """Returns the packet with a number, or None if it would be empty or does not exist."""
     place, tile_number = divmod(number, header.tile_count)
     if not 0 <= place < shape.count:
         return None
@@ -130,35 +133,35 @@ def part_of(header: Header, shape: PacketShape, number: int) -> Part | None:
         return None
     vertical = slice(tile.top + i, tile.top + tile.rows, shape.rows)
     horizontal = slice(tile.left + j, tile.left + tile.columns, shape.columns)
-    return Part(number, (vertical, horizontal), TileArea(tile.top + i, tile.left + j, rows, columns))
+    return PacketArea(number, (vertical, horizontal), TileArea(tile.top + i, tile.left + j, rows, columns))
 
 
-def part_count(header: Header, shape: PacketShape) -> int:
-    """How many packets a whole file has; a header may claim millions, so they are not gone through."""
+def count_packets(header: Header, shape: PacketShape) -> int:
+    """Counts the packets of an undamaged file in constant time, since a header may claim millions."""
     sides = zip(header.grid, (shape.rows, shape.columns), strict=True)
     return math.prod(cells // header.tile * min(header.tile, n) + min(cells % header.tile, n) for cells, n in sides)
 
 
-def packet_bytes(number: int, record: TileRecord) -> bytes:
-    """Marker, number, twice the length plus 1 if coded, ids, their checksum, the packet's checksum."""
+def serialize_packet(number: int, record: TileRecord) -> bytes:
+    """Serializes a packet: marker, number, twice the length plus 1 if entropy coded, ids and two checksums."""
     ids = record.ids
-    start = MARKER + varint(number) + varint(2 * len(ids.data) + ids.modelled) + ids.data
+    start = MARKER + encode_varint(number) + encode_varint(2 * len(ids.data) + ids.entropy_coded) + ids.data
     start += struct.pack('<H', record.checksum)
     return start + struct.pack('<I', zlib.crc32(start))
 
 
-def most_bytes(header: Header, shape: PacketShape) -> int:
-    """Bytes of all packets at most."""
+def max_packet_bytes(header: Header, shape: PacketShape) -> int:
+    """Returns an upper bound on the bytes of all packets."""
     rows, columns = header.grid
     each = 1 + _CHECKSUMS + len(MARKER) + 12  # a byte that is not full, numbers
-    return rows * columns * id_bits(header.codebook_sizes) // 8 + each * part_count(header, shape)
+    return rows * columns * count_id_bits(header.codebook_sizes) // 8 + each * count_packets(header, shape)
 
 
-def find_packets(data: bytes, header: Header, shape: PacketShape) -> Found:
-    """The packets in some bytes, wherever they lie and whatever lies between them.
+def find_packets(data: bytes, header: Header, shape: PacketShape) -> FoundPackets:
+    """Finds the packets in a sequence of bytes, with any bytes between them.
 
-    What looks like a packet and has the wrong checksum may be the beginning of many that are one inside the other:
-    after `_PATIENCE` times the length of the data nothing more is looked for, so that time is bounded by the length.
+    Apparent packets with wrong checksums may overlap, so that checking all of them would take quadratic time: the
+    search ends after `_PATIENCE` times the length of the data.
     """
     records: dict[int, TileRecord] = {}
     position = taken = wrong = 0
@@ -167,26 +170,26 @@ def find_packets(data: bytes, header: Header, shape: PacketShape) -> Found:
         number, after = _number(data, start + len(MARKER))
         length, ids = _number(data, after)
         end = ids + (length >> 1) + _CHECKSUMS
-        part = part_of(header, shape, number)
+        part = packet_area(header, shape, number)
         if part is None or not 0 <= length >> 1 <= _longest(part, header) or end > len(data):
             continue
         if struct.unpack_from('<I', data, end - 4)[0] != zlib.crc32(data[start : end - 4]):
             wrong += end - start
             continue
         if number not in records:
-            stream = Stream(bool(length & 1), data[ids : end - _CHECKSUMS])
+            stream = SymbolStream(bool(length & 1), data[ids : end - _CHECKSUMS])
             records[number] = TileRecord(stream, None, struct.unpack_from('<H', data, end - _CHECKSUMS)[0])
             taken += end - start
         position = end
-    return Found(records, len(data) - taken)
+    return FoundPackets(records, len(data) - taken)
 
 
-def _longest(part: Part, header: Header) -> int:
-    return -(-part.area.rows * part.area.columns * id_bits(header.codebook_sizes) // 8)
+def _longest(part: PacketArea, header: Header) -> int:
+    return -(-part.area.rows * part.area.columns * count_id_bits(header.codebook_sizes) // 8)
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:
-    """A varint and the position after it; -1 where there is none."""
+    """Reads a variable-length number; returns it (-1 if there is none) and the position after it."""
     value = 0
     for shift in range(0, 42, 7):
         if position >= len(data):

@@ -1,11 +1,10 @@
-"""Smaller codebooks inside of a large one: a chain of tables from ids to the ids of fewer and fewer codewords.
+"""Nested codebooks: a hierarchy of clusters of codewords, stored as tables from ids to ids.
 
-Clustered codebooks as rate points: "Extreme Image Compression using Fine-tuned VQGANs" (DCC 2024).  That each smaller
-codebook is made of the one before, so that a finished file can be made smaller by looking ids up, is ours.
+Clustered codebooks as rate points are from "Extreme Image Compression using Fine-tuned VQGANs" (DCC 2024).  Here each
+smaller codebook clusters the one before, so that a bitstream can be transcoded by table look-up.
 
-The codeword of a cluster is one of its members, not their mean: what decodes is an id of the whole codebook, so that
-the tokenizer's decoder sees only codewords that it was trained with, every kind of tokenizer works, and the file holds
-nothing but integers.
+A cluster is represented by one of its members instead of their mean.  The decoder thus receives only codewords that it
+was trained with, every kind of tokenizer can be used, and the tables hold only integers.
 """
 
 import dataclasses
@@ -24,19 +23,19 @@ from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 from vistok.weights.files import load_variables, save_variables
 
-FEATURE = 2
-"""Number of the header's feature that names the level."""
+LEVEL_FEATURE = 2
+"""Number of the header field with the level."""
 _NAME = 'nested_codebooks'
 _MOST_LEVELS = 255
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NestedTable:
-    """One sub-codebook at one level.
+    """Cluster table of one sub-codebook at one level.
 
     Attributes:
       cluster_of: id at this level of each id of the level before.
-      members: id of the whole codebook that stands for each id of this level.
+      members: id of the whole codebook that represents each id of this level.
     """
 
     cluster_of: Int[np.ndarray, ' m']
@@ -45,26 +44,26 @@ class NestedTable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NestedCodebooks:
-    """Levels from 1; level 0 is the whole codebook.
+    """Hierarchy of smaller codebooks, in levels from 1; level 0 is the whole codebook.
 
     Attributes:
-      weights: fingerprint of the weights that the codebook is part of, 8 bytes.
-      levels: of each level, a table for each sub-codebook.
-      about: how they were made.
+      weights_fingerprint: 8 bytes that identify the weights that the codebook is part of.
+      levels: for each level, a table per sub-codebook.
+      about: provenance.
 
     Raises:
       UserError: the tables do not fit together.
     """
 
-    weights: bytes
+    weights_fingerprint: bytes
     levels: tuple[tuple[NestedTable, ...], ...]
     about: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.levels) <= _MOST_LEVELS or len(self.weights) != FINGERPRINT_BYTES:
+        if not 1 <= len(self.levels) <= _MOST_LEVELS or len(self.weights_fingerprint) != FINGERPRINT_BYTES:
             raise UserError(
                 f'there are 1 to {_MOST_LEVELS} levels, of weights named by {FINGERPRINT_BYTES} bytes; got '
-                f'{len(self.levels)} and {len(self.weights)}'
+                f'{len(self.levels)} and {len(self.weights_fingerprint)}'
             )
         for level, tables in enumerate(self.levels, 1):
             for j, table in enumerate(tables):
@@ -79,15 +78,15 @@ class NestedCodebooks:
 
     @functools.cached_property
     def fingerprint(self) -> bytes:
-        """Eight bytes that tell these tables from others."""
-        digest = hashlib.blake2b(self.weights, digest_size=FINGERPRINT_BYTES)
+        """Digest of the tables, 8 bytes (BLAKE2b)."""
+        digest = hashlib.blake2b(self.weights_fingerprint, digest_size=FINGERPRINT_BYTES)
         for table in itertools.chain.from_iterable(self.levels):
             for array in (table.cluster_of, table.members):
                 digest.update(repr(array.shape).encode() + array.astype('<i4').tobytes())
         return digest.digest()
 
     def sizes(self, level: int) -> tuple[int, ...]:
-        """Codewords of each sub-codebook at a level.
+        """Returns the number of codewords of each sub-codebook at a level.
 
         Raises:
           UserError: there is no such level.
@@ -98,11 +97,11 @@ class NestedCodebooks:
             return tuple(len(table.cluster_of) for table in self.levels[0])
         return tuple(len(table.members) for table in self.levels[level - 1])
 
-    def level_of(self, codewords: int) -> int:
-        """The level at which each sub-codebook has so many codewords.
+    def find_level(self, codewords: int) -> int:
+        """Finds the level at which each sub-codebook has the given number of codewords.
 
         Raises:
-          UserError: there is none.
+          UserError: there is no such level.
         """
         known = [self.sizes(level) for level in range(len(self.levels) + 1)]
         for level, sizes in enumerate(known):
@@ -111,17 +110,17 @@ class NestedCodebooks:
         listed = '; '.join(' and '.join(map(str, dict.fromkeys(sizes))) for sizes in known)
         raise UserError(f'there is no level of {codewords} codewords; there are: {listed}')
 
-    def coarser(self, tokens: Tokens, start: int, stop: int) -> Tokens:
-        """Tokens of level `start` as those of the higher level `stop`."""
-        return self._looked_up(tokens, [self._mapping(j, start, stop) for j in range(len(self.levels[0]))])
+    def coarsen(self, tokens: Tokens, start: int, stop: int) -> Tokens:
+        """Converts tokens of level `start` to those of a higher level `stop`, which has fewer codewords."""
+        return self._look_up(tokens, [self._mapping(j, start, stop) for j in range(len(self.levels[0]))])
 
-    def whole(self, tokens: Tokens, level: int) -> Tokens:
-        """Tokens of a level as those of the whole codebook that stand for them."""
-        return tokens if level == 0 else self._looked_up(tokens, [table.members for table in self.levels[level - 1]])
+    def expand(self, tokens: Tokens, level: int) -> Tokens:
+        """Converts tokens of a level to the tokens of the whole codebook that represent them."""
+        return tokens if level == 0 else self._look_up(tokens, [table.members for table in self.levels[level - 1]])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the tables, and what is said about them, as one file."""
-        tree: dict[str, Any] = {'weights': np.frombuffer(self.weights, np.uint8)}
+        """Writes the tables and their provenance as one file."""
+        tree: dict[str, Any] = {'weights': np.frombuffer(self.weights_fingerprint, np.uint8)}
         for level, tables in enumerate(self.levels, 1):
             for j, table in enumerate(tables):
                 tree[f'level_{level}_{j}'] = {'cluster_of': table.cluster_of, 'members': table.members}
@@ -129,7 +128,7 @@ class NestedCodebooks:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> 'NestedCodebooks':
-        """Reads what `save` wrote.
+        """Reads a file of `save`.
 
         Raises:
           UserError: the file is missing, damaged or holds something else.
@@ -147,52 +146,52 @@ class NestedCodebooks:
         return cls(weights, levels, saved.about)
 
     def _mapping(self, j: int, start: int, stop: int) -> Int[np.ndarray, ' n']:
-        """For each id of level `start`, its id at level `stop`."""
+        """Returns, for each id of level `start`, its id at level `stop`."""
         found = np.arange(self.sizes(start)[j], dtype=np.int32)
         for tables in self.levels[start:stop]:
             found = tables[j].cluster_of[found].astype(np.int32)
         return found
 
-    def _looked_up(self, tokens: Tokens, tables: list[Int[np.ndarray, ' _']]) -> Tokens:
+    def _look_up(self, tokens: Tokens, tables: list[Int[np.ndarray, ' _']]) -> Tokens:
         ids: Integer[np.ndarray, 'b h w k'] = np.asarray(tokens.ids)
         found = np.stack([table[ids[..., j]] for j, table in enumerate(tables)], axis=-1)
         return Tokens(found.astype(np.int32), tokens.grain)
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
-    """What a header says about the codebook.
+class NestedLevel:
+    """Level of a bitstream as stored in its header.
 
     Attributes:
       number: of the level, from 1.
-      nested: fingerprint of the tables.
+      nested_fingerprint: 8 bytes that identify the tables.
     """
 
     number: int
-    nested: bytes
+    nested_fingerprint: bytes
 
     def feature(self) -> Feature:
-        """As part of a header."""
-        return Feature(FEATURE, bytes([self.number]) + self.nested)
+        """Returns the header field with this level."""
+        return Feature(LEVEL_FEATURE, bytes([self.number]) + self.nested_fingerprint)
 
 
-def level_of(header: Header) -> Level | None:
-    """The level of a file; None: the whole codebook.
+def read_level(header: Header) -> NestedLevel | None:
+    """Reads the level from a header; returns None for the whole codebook.
 
     Raises:
-      BitstreamError: the header says something impossible about it.
+      BitstreamError: the level is impossible.
     """
-    data = header.feature(FEATURE)
+    data = header.feature(LEVEL_FEATURE)
     if data is None:
         return None
     if len(data) != 1 + FINGERPRINT_BYTES or not data[0]:
         raise BitstreamError(f'the header is damaged: it says {data.hex()} about the level of the codebook')
-    return Level(data[0], data[1:])
+    return NestedLevel(data[0], data[1:])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LevelTokenizer:
-    """A tokenizer with the codebook of a level.  Ids are those of the whole codebook, looked up.
+    """Tokenizer with the codebook of a level, by table look-up of the whole codebook's ids.
 
     Attributes:
       tokenizer: with the whole codebook.
@@ -217,13 +216,13 @@ class LevelTokenizer:
 
     @property
     def spec(self) -> TokenSpec:
-        """With fewer codewords."""
+        """Spec of the tokens, with the level's codebook sizes."""
         return dataclasses.replace(self.tokenizer.spec, codebook_sizes=self.nested.sizes(self.level))
 
     def encode(self, images: Any, **shares: Any) -> Tokens:
-        """As the tokenizer, in ids of the level."""
-        return self.nested.coarser(self.tokenizer.encode(images, **shares), 0, self.level)
+        """Encodes images as tokens of the level; arguments as for the tokenizer."""
+        return self.nested.coarsen(self.tokenizer.encode(images, **shares), 0, self.level)
 
     def decode(self, tokens: Tokens) -> Any:
-        """As the tokenizer, from ids of the level."""
-        return self.tokenizer.decode(self.nested.whole(tokens, self.level))
+        """Decodes tokens of the level to images."""
+        return self.tokenizer.decode(self.nested.expand(tokens, self.level))

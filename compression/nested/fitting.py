@@ -1,6 +1,6 @@
-"""`NestedCodebooks` by k-means of k-means, in which a codeword counts as often as it occurs.
+"""Fitting of nested codebooks by repeated k-means, with codewords weighted by their occurrences.
 
-Floating point is allowed here: what comes out is integers.
+Floating-point arithmetic is safe here, since only the resulting integers are stored.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from vistok.compression.nested.codebooks import NestedCodebooks, NestedTable
 from vistok.errors import UserError
 
 _LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
-_UNSEEN = 0.1  # what every codeword counts for beyond its occurrences: those never seen go somewhere near as well
+_UNSEEN = 0.1  # pseudo-count, with which codewords that never occur join a near cluster as well
 
 
 @dataclasses.dataclass(frozen=True)
-class _Points:
-    """What the next level is made of: the codewords of this one as the means of all that they stand for."""
+class _WeightedPoints:
+    """Codewords of a level as the means of their members, weighted by occurrences."""
 
     means: Float[np.ndarray, 'n d']
     weights: Float[np.ndarray, ' n']
@@ -29,7 +29,7 @@ def fit_nested(
     codewords: Sequence[Float[np.ndarray, '_ _']],
     usage: Sequence[Int[np.ndarray, ' _']],
     sizes: Sequence[int],
-    weights: bytes,
+    weights_fingerprint: bytes,
     *,
     restarts: int = 3,
     seed: int = 0,
@@ -37,12 +37,12 @@ def fit_nested(
     """Clusters the codewords of each sub-codebook, then the clusters, and so on.
 
     Args:
-      codewords: of each sub-codebook, `[K, d]`, as the decoder gets them.
-      usage: how often each occurs.
+      codewords: of each sub-codebook, `[K, d]`, as the decoder receives them.
+      usage: occurrences of each codeword.
       sizes: codewords of each level, falling; the same for all sub-codebooks.
-      weights: fingerprint of the weights that the codebook is part of.
-      restarts: of k-means, of which the best is taken.
-      seed: of k-means.
+      weights_fingerprint: 8 bytes that identify the weights that the codebook is part of.
+      restarts: runs of k-means, of which the best is taken.
+      seed: seed of k-means.
 
     Raises:
       UserError: sizes do not fall, or there are fewer different codewords.
@@ -56,26 +56,28 @@ def fit_nested(
     columns, about = [], {'sizes': ','.join(map(str, sizes)), 'restarts': str(restarts), 'seed': str(seed)}
     for j, (vectors, counts) in enumerate(zip(codewords, usage, strict=True)):
         vectors, mass = vectors.astype(np.float64), counts + _UNSEEN
-        points, cluster_of_all = _Points(vectors, mass), np.arange(len(vectors))
+        points, cluster_of_all = _WeightedPoints(vectors, mass), np.arange(len(vectors))
         tables = []
         for size in sizes:
-            cluster_of = _clustered(points, size, restarts, seed)
+            cluster_of = _cluster(points, size, restarts, seed)
             cluster_of_all = cluster_of[cluster_of_all]
-            points = _merged(points, cluster_of, size)
+            points = _merge_points(points, cluster_of, size)
             offsets = np.square(vectors - points.means[cluster_of_all]).sum(1)
             tables.append(NestedTable(cluster_of, _nearest_members(cluster_of_all, offsets, size)))
             about[f'mean_squared_distance/{j}/{size}'] = f'{np.average(offsets, weights=mass):.6g}'
         columns.append(tables)
-    return NestedCodebooks(weights, tuple(zip(*columns, strict=True)), about)
+    return NestedCodebooks(weights_fingerprint, tuple(zip(*columns, strict=True)), about)
 
 
-def _clustered(points: _Points, size: int, restarts: int, seed: int) -> Int[np.ndarray, ' n']:
-    """Cluster of each point, none of them empty, numbered by their first points."""
+def _cluster(points: _WeightedPoints, size: int, restarts: int, seed: int) -> Int[np.ndarray, ' n']:
+    """Clusters points by k-means; clusters are not empty and numbered by their first points."""
     kind = KMeans if len(points.means) <= _LARGE else MiniBatchKMeans
     found = kind(size, n_init=restarts, random_state=seed).fit(points.means, sample_weight=points.weights)
     labels = found.labels_.astype(np.int32)
     error = np.square(points.means - found.cluster_centers_[labels]).sum(1)
-    while len(empty := np.setdiff1d(np.arange(size), labels)):  # samples may leave some; the farthest points go there
+    while len(
+        empty := np.setdiff1d(np.arange(size), labels)
+    ):  # k-means on samples may leave some empty; they take the farthest points
         alone = np.bincount(labels, minlength=size)[labels] == 1
         farthest = int(np.argmax(np.where(alone, -1.0, error)))
         labels[farthest], error[farthest] = empty[0], 0.0
@@ -83,14 +85,14 @@ def _clustered(points: _Points, size: int, restarts: int, seed: int) -> Int[np.n
     return np.argsort(np.argsort(first)).astype(np.int32)[labels]
 
 
-def _merged(points: _Points, cluster_of: Int[np.ndarray, ' n'], size: int) -> _Points:
+def _merge_points(points: _WeightedPoints, cluster_of: Int[np.ndarray, ' n'], size: int) -> _WeightedPoints:
     weights = np.bincount(cluster_of, weights=points.weights, minlength=size)
     sums = np.zeros((size, points.means.shape[1]))
     np.add.at(sums, cluster_of, points.means * points.weights[:, None])
-    return _Points(sums / weights[:, None], weights)
+    return _WeightedPoints(sums / weights[:, None], weights)
 
 
 def _nearest_members(cluster_of: Int[np.ndarray, ' K'], offsets: Float[np.ndarray, ' K'], size: int) -> np.ndarray:
-    """The codeword of each cluster that is nearest to its mean."""
+    """Returns the codeword of each cluster that is nearest to its mean."""
     order = np.lexsort((offsets, cluster_of))
     return order[np.searchsorted(cluster_of[order], np.arange(size))].astype(np.int32)

@@ -1,4 +1,4 @@
-"""The tables of a smaller codebook, added up from those of the whole one: nothing is counted again."""
+"""Static priors of nested codebooks, derived from the prior of the whole codebook."""
 
 import numpy as np
 from jaxtyping import Int
@@ -11,11 +11,11 @@ from vistok.tokenizers.tokenizer import Tokens
 _MOST = (1 << 31) - 1
 
 
-def coarsened(prior: StaticPrior, nested: NestedCodebooks, level: int) -> StaticPrior:
-    """The prior of a level.  Integers only: every machine has the same.
+def coarsen_prior(prior: StaticPrior, nested: NestedCodebooks, level: int) -> StaticPrior:
+    """Computes the prior of a level by adding up counts, in integer arithmetic, which is equal on all machines.
 
-    How often an id of the level occurs is how often those do that it stands for.  A cluster of contexts becomes that
-    of the ids in which most of it went; what was counted for both adds up.
+    The count of an id of the level is the sum of the counts of its members.  A cluster of contexts is mapped to the
+    cluster of the ids that received most of its mass, and counts of merged clusters are added.
 
     Raises:
       UserError: the tables are those of another codebook.
@@ -29,30 +29,30 @@ def coarsened(prior: StaticPrior, nested: NestedCodebooks, level: int) -> Static
         every = np.arange(len(table.clusters), dtype=np.int32)[None, :, None, None]
         ids = np.zeros((*every.shape[:3], len(prior.tables)), np.int32)
         ids[..., [j]] = every
-        level_id = np.asarray(nested.coarser(Tokens(ids), 0, level).ids)[0, :, 0, j]
+        level_id = np.asarray(nested.coarsen(Tokens(ids), 0, level).ids)[0, :, 0, j]
         counts = np.zeros((len(table.counts), size), np.int64)
         np.add.at(counts.T, level_id, table.counts.T)
 
         mass = np.zeros((size, 1 + table.contexts.shape[-1]), np.int64)
         np.add.at(mass, (level_id, table.clusters), 1 + table.counts.sum(0, dtype=np.int64))
-        home = mass.argmax(1)  # the cluster of most of each id
+        home = mass.argmax(1)  # the cluster with most of each id's mass
         present = np.unique(home)
         cluster = 1 + np.searchsorted(present, home[mass.argmax(0)])
         cluster[present] = 1 + np.arange(len(present))
-        cluster[0] = 0  # outside stays outside
+        cluster[0] = 0  # the context outside of the tile stays 0
 
         other = before if j else cluster
         shape = (len(counts), len(present) + 1, int(other.max()) + 1, len(present))
         contexts = np.zeros(shape, np.int64)
         g, left, above, own = np.indices(table.contexts.shape)
         np.add.at(contexts, (g, cluster[left], other[above], cluster[own + 1] - 1), table.contexts)
-        tables.append(CodebookTables(cluster[home].astype(np.int32), _bounded(contexts), _bounded(counts)))
+        tables.append(CodebookTables(cluster[home].astype(np.int32), _halve_to_fit(contexts), _halve_to_fit(counts)))
         before = cluster
     return StaticPrior(tuple(tables), prior.grains)
 
 
-def _bounded(counts: Int[np.ndarray, '...']) -> Int[np.ndarray, '...']:
-    """Halved until they fit, as only ratios matter."""
+def _halve_to_fit(counts: Int[np.ndarray, '...']) -> Int[np.ndarray, '...']:
+    """Halves counts until they fit into 32 bits, as only their ratios matter."""
     while counts.max() > _MOST:
         counts = counts >> 1
     return counts.astype(np.int32)

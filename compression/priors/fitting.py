@@ -1,6 +1,6 @@
-"""A `StaticPrior` from the tokens of some images.
+"""Fitting of static priors to the tokens of images.
 
-Floating point is allowed here: what comes out is integers, and only these decide about bits.
+Floating-point arithmetic is safe here, since coding uses only the resulting integers.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 CLUSTERS = (1, 8, 16, 32)
 _LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
-_HELD_OUT = 4  # one image in so many decides about the number of clusters
-_STRENGTH = 16.0  # what a less specific table counts for, in tokens
-_UNITS = 256  # counts are stored in parts of a token
+_HELD_OUT = 4  # one image in four is held out, to select the number of clusters
+_STRENGTH = 16.0  # pseudo-count of the backoff distribution, in tokens
+_UNITS = 256  # counts are stored in units of 1/256 token
 _MOST = float((1 << 31) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
-    """Tokens in their order, with what is known before each; ids from 1, 0 is outside."""
+class _Contexts:
+    """Tokens in coding order with their contexts; ids count from 1, 0 stands for positions outside of the image."""
 
     level: Int[np.ndarray, ' n']
     ids: Int[np.ndarray, 'n k']
@@ -38,29 +38,29 @@ def fit_prior(
     spec: TokenSpec,
     clusters: Sequence[int] = CLUSTERS,
 ) -> StaticPrior:
-    """Counts tokens; how many clusters a codebook has is decided by images that were not counted.
+    """Counts tokens in their contexts; held-out images select the number of context clusters.
 
     Args:
       tokens: of each image, a batch of one.
-      codewords: of each sub-codebook, `[K, d]`; those that are close together share a cluster.
+      codewords: of each sub-codebook, `[K, d]`; near codewords share a context cluster.
       spec: of the tokens.
-      clusters: numbers of clusters to try.
+      clusters: numbers of clusters to select from.
 
     Raises:
       UserError: there are fewer than two images.
     """
     if len(tokens) < 2:
         raise UserError(f'a prior needs the tokens of at least two images, got {len(tokens)}')
-    images = [_seen(image, spec) for image in tokens]
+    images = [_collect_contexts(image, spec) for image in tokens]
     last = len(images) - 1
-    counted = _joined([p for i, p in enumerate(images) if i % _HELD_OUT != last % _HELD_OUT])
-    held_out = _joined([p for i, p in enumerate(images) if i % _HELD_OUT == last % _HELD_OUT])
-    everything, tables = _joined(images), list[CodebookTables]()
+    counted = _concatenate([p for i, p in enumerate(images) if i % _HELD_OUT != last % _HELD_OUT])
+    held_out = _concatenate([p for i, p in enumerate(images) if i % _HELD_OUT == last % _HELD_OUT])
+    everything, tables = _concatenate(images), list[CodebookTables]()
     for j, vectors in enumerate(codewords):
         tried: dict[float, np.ndarray] = {}
         usage = np.bincount(counted.ids[:, j] - 1, minlength=len(vectors))
         for number in clusters:
-            labels = _clustered(vectors, usage, number)
+            labels = _cluster(vectors, usage, number)
             table = _tables(counted, j, labels, tables[:j], len(spec.grains))
             tried.setdefault(_bits(held_out, j, table, tables[:j]), labels)
         best = tried[min(tried)]
@@ -68,21 +68,23 @@ def fit_prior(
     return StaticPrior(tuple(tables), spec.grains)
 
 
-def _seen(tokens: Tokens, spec: TokenSpec) -> _Seen:
+def _collect_contexts(tokens: Tokens, spec: TokenSpec) -> _Contexts:
     ids = np.asarray(tokens.ids[0]).astype(np.int64) + 1
     sides = np.ones(ids.shape[:2], np.int64) if tokens.grain is None else np.asarray(tokens.grain[0]).astype(np.int64)
     around = np.pad(ids, ((1, 0), (1, 0), (0, 0)))
     y, x = np.indices(sides.shape)
     first = (y % sides == 0) & (x % sides == 0)
-    return _Seen(np.searchsorted(spec.grains, sides[first]), ids[first], around[1:, :-1][first], around[:-1, 1:][first])
+    return _Contexts(
+        np.searchsorted(spec.grains, sides[first]), ids[first], around[1:, :-1][first], around[:-1, 1:][first]
+    )
 
 
-def _joined(images: Sequence[_Seen]) -> _Seen:
-    return _Seen(*(np.concatenate([getattr(p, f.name) for p in images]) for f in dataclasses.fields(_Seen)))
+def _concatenate(images: Sequence[_Contexts]) -> _Contexts:
+    return _Contexts(*(np.concatenate([getattr(p, f.name) for p in images]) for f in dataclasses.fields(_Contexts)))
 
 
-def _clustered(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], number: int) -> Int[np.ndarray, ' K']:
-    """Cluster of each codeword, from 1; fewer clusters where fewer codewords differ."""
+def _cluster(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], number: int) -> Int[np.ndarray, ' K']:
+    """Clusters codewords by k-means, numbered from 1; into fewer clusters where fewer codewords differ."""
     number = min(number, len(np.unique(vectors, axis=0)))
     if number < 2:
         return np.ones(len(vectors), np.int32)
@@ -92,7 +94,7 @@ def _clustered(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], 
 
 
 def _tables(
-    seen: _Seen, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables], levels: int
+    seen: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables], levels: int
 ) -> CodebookTables:
     k, own = len(clusters), int(clusters.max())
     left, other, here = _contexts(seen, j, clusters, before)
@@ -101,7 +103,7 @@ def _tables(
     np.add.at(joint, (seen.level, left, other, here - 1), 1)
     plain = _shares(joint.sum((1, 2)), np.full(own, 1 / own))[:, None, None]
     by_left, by_other = _shares(joint.sum(2)[:, :, None], plain), _shares(joint.sum(1)[:, None], plain)
-    both = by_left * by_other / plain  # as if they told independent things
+    both = by_left * by_other / plain  # as if both contexts were independent given the symbol
     both /= both.sum(-1, keepdims=True)
 
     counts = np.zeros((levels, k))
@@ -115,16 +117,16 @@ def _tables(
 
 
 def _contexts(
-    seen: _Seen, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables]
+    seen: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clusters on the left, of the other context, and of the id itself."""
+    """Returns the clusters of the left neighbour, of the other context, and of the id itself."""
     table = np.concatenate([[0], clusters])
     other = before[-1].clusters[seen.ids[:, j - 1] - 1] if before else table[seen.above[:, j]]
     return table[seen.left[:, j]], other, table[seen.ids[:, j]]
 
 
 def _shares(counts: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis, near `guess` where little was counted."""
+    """Normalizes counts along the last axis, with `guess` as backoff distribution."""
     return (counts + _STRENGTH * guess) / (counts.sum(-1, keepdims=True) + _STRENGTH)
 
 
@@ -132,8 +134,8 @@ def _integers(counts: np.ndarray) -> Int[np.ndarray, '...']:
     return np.minimum(np.rint(_UNITS * counts), _MOST).astype(np.int32)
 
 
-def _bits(seen: _Seen, j: int, table: CodebookTables, before: Sequence[CodebookTables]) -> float:
-    """What tokens cost with a table."""
+def _bits(seen: _Contexts, j: int, table: CodebookTables, before: Sequence[CodebookTables]) -> float:
+    """Computes the ideal code length of tokens under a table, in bits."""
     left, other, here = _contexts(seen, j, table.clusters, before)
     ids, g = seen.ids[:, j] - 1, seen.level
     chosen = table.contexts[g, left, other] + 1e-3

@@ -1,8 +1,8 @@
-"""Probability models of ids: what a token is likely to be, given the tokens before it.
+"""Priors: probability models of ids given the preceding tokens of a tile.
 
-A prior is a walk over the tokens of a tile that passes each symbol through a coder of `entropy_coder`, with an integer
-table for each.  The same walk encodes, decodes and measures, so that both sides have the same tables by construction.
-Here are tables that were counted; `network_prior.py` has those that a generator gives.
+A prior passes the ids of a tile in a fixed order through a coder of `entropy_coder`, each with an integer frequency
+table.  The same loop encodes, decodes and counts bits, so that encoder and decoder have the same tables by
+construction.  `StaticPrior` has counted tables; `NetworkPrior` takes them from a generator.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ _NAME = 'prior'
 
 @runtime_checkable
 class Prior(Protocol):
-    """A model of ids.
+    """Interface of probability models of ids.
 
     Attributes:
       kind: number in the header of a bitstream.
-      portable: whether every machine has the same tables; else an encoder decodes what it wrote before it trusts it.
-      codebook_sizes: of the tokens that it is a model of.
-      grains: likewise.
-      feature: what a header says of it besides its kind and fingerprint.
+      portable: True if every machine computes the same tables; otherwise an encoder verifies what it wrote by decoding.
+      codebook_sizes: of the tokens.
+      grains: of the tokens.
+      feature: optional field that a header needs besides kind and fingerprint.
     """
 
     @property
@@ -54,28 +54,28 @@ class Prior(Protocol):
 
     @property
     def fingerprint(self) -> bytes:
-        """Eight bytes that tell this prior from others."""
+        """Digest of the prior, 8 bytes."""
         ...
 
     def check(self, header: Header) -> None:
-        """BitstreamError where a file that names this prior cannot be read with it here."""
+        """Raises BitstreamError if a file of this prior cannot be decoded on this machine."""
         ...
 
     def code(
         self, coder: SymbolCoder, ids: Integer[np.ndarray, 'h w k'], grain: Integer[np.ndarray, 'h w'] | None
     ) -> None:
-        """Passes the tokens of a tile through a coder, which fills `ids` in where it decodes.
+        """Codes the ids of a tile; a decoder writes them into `ids`.
 
         Args:
-          coder: of `entropy_coder`.
-          ids: one id per position and sub-codebook, repeated over the block of a coarse token; for decoding zeros.
-          grain: side of the block of each position; None: 1 everywhere.
+          coder: encoder, decoder or bit counter of `entropy_coder`.
+          ids: one id per position and sub-codebook, repeated over the block of a coarse token; zeros for decoding.
+          grain: side of the block of each position; None for 1 everywhere.
         """
         ...
 
 
-def tokens_of(shape: Sequence[int], grain: Integer[np.ndarray, 'h w'] | None) -> Iterator[tuple[int, int, int]]:
-    """Row, column and grain of each token: raster order of the upper left corners of the blocks."""
+def iterate_tokens(shape: Sequence[int], grain: Integer[np.ndarray, 'h w'] | None) -> Iterator[tuple[int, int, int]]:
+    """Yields row, column and grain of each token, in raster order of the upper left corners of blocks."""
     height, width = shape[:2]
     if grain is None:
         yield from ((y, x, 1) for y in range(height) for x in range(width))
@@ -90,9 +90,9 @@ def tokens_of(shape: Sequence[int], grain: Integer[np.ndarray, 'h w'] | None) ->
 class CodebookTables:
     """Counts of the ids of one sub-codebook.
 
-    An id is written as the number of its cluster, given two clusters that are known, and then as its place among the
-    ids of the cluster.  What is known: the cluster of the token on the left; and that of the token above or, but for
-    the first sub-codebook, that of the sub-codebook before at the same position.  Outside of the tile lies cluster 0.
+    An id is coded as its cluster, given two context clusters, and then as its rank among the ids of the cluster.  The
+    contexts are the cluster of the left neighbour, and that of the upper neighbour or, except for the first
+    sub-codebook, of the preceding sub-codebook's id at the same position.  Positions outside have cluster 0.
 
     Attributes:
       clusters: cluster of each id, from 1.
@@ -106,30 +106,30 @@ class CodebookTables:
 
     @functools.cached_property
     def members(self) -> list[np.ndarray]:
-        """Ids of each cluster, rising; none for cluster 0."""
+        """Ids of each cluster in rising order; none for cluster 0."""
         return [np.flatnonzero(self.clusters == c) for c in range(self.contexts.shape[-1] + 1)]
 
     @functools.cached_property
-    def places(self) -> list[int]:
-        """Place of each id among those of its cluster."""
-        places = np.zeros(len(self.clusters), np.int64)
+    def ranks(self) -> list[int]:
+        """Rank of each id among those of its cluster."""
+        ranks = np.zeros(len(self.clusters), np.int64)
         for ids in self.members:
-            places[ids] = np.arange(len(ids))
-        return places.tolist()
+            ranks[ids] = np.arange(len(ids))
+        return ranks.tolist()
 
     @functools.cached_property
     def _cache(self) -> dict[tuple[int, ...], FrequencyTable]:
         return {}
 
     def cluster_table(self, grain: int, left: int, other: int) -> FrequencyTable:
-        """Of clusters, from 0 for cluster 1."""
+        """Returns the frequency table of clusters in a context; symbol 0 is cluster 1."""
         key = (grain, left, other)
         if key not in self._cache:
             self._cache[key] = FrequencyTable(self.contexts[key])
         return self._cache[key]
 
     def member_table(self, grain: int, cluster: int) -> FrequencyTable:
-        """Of the ids of a cluster."""
+        """Returns the frequency table of the ids of a cluster."""
         key = (grain, cluster)
         if key not in self._cache:
             self._cache[key] = FrequencyTable(self.counts[grain, self.members[cluster]])
@@ -138,12 +138,12 @@ class CodebookTables:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StaticPrior:
-    """Tables that were counted on a set of images, chosen by the grain and by the neighbours' clusters.
+    """Prior with tables counted on a set of images, in contexts of the grain and the neighbours' clusters.
 
-    With one cluster per sub-codebook there are no contexts: one table per grain and sub-codebook.
+    With one cluster per sub-codebook there are no contexts, only one table per grain and sub-codebook.
 
     Attributes:
-      tables: one entry per sub-codebook.
+      tables: counts of each sub-codebook.
       grains: rising.
     """
 
@@ -164,12 +164,12 @@ class StaticPrior:
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """See `Prior`."""
+        """Number of ids of each sub-codebook."""
         return tuple(len(table.clusters) for table in self.tables)
 
     @functools.cached_property
     def fingerprint(self) -> bytes:
-        """See `Prior`."""
+        """Digest of the tables, 8 bytes (BLAKE2b)."""
         digest = hashlib.blake2b(repr((self.grains, self.codebook_sizes)).encode(), digest_size=FINGERPRINT_BYTES)
         for table in self.tables:
             for array in (table.clusters, table.contexts, table.counts):
@@ -177,19 +177,19 @@ class StaticPrior:
         return digest.digest()
 
     def check(self, header: Header) -> None:
-        """See `Prior`: the fingerprint says it all."""
+        """Accepts every header, as equal fingerprints mean equal tables."""
 
     def code(
         self, coder: SymbolCoder, ids: Integer[np.ndarray, 'h w k'], grain: Integer[np.ndarray, 'h w'] | None
     ) -> None:
-        """See `Prior`."""
+        """Codes the ids of a tile; see `Prior`."""
         height, width, k = ids.shape
         level = {side: i for i, side in enumerate(self.grains)}
         clusters = [[0, *table.clusters.tolist()] for table in self.tables]
-        # With an edge above and to the left, and ids from 1, so that what lies outside has cluster 0.
+        # Padded above and to the left, with ids from 1, so that positions outside of the tile have cluster 0.
         seen = [[[0] * (width + 1) for _ in range(height + 1)] for _ in range(k)]
         given = ids.tolist()
-        for y, x, side in tokens_of(ids.shape, grain):
+        for y, x, side in iterate_tokens(ids.shape, grain):
             before = 0
             for j, table in enumerate(self.tables):
                 known = seen[j]
@@ -197,7 +197,7 @@ class StaticPrior:
                 other = before if j else clusters[j][known[y][x + 1]]
                 g, value = level[side], given[y][x][j]
                 cluster = 1 + coder(table.cluster_table(g, left, other), clusters[j][value + 1] - 1)
-                place = coder(table.member_table(g, cluster), table.places[value])
+                place = coder(table.member_table(g, cluster), table.ranks[value])
                 value = int(table.members[cluster][place])
                 for row in known[y + 1 : y + 1 + side]:
                     row[x + 1 : x + 1 + side] = [value + 1] * side
@@ -206,7 +206,7 @@ class StaticPrior:
             ids[..., j] = np.asarray([row[1:] for row in known[1:]]) - 1
 
     def save(self, path: str | os.PathLike[str], about: dict[str, str] | None = None) -> None:
-        """Writes the tables, and what is said about them, as one file."""
+        """Writes the tables and their provenance as one file."""
         tree: dict[str, Any] = {'grains': np.asarray(self.grains, np.int32)}
         for j, table in enumerate(self.tables):
             tree[f'codebook_{j}'] = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
@@ -214,7 +214,7 @@ class StaticPrior:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> 'StaticPrior':
-        """Reads what `save` wrote.
+        """Reads a file of `save`.
 
         Raises:
           UserError: the file is missing, damaged or no prior.
@@ -227,8 +227,8 @@ class StaticPrior:
         return cls(tables, tuple(tree['grains'].tolist()))
 
 
-def check_fits(prior: Prior, spec: TokenSpec) -> None:
-    """UserError unless the prior is a model of such tokens."""
+def check_prior_fits(prior: Prior, spec: TokenSpec) -> None:
+    """Checks that a prior models tokens of a spec; raises UserError otherwise."""
     if (prior.codebook_sizes, prior.grains) != (spec.codebook_sizes, spec.grains):
         raise UserError(
             f'the prior is one of codebooks {prior.codebook_sizes} and grains {prior.grains}, '

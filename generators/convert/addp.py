@@ -6,8 +6,8 @@ from typing import Any
 from vistok.generators.masked.addp import ADDP
 from vistok.generators.masked.mage import MAGE
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
-from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict, Transform, stacked
+from vistok.weights.official import find_numbers, read_shape
+from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict, Transform, stack_layers
 
 PREDICTOR = 'token_predictor.'
 """Of the predictor's entries in files of ADDP."""
@@ -50,7 +50,7 @@ def _blocks(source: str, target: str, count: int) -> tuple[Rule, ...]:
         for end, leaf in (('weight', weight), ('bias', 'bias')):
             sources = tuple(f'{source}.{i}.{official}.{end}' for i in range(count))
             each = (LINEAR,) if leaf == 'kernel' else ()
-            rules.append(Rule(sources, f'{target}/layers/{ours}/{leaf}', stacked(count, *each)))
+            rules.append(Rule(sources, f'{target}/layers/{ours}/{leaf}', stack_layers(count, *each)))
     return tuple(rules)
 
 
@@ -116,8 +116,8 @@ def layers_of(state_dict: StateDict, prefix: str = '') -> tuple[int, int]:
     """Layers of encoder and decoder of official weights."""
     start = prefix.replace('.', r'\.')
     return (
-        len(numbers(state_dict, rf'{start}blocks\.(\d+)\.')),
-        len(numbers(state_dict, rf'{start}decoder_blocks\.(\d+)\.')),
+        len(find_numbers(state_dict, rf'{start}blocks\.(\d+)\.')),
+        len(find_numbers(state_dict, rf'{start}decoder_blocks\.(\d+)\.')),
     )
 
 
@@ -126,19 +126,19 @@ def has_predictor(state_dict: StateDict) -> bool:
     return f'{PREDICTOR}token_emb.word_embeddings.weight' in state_dict
 
 
-def addp_reading(state_dict: StateDict) -> tuple[Rule, ...]:
+def addp_import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """Rules for official weights of ADDP."""
     return addp_rules(layers_of(state_dict), layers_of(state_dict, PREDICTOR) if has_predictor(state_dict) else None)
 
 
-def addp_writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+def addp_export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Rules for our variables of ADDP."""
     params, predictor = variables['params'], variables.get('predictor')
     layers = _stacked_layers(params['encoder']['blocks']), _stacked_layers(params['decoder'])
     return addp_rules(layers, _layers_of_mage(predictor) if predictor else None)
 
 
-def mage_writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+def mage_export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Rules for our variables of MAGE."""
     return mage_rules(_layers_of_mage(variables['params']))
 
@@ -153,7 +153,7 @@ def _stacked_layers(stack: Mapping[str, Any]) -> int:
 
 def _sizes(state_dict: StateDict, table: str, prefix: str = '') -> dict[str, Any]:
     """Sizes as arguments; heads are 64 wide in the encoders, and 16 in the decoders of the published sizes."""
-    rows, width = shape_of(state_dict, f'{prefix}{table}', 2)
+    rows, width = read_shape(state_dict, f'{prefix}{table}', 2)
     if width % 64 or rows <= _CODES + 1:
         raise ConversionError(f'{prefix}{table} is {rows} x {width}; released models have 2025 rows of 64 n numbers')
     encoder_layers, decoder_layers = layers_of(state_dict, prefix)

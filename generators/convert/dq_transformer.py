@@ -8,7 +8,7 @@ from vistok.generators.autoregressive.dq_transformer import DQTransformer
 from vistok.generators.convert.llamagen import layers_of_ours
 from vistok.generators.convert.vqgan_lc_gpt import POSITIONS, layers
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = ('*.attn.mask', 'first_stage_model.*')  # a constant; the tokenizer, which lies in the same file
@@ -33,18 +33,18 @@ def rules(position_layers: int, content_layers: int) -> tuple[Rule, ...]:
     )
 
 
-def reading(state_dict: StateDict) -> tuple[Rule, ...]:
+def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
     """Rules for official weights."""
     return rules(_layers(state_dict, 'position'), _layers(state_dict, 'content'))
 
 
-def writing(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
+def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Rules for our variables."""
     return rules(layers_of_ours(variables, 'position_stack'), layers_of_ours(variables, 'content_stack'))
 
 
 def _layers(state_dict: StateDict, kind: str) -> int:
-    return len(numbers(state_dict, rf'transformer\.{kind}_transformer\.(\d+)\.'))
+    return len(find_numbers(state_dict, rf'transformer\.{kind}_transformer\.(\d+)\.'))
 
 
 def model(state_dict: StateDict) -> DQTransformer:
@@ -52,9 +52,9 @@ def model(state_dict: StateDict) -> DQTransformer:
 
     The tables have K, N and 4 N rows (codewords, coarse cells, fine cells), each besides those of specials and classes.
     """
-    contents, width = shape_of(state_dict, 'transformer.content_emb.weight', 2)
-    coarse = shape_of(state_dict, 'transformer.content_coarse_pos_emb.weight', 2)[0]
-    fine = shape_of(state_dict, 'transformer.content_fine_pos_emb.weight', 2)[0]
+    contents, width = read_shape(state_dict, 'transformer.content_emb.weight', 2)
+    coarse = read_shape(state_dict, 'transformer.content_coarse_pos_emb.weight', 2)[0]
+    fine = read_shape(state_dict, 'transformer.content_fine_pos_emb.weight', 2)[0]
     cells, rest = divmod(fine - coarse, 3)
     classes, side = coarse - cells - _SPECIALS, math.isqrt(max(cells, 0))
     if rest or side**2 != cells or classes < 1 or width % _HEADS:
@@ -72,5 +72,5 @@ def model(state_dict: StateDict) -> DQTransformer:
         width=width,
         condition_dropout=0.0,
         layout='official',
-        place_rows=shape_of(state_dict, 'transformer.pos_emb', 3)[1],
+        place_rows=read_shape(state_dict, 'transformer.pos_emb', 3)[1],
     )

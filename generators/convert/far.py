@@ -3,7 +3,7 @@
 from vistok.generators.autoregressive.far import FAR
 from vistok.generators.convert import llamagen
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import LINEAR, Rule, StateDict
 
 _NAMES = {2: ('vis', 'sem'), 3: ('vis', 'sem_mid', 'sem_high')}
@@ -26,13 +26,13 @@ def rules(layers: int, head_layers: int) -> tuple[Rule, ...]:
 
 def model(state_dict: StateDict) -> FAR:
     """The generator with the sizes of the given weights, for 16 x 16 tokens."""
-    count = len(numbers(state_dict, r'tok_embeddings_(\d+)\.'))
-    codebooks = tuple(shape_of(state_dict, f'tok_embeddings_{i + 1}.weight', 2)[0] for i in range(max(count, 1)))
+    count = len(find_numbers(state_dict, r'tok_embeddings_(\d+)\.'))
+    codebooks = tuple(read_shape(state_dict, f'tok_embeddings_{i + 1}.weight', 2)[0] for i in range(max(count, 1)))
     names = _NAMES.get(count, tuple(f'code_{i}' for i in range(len(codebooks))))
     return FAR(
         TokenSpec(codebooks, downsample_factor=16, codebook_names=names),
         (16, 16),
-        shape_of(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1,
+        read_shape(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1,
         **llamagen.sizes(state_dict),
         head_layers=head_layers_of(state_dict),
     )
@@ -40,4 +40,4 @@ def model(state_dict: StateDict) -> FAR:
 
 def head_layers_of(state_dict: StateDict) -> int:
     """Number of layers of the second decoder."""
-    return len(numbers(state_dict, r'ar_head\.(\d+)\.'))
+    return len(find_numbers(state_dict, r'ar_head\.(\d+)\.'))

@@ -5,8 +5,8 @@ from typing import Any
 
 from vistok.generators.autoregressive.llamagen import SIZES, LlamaGen
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
-from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict, Transform, stacked
+from vistok.weights.official import find_numbers, read_shape
+from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict, Transform, stack_layers
 
 IGNORED = ('freqs_cis',)  # a table that is computed
 _HEAD_WIDTH = 64  # of all published sizes but 3B
@@ -17,7 +17,7 @@ def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
 
     def rule(name: str, ours: str, transform: Transform | None = None) -> Rule:
         sources = tuple(f'{source}.{i}.{name}.weight' for i in range(count))
-        one = stacked(count) if transform is None else stacked(count, transform)
+        one = stack_layers(count) if transform is None else stack_layers(count, transform)
         return Rule(sources, f'params/{target}/layers/{ours}', one)
 
     return (
@@ -47,34 +47,34 @@ def rules(count: int) -> tuple[Rule, ...]:
 
 def sizes(state_dict: StateDict) -> dict[str, Any]:
     """Layers, heads, width and hidden width, as arguments; heads are 64 wide in every published size but 3B."""
-    width = shape_of(state_dict, 'layers.0.attention.wo.weight', 2)[0]
+    width = read_shape(state_dict, 'layers.0.attention.wo.weight', 2)[0]
     published = {size['width']: size['heads'] for size in SIZES.values()}
     if width not in published and width % _HEAD_WIDTH:
         raise ConversionError(f'width {width} is no multiple of {_HEAD_WIDTH}: name the number of `heads`')
     return {
-        'layers': len(numbers(state_dict, r'layers\.(\d+)\.')),
+        'layers': len(find_numbers(state_dict, r'layers\.(\d+)\.')),
         'heads': published.get(width, width // _HEAD_WIDTH),
         'width': width,
-        'mlp_width': shape_of(state_dict, 'layers.0.feed_forward.w1.weight', 2)[0],
+        'mlp_width': read_shape(state_dict, 'layers.0.feed_forward.w1.weight', 2)[0],
     }
 
 
 def model(state_dict: StateDict) -> LlamaGen:
     """The generator with the sizes of the given weights, for 16 x 16 tokens: the weights do not tell the grid."""
-    codebook_size = shape_of(state_dict, 'tok_embeddings.weight', 2)[0]
+    codebook_size = read_shape(state_dict, 'tok_embeddings.weight', 2)[0]
     condition: dict[str, Any] = {'num_classes': 0}
     if 'cls_embedding.uncond_embedding' in state_dict:
-        text_tokens, text_width = shape_of(state_dict, 'cls_embedding.uncond_embedding', 2)
+        text_tokens, text_width = read_shape(state_dict, 'cls_embedding.uncond_embedding', 2)
         condition |= {'text_tokens': text_tokens, 'text_width': text_width}
     else:
-        condition['num_classes'] = shape_of(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1
+        condition['num_classes'] = read_shape(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1
     spec = TokenSpec((codebook_size,), downsample_factor=16)
     return LlamaGen(spec, (16, 16), **condition, **sizes(state_dict))
 
 
 def layers_of(state_dict: StateDict) -> int:
     """Number of layers of official weights."""
-    return len(numbers(state_dict, r'layers\.(\d+)\.'))
+    return len(find_numbers(state_dict, r'layers\.(\d+)\.'))
 
 
 def layers_of_ours(variables: Mapping[str, Any], decoder: str = 'decoder') -> int:

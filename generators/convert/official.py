@@ -20,51 +20,51 @@ _generator = functools.partial(
     Official,
     ignored=lambda generator: llamagen.IGNORED,
     shapes=_shapes,
-    changed=dataclasses.replace,
-    finished=TrainedGenerator,
+    override=dataclasses.replace,
+    wrap=TrainedGenerator,
 )
 
 OFFICIAL: dict[str, Official] = {
     'llamagen_gpt': _generator(
         model=llamagen.model,
-        reading=lambda state_dict: llamagen.rules(llamagen.layers_of(state_dict)),
-        writing=lambda variables: llamagen.rules(llamagen.layers_of_ours(variables)),
+        import_rules=lambda state_dict: llamagen.rules(llamagen.layers_of(state_dict)),
+        export_rules=lambda variables: llamagen.rules(llamagen.layers_of_ours(variables)),
     ),
     'fqgan_far': _generator(
         model=far.model,
-        reading=lambda state_dict: far.rules(llamagen.layers_of(state_dict), far.head_layers_of(state_dict)),
-        writing=lambda variables: far.rules(
+        import_rules=lambda state_dict: far.rules(llamagen.layers_of(state_dict), far.head_layers_of(state_dict)),
+        export_rules=lambda variables: far.rules(
             llamagen.layers_of_ours(variables), llamagen.layers_of_ours(variables, 'head')
         ),
     ),
     'vqgan_lc_gpt': _generator(
         model=vqgan_lc_gpt.model,
-        reading=lambda state_dict: vqgan_lc_gpt.rules(vqgan_lc_gpt.layers_of(state_dict)),
-        writing=lambda variables: vqgan_lc_gpt.rules(llamagen.layers_of_ours(variables)),
+        import_rules=lambda state_dict: vqgan_lc_gpt.rules(vqgan_lc_gpt.layers_of(state_dict)),
+        export_rules=lambda variables: vqgan_lc_gpt.rules(llamagen.layers_of_ours(variables)),
         ignored=lambda generator: vqgan_lc_gpt.IGNORED,
     ),
     'dq_transformer': _generator(
         model=dq_transformer.model,
-        reading=dq_transformer.reading,
-        writing=dq_transformer.writing,
+        import_rules=dq_transformer.import_rules,
+        export_rules=dq_transformer.export_rules,
         ignored=lambda generator: dq_transformer.IGNORED,
     ),
     'mage': _generator(
         model=addp.mage_model,
-        reading=lambda state_dict: addp.mage_rules(addp.layers_of(state_dict)),
-        writing=addp.mage_writing,
+        import_rules=lambda state_dict: addp.mage_rules(addp.layers_of(state_dict)),
+        export_rules=addp.mage_export_rules,
         ignored=lambda generator: addp.MAGE_IGNORED,
     ),
     'addp': _generator(  # without its tokenizer, which `launch` puts beside it
         model=addp.addp_model,
-        reading=addp.addp_reading,
-        writing=addp.addp_writing,
+        import_rules=addp.addp_import_rules,
+        export_rules=addp.addp_export_rules,
         ignored=lambda generator: addp.ADDP_IGNORED,
     ),
     'vq_ddm': _generator(
         model=vq_ddm.model,
-        reading=lambda state_dict: vq_ddm.rules(),
-        writing=lambda variables: vq_ddm.rules(),
+        import_rules=lambda state_dict: vq_ddm.rules(),
+        export_rules=lambda variables: vq_ddm.rules(),
         ignored=lambda generator: vq_ddm.IGNORED,
         defaults=vq_ddm.defaults,
     ),

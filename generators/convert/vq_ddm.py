@@ -4,7 +4,7 @@ import numpy as np
 
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, ConversionError, Rule, StateDict, Transform
 
 IGNORED = (
@@ -78,9 +78,9 @@ def rules() -> tuple[Rule, ...]:
 
 def model(state_dict: StateDict) -> VQDDM:
     """The generator with the sizes of the given weights: no classes, the grid of the paper."""
-    codebook_size, channels = shape_of(state_dict, '_nn.embedding.weight', 2)
-    levels = numbers(state_dict, r'_nn\.downs\.(\d+)\.')
-    widths = [shape_of(state_dict, f'_nn.downs.{i}.0.block1.block.0.weight', 4)[0] for i in levels]
+    codebook_size, channels = read_shape(state_dict, '_nn.embedding.weight', 2)
+    levels = find_numbers(state_dict, r'_nn\.downs\.(\d+)\.')
+    widths = [read_shape(state_dict, f'_nn.downs.{i}.0.block1.block.0.weight', 4)[0] for i in levels]
     if any(width % channels for width in widths):
         raise ConversionError(f'these are weights of another model: widths {widths} are no multiples of {channels}')
     counted = '_denoising.log_alpha'
@@ -91,7 +91,7 @@ def model(state_dict: StateDict) -> VQDDM:
         channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
         official=True,
-        timesteps=shape_of(state_dict, counted, 1)[0] if counted in state_dict else _TIMESTEPS,
+        timesteps=read_shape(state_dict, counted, 1)[0] if counted in state_dict else _TIMESTEPS,
     )
 
 

@@ -4,8 +4,17 @@ import math
 
 from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.official import numbers, shape_of
-from vistok.weights.rules import IDENTITY, LINEAR, ConversionError, Rule, StateDict, Transform, joined, stacked
+from vistok.weights.official import find_numbers, read_shape
+from vistok.weights.rules import (
+    IDENTITY,
+    LINEAR,
+    ConversionError,
+    Rule,
+    StateDict,
+    Transform,
+    concatenate_sources,
+    stack_layers,
+)
 
 IGNORED = ('transformer.blocks.*.attn.mask', 'vqgan.*')  # a constant; the tokenizer, where it lies in the same file
 
@@ -20,8 +29,8 @@ def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
 
     def rule(names: tuple[str, ...], entry: str, ours: str, transform: Transform = IDENTITY) -> Rule:
         sources = tuple(f'{source}.{i}.{name}.{entry}' for i in range(count) for name in names)
-        each = transform if len(names) == 1 else joined(len(names), transform)
-        return Rule(sources, f'params/{target}/layers/{ours}', stacked(count, each, len(names)))
+        each = transform if len(names) == 1 else concatenate_sources(len(names), transform)
+        return Rule(sources, f'params/{target}/layers/{ours}', stack_layers(count, each, len(names)))
 
     dense = {
         ('attn.query', 'attn.key', 'attn.value'): 'attention/qkv',
@@ -51,13 +60,13 @@ def rules(count: int) -> tuple[Rule, ...]:
 
 def layers_of(state_dict: StateDict) -> int:
     """Number of layers of official weights."""
-    return len(numbers(state_dict, r'transformer\.blocks\.(\d+)\.'))
+    return len(find_numbers(state_dict, r'transformer\.blocks\.(\d+)\.'))
 
 
 def model(state_dict: StateDict) -> VQGANLCGPT:
     """The generator with the sizes of the given weights: a square grid, 1000 classes."""
-    vocabulary, width = shape_of(state_dict, 'transformer.tok_emb.weight', 2)
-    length = shape_of(state_dict, 'transformer.pos_emb', 3)[1]
+    vocabulary, width = read_shape(state_dict, 'transformer.tok_emb.weight', 2)
+    length = read_shape(state_dict, 'transformer.pos_emb', 3)[1]
     side = math.isqrt(length - 1)
     if side**2 != length - 1 or vocabulary <= _CLASSES or width % _HEAD_WIDTH:
         raise ConversionError(
@@ -71,5 +80,5 @@ def model(state_dict: StateDict) -> VQGANLCGPT:
         layers=layers_of(state_dict),
         heads=width // _HEAD_WIDTH,
         width=width,
-        mlp_width=shape_of(state_dict, 'transformer.blocks.0.mlp.0.weight', 2)[0],
+        mlp_width=read_shape(state_dict, 'transformer.blocks.0.mlp.0.weight', 2)[0],
     )

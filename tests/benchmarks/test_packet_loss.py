@@ -10,8 +10,8 @@ from toy_image_tokenizer import ToyTokenizer
 from vistok.compression.codec import Codec
 from vistok.compression.format.bitstream import BitstreamReader
 from vistok.compression.format.packets import PacketShape
-from vistok.compression.format.token_file import read_what_arrived
-from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.format.token_file import read_partial_tokens
+from vistok.compression.loss_concealment import copy_nearest_known
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'packet_loss.py'
 CODEC = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, packets=PacketShape(4, 4))
@@ -35,7 +35,7 @@ def test_what_is_lost_at_a_small_share_is_lost_at_a_larger_one():
     assert with_losses(data, chances, 0.0) == data
     before = np.ones((4, 4), bool)
     for share in (0.2, 0.4, 0.8, 1.0):
-        known = read_what_arrived(BitstreamReader(with_losses(data, chances, share)), None).known
+        known = read_partial_tokens(BitstreamReader(with_losses(data, chances, share)), None).known
         assert not (known & ~before).any()
         assert known.sum() == max(1, (chances[:16] >= share).sum())
         before = known
@@ -45,7 +45,7 @@ def test_rows_compare_the_same_losses_and_images_are_shown():
     network = types.SimpleNamespace(
         variables=None, module=types.SimpleNamespace(apply=lambda _, a, b: np.abs(a - b).mean((1, 2, 3)))
     )
-    restorers = {'nearest': nearest_known, 'zeros': lambda ids, known: np.where(known[..., None], ids, 0)}
+    restorers = {'nearest': copy_nearest_known, 'zeros': lambda ids, known: np.where(known[..., None], ids, 0)}
     rows, shown = script().measure(CODEC, images(6), restorers, network, 0)
     assert [row.restored_by for row in rows] == ['nearest', 'zeros'] * 5
     for one, other in zip(rows[::2], rows[1::2], strict=True):

@@ -14,9 +14,9 @@ from toy_image_tokenizer import ToyTokenizer
 from vistok.compression.codec import Codec, build_header
 from vistok.compression.entropy.token_coding import encode_tile
 from vistok.compression.format.description import describe
-from vistok.compression.format.packets import PacketShape, parts
+from vistok.compression.format.packets import PacketShape, packet_areas
 from vistok.compression.nested.fitting import fit_nested
-from vistok.compression.nested.prior import coarsened
+from vistok.compression.nested.prior import coarsen_prior
 from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.network import NetworkPrior
 from vistok.tokenizers.tokenizer import Tokens
@@ -139,7 +139,7 @@ def test_files_of_smaller_codebooks_take_what_their_counts_say(name):
     codec = dataclasses.replace(codec, nested=nested)
     whole = codec.encode(image(SIDE[name]))
     for level in (1, 2):
-        tokens, prior = nested.coarser(whole, 0, level), coarsened(codec.prior, nested, level)
+        tokens, prior = nested.coarsen(whole, 0, level), coarsen_prior(codec.prior, nested, level)
         grain = None if tokens.grain is None else tokens.grain[0]
         named = bits_of_ids(prior, tokens.ids[0], grain)
         found, streams = payload(codec.at_level(level).pack(image(SIDE[name]), tokens))
@@ -153,8 +153,8 @@ def test_packets_take_what_the_counts_say_of_each_by_itself():
     codec = dataclasses.replace(codec_of(name, 6), packets=PacketShape(2, 2))
     tokens = codec.encode(image(SIDE[name]))
     data = codec.pack(image(SIDE[name]), tokens)
-    every = list(parts(build_header(codec, image(SIDE[name])), codec.packets))
-    named = sum(bits_of_ids(codec.prior, tokens.ids[0][part.where], None) for part in every)
+    every = list(packet_areas(build_header(codec, image(SIDE[name])), codec.packets))
+    named = sum(bits_of_ids(codec.prior, tokens.ids[0][part.slices], None) for part in every)
     found, streams = payload(data)
     assert 'ids, coded' in streams
     assert 0.999 * named < found <= 1.01 * named + len(every) * WORD

@@ -20,12 +20,12 @@ from vistok.compression.format.bitstream import BitstreamReader
 from vistok.compression.format.description import describe
 from vistok.compression.format.header import BitstreamError, Limits
 from vistok.compression.format.packets import PacketShape
-from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.loss_concealment import copy_nearest_known
 from vistok.compression.nested.fitting import fit_nested
 from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
-from vistok.compression.transcode import transcode
+from vistok.compression.transcode import transcode_to_level
 from vistok.tokenizers.tokenizer import Tokens
 
 WEIGHTS = b'weights!'
@@ -193,7 +193,7 @@ class Reading:
 
         def restore(ids, known):
             seen['ids'], seen['known'] = ids, known
-            return nearest_known(ids, known)
+            return copy_nearest_known(ids, known)
 
         found = case.codec.decompress_partial(data, restore)
         self._check(case.codec, found.known)
@@ -207,7 +207,7 @@ class Reading:
     def transcoded(self, case, data, mended):
         codec = case.codec
         prior = codec.prior if isinstance(codec.prior, StaticPrior) else None
-        smaller = transcode(data, codec.nested, len(codec.nested.levels), prior, codec.limits)
+        smaller = transcode_to_level(data, codec.nested, len(codec.nested.levels), prior, codec.limits)
         self._check(codec, codec.unpack(smaller).tokens)
 
     @staticmethod

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
-from vistok.compression.loss_concealment import MaskedRestorer, nearest_known
+from vistok.compression.loss_concealment import MaskedRestorer, copy_nearest_known
 from vistok.generators.masked.mage import MAGE
 
 SPEC = ToyTokenizer().spec
@@ -44,7 +44,7 @@ def test_nothing_is_looked_at_that_has_not_arrived_and_nothing_is_drawn():
     made = restore(ids, known)
     other = np.where(known[..., None], ids, rng.integers(0, 64, ids.shape))
     np.testing.assert_array_equal(restore(other, known), made)
-    np.testing.assert_array_equal(nearest_known(other, known), nearest_known(ids, known))
+    np.testing.assert_array_equal(copy_nearest_known(other, known), copy_nearest_known(ids, known))
     np.testing.assert_array_equal(made[known], ids[known])
 
 

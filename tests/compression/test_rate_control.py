@@ -5,7 +5,7 @@ import pytest
 from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
-from vistok.compression.rate_control import Target, binomial_grain_ratios, compress_to, most_codewords
+from vistok.compression.rate_control import SizeTarget, binomial_grain_ratios, compress_to_size, pack_to_size
 
 PIXELS = 100_000
 
@@ -35,9 +35,9 @@ def test_a_size_is_met_and_never_exceeded(size):
         calls.append(shares)
         return smooth(shares)
 
-    near = compress_to(Target(size, never_above=False), compress, 3, PIXELS)
+    near = compress_to_size(SizeTarget(size, never_above=False), compress, 3, PIXELS)
     assert abs(len(near) - size) <= 0.005 * size
-    below = compress_to(Target(size, never_above=True), compress, 3, PIXELS)
+    below = compress_to_size(SizeTarget(size, never_above=True), compress, 3, PIXELS)
     assert 0.99 * size <= len(below) <= size
     assert len(calls) < 30
 
@@ -48,14 +48,14 @@ def test_steps_are_respected():
     def compress(shares):
         return bytes(1400 + (len(smooth(shares)) - 1400) // 700 * 700)
 
-    assert len(compress_to(Target(4100, never_above=True), compress, 3, PIXELS)) == 3500
-    assert len(compress_to(Target(4100, never_above=False), compress, 3, PIXELS)) == 4200
+    assert len(compress_to_size(SizeTarget(4100, never_above=True), compress, 3, PIXELS)) == 3500
+    assert len(compress_to_size(SizeTarget(4100, never_above=False), compress, 3, PIXELS)) == 4200
 
 
 def test_more_than_everything_is_everything_and_less_than_the_least_is_refused():
-    assert len(compress_to(Target(99_999, never_above=True), smooth, 3, PIXELS)) == 16400
+    assert len(compress_to_size(SizeTarget(99_999, never_above=True), smooth, 3, PIXELS)) == 16400
     with pytest.raises(ValueError, match=r'this image has 1400 bytes \(0.1120 bits per pixel\); asked for were 900'):
-        compress_to(Target(900, never_above=True), smooth, 3, PIXELS)
+        compress_to_size(SizeTarget(900, never_above=True), smooth, 3, PIXELS)
 
 
 def test_one_grain_has_one_size():
@@ -63,12 +63,12 @@ def test_one_grain_has_one_size():
         assert shares is None
         return bytes(1000)
 
-    assert len(compress_to(Target(1000, never_above=True), compress, 1, PIXELS)) == 1000
-    assert len(compress_to(Target(5000, never_above=True), compress, 1, PIXELS)) == 1000
-    assert len(compress_to(Target.of_bpp(0.081, PIXELS, 1), compress, 1, PIXELS)) == 1000
-    for target in (Target(999, never_above=True), Target(5000, never_above=False)):
+    assert len(compress_to_size(SizeTarget(1000, never_above=True), compress, 1, PIXELS)) == 1000
+    assert len(compress_to_size(SizeTarget(5000, never_above=True), compress, 1, PIXELS)) == 1000
+    assert len(compress_to_size(SizeTarget.from_bpp(0.081, PIXELS, 1), compress, 1, PIXELS)) == 1000
+    for target in (SizeTarget(999, never_above=True), SizeTarget(5000, never_above=False)):
         with pytest.raises(ValueError, match='one grain, so the size of an image is given: 1000 bytes'):
-            compress_to(target, compress, 1, PIXELS)
+            compress_to_size(target, compress, 1, PIXELS)
 
 
 def test_the_most_codewords_that_fit_are_taken():
@@ -78,21 +78,21 @@ def test_the_most_codewords_that_fit_are_taken():
         asked.append(level)
         return bytes([1000, 500, 250][level])
 
-    assert len(most_codewords(Target(600, never_above=True), pack, 2, PIXELS)) == 500
+    assert len(pack_to_size(SizeTarget(600, never_above=True), pack, 2, PIXELS)) == 500
     assert asked == [0, 1]
-    assert len(most_codewords(Target(1000, never_above=True), pack, 2, PIXELS)) == 1000
-    assert len(most_codewords(Target(999, never_above=True), pack, 2, PIXELS)) == 500
-    assert len(most_codewords(Target(990, never_above=False), pack, 2, PIXELS)) == 1000
-    assert len(most_codewords(Target(970, never_above=False), pack, 2, PIXELS)) == 500
+    assert len(pack_to_size(SizeTarget(1000, never_above=True), pack, 2, PIXELS)) == 1000
+    assert len(pack_to_size(SizeTarget(999, never_above=True), pack, 2, PIXELS)) == 500
+    assert len(pack_to_size(SizeTarget(990, never_above=False), pack, 2, PIXELS)) == 1000
+    assert len(pack_to_size(SizeTarget(970, never_above=False), pack, 2, PIXELS)) == 500
     with pytest.raises(ValueError, match=r'fewest codewords there are, this image has 250 bytes .* were 240'):
-        most_codewords(Target(240, never_above=True), pack, 2, PIXELS)
+        pack_to_size(SizeTarget(240, never_above=True), pack, 2, PIXELS)
 
 
 def test_rates_are_positive():
-    assert Target.of_bpp(0.5, 100, 80) == Target(500, never_above=False)
+    assert SizeTarget.from_bpp(0.5, 100, 80) == SizeTarget(500, never_above=False)
     for wrong in (0.0, -1.0, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='bits per pixel must be a number above 0'):
-            Target.of_bpp(wrong, 10, 10)
+            SizeTarget.from_bpp(wrong, 10, 10)
 
 
 def test_files_of_a_image_have_the_size():
@@ -104,6 +104,6 @@ def test_files_of_a_image_have_the_size():
         return codec.compress(image, grain_ratios=shares)
 
     for bpp in (0.1, 0.25):
-        size = 8 * len(compress_to(Target.of_bpp(bpp, 300, 200), compress, 3, 60_000)) / 60_000
+        size = 8 * len(compress_to_size(SizeTarget.from_bpp(bpp, 300, 200), compress, 3, 60_000)) / 60_000
         assert abs(size - bpp) < 0.02 * bpp
-    assert 1900 < len(compress_to(Target(2000, never_above=True), compress, 3, 60_000)) <= 2000
+    assert 1900 < len(compress_to_size(SizeTarget(2000, never_above=True), compress, 3, 60_000)) <= 2000

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vistok.compression.windows import Strips, blend_weights, spans
+from vistok.compression.windows import StripBlender, compute_blend_weights, plan_windows
 
 SIZES = [(4, 12, 4, 1), (100, 12, 4, 1), (100, 32, 8, 4), (33, 32, 8, 1), (96, 32, 0, 4), (25, 3, 1, 1), (36, 12, 4, 4)]
 
@@ -11,7 +11,7 @@ SIZES = [(4, 12, 4, 1), (100, 12, 4, 1), (100, 32, 8, 4), (33, 32, 8, 1), (96, 3
 @pytest.mark.parametrize(('cells', 'window', 'halo', 'unit'), SIZES)
 def test_every_cell_has_one_owner_with_its_halo(cells, window, halo, unit):
     owners = np.zeros(cells, int)
-    for span in spans(cells, window, halo, unit):
+    for span in plan_windows(cells, window, halo, unit):
         owners[span.core] += 1
         assert span.stop - span.start == min(window, cells)
         assert span.core_start % unit == span.core_stop % unit == span.start % unit == 0
@@ -22,9 +22,9 @@ def test_every_cell_has_one_owner_with_its_halo(cells, window, halo, unit):
 
 @pytest.mark.parametrize(('cells', 'window', 'halo', 'unit'), SIZES)
 def test_weights_add_up_to_one(cells, window, halo, unit):
-    axis = spans(cells, window, halo, unit)
+    axis = plan_windows(cells, window, halo, unit)
     total = np.zeros(3 * cells)
-    for span, weights in zip(axis, blend_weights(axis, halo, 3), strict=True):
+    for span, weights in zip(axis, compute_blend_weights(axis, halo, 3), strict=True):
         total[3 * span.start : 3 * span.stop] += weights
         assert weights.min() >= 0
     np.testing.assert_allclose(total, 1, atol=1e-6)
@@ -32,9 +32,9 @@ def test_weights_add_up_to_one(cells, window, halo, unit):
 
 def blended(image, window, halo, scale, offset=lambda y, x: 0.0):
     """The image, cut into windows and put together again; each window may be brighter or darker."""
-    vertical, horizontal = (spans(side // scale, window, halo) for side in image.shape[:2])
-    strips = Strips(vertical, halo, scale, image.shape[1])
-    across = blend_weights(horizontal, halo, scale)
+    vertical, horizontal = (plan_windows(side // scale, window, halo) for side in image.shape[:2])
+    strips = StripBlender(vertical, halo, scale, image.shape[1])
+    across = compute_blend_weights(horizontal, halo, scale)
 
     def windows(row, span):
         for column, (x, weights) in enumerate(zip(horizontal, across, strict=True)):

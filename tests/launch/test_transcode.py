@@ -13,9 +13,9 @@ from toy_image_tokenizer import ToyTokenizer
 from vistok.compression.codec import Codec
 from vistok.compression.format.header import BitstreamError
 from vistok.compression.format.packets import PacketShape
-from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.loss_concealment import copy_nearest_known
 from vistok.compression.nested.fitting import fit_nested
-from vistok.compression.transcode import transcode, transcode_to_size
+from vistok.compression.transcode import transcode, transcode_to_level
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments.batch_compression import compress_files, decompress_files, planned
@@ -52,12 +52,12 @@ def test_lost_packets_end_in_a_image_and_a_warning_if_that_is_asked_for(photo, c
     with pytest.raises(BitstreamError, match='packets 3 of 4 are missing; with --partial, lost ids are restored'):
         decompress_files(codec, work)
     assert not photo.with_name('again.png').exists()
-    assert decompress_files(codec, work, restore=nearest_known) == 0
+    assert decompress_files(codec, work, restore=copy_nearest_known) == 0
     assert f'warning: {file}: 12 of 48 tokens (25.0%) were lost' in capsys.readouterr().err
     assert read_image(photo.with_name('again.png').read_bytes(), 'x').shape == (45, 63, 3)
     whole = dataclasses.replace(codec, packets=None)
     compress_files(whole, planned(str(photo), None, IMAGES, '.bin', force=True), force=True)
-    assert decompress_files(whole, work, restore=nearest_known, force=True) == 0
+    assert decompress_files(whole, work, restore=copy_nearest_known, force=True) == 0
     assert not capsys.readouterr().err
 
 
@@ -68,10 +68,10 @@ def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
     target, work = photo.with_suffix('.bin'), planned(str(photo), None, IMAGES, '.bin', force=False)
     compress_files(codec, work)
     whole = target.read_bytes()
-    sizes = [len(transcode(whole, nested, level)) for level in range(3)]
+    sizes = [len(transcode_to_level(whole, nested, level)) for level in range(3)]
     for most in (sizes[0], sizes[0] - 1, sizes[1], sizes[2]):
         compress_files(codec, work, max_bytes=most, force=True)
-        assert target.read_bytes() == transcode_to_size(whole, nested, most)
+        assert target.read_bytes() == transcode(whole, nested, max_bytes=most)
     compress_files(codec, work, bpp=8 * sizes[2] / (45 * 63), force=True)
     assert len(target.read_bytes()) == sizes[2]
     with pytest.raises(ValueError, match='with the fewest codewords there are, this image has'):
@@ -125,7 +125,7 @@ def test_the_commands_work_together(photo, tmp_path):
     assert small.read_bytes() == direct.read_bytes()
     small.write_bytes(small.read_bytes()[:-1])
     warned = run('decompress', small, tmp_path / 'again.png', '--partial').stderr
-    assert 'tokens (25.' in warned or 'tokens (2' in warned
+    assert f'warning: {small}: 176 of 736 tokens (23.9%) were lost' in warned  # one of four, on a grid of 23x32
     assert read_image((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
     assert (
         'level'

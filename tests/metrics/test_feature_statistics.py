@@ -12,7 +12,7 @@ from vistok.data.images.byte_batches import open_byte_batches
 from vistok.errors import UserError
 from vistok.metrics.feature_extractor import FeatureExtractor, load_extractor
 from vistok.metrics.feature_set import FeatureCollector, load_statistics, save_statistics
-from vistok.metrics.feature_statistics import measure, open_reference
+from vistok.metrics.feature_statistics import extract_features, open_reference
 from vistok.metrics.protocols import PROTOCOLS, find_protocol
 
 
@@ -58,7 +58,7 @@ def sample_file(path, count=10, **more):
 
 def test_what_is_found_does_not_depend_on_the_batches(adm, tmp_path):
     file = sample_file(tmp_path / 's.npz')
-    one, other = (measure(open_byte_batches(file, batch_size=size), adm) for size in (4, 10))
+    one, other = (extract_features(open_byte_batches(file, batch_size=size), adm) for size in (4, 10))
     assert one.images_sha256 == other.images_sha256
     assert one.pool.count == 10
     np.testing.assert_allclose(one.pool.covariance, other.pool.covariance, rtol=1e-9)
@@ -75,7 +75,7 @@ def test_other_images_have_another_digest(adm):
     for images in (pixels(4), pixels(4, seed=1), pixels(4).reshape(4, 4, 16, 3)):
         collector = FeatureCollector(adm, 'x', 4)
         collector.add(images)
-        found.append(collector.collected().images_sha256)
+        found.append(collector.finish().images_sha256)
     assert len(set(found)) == 3
 
 
@@ -84,11 +84,11 @@ def test_a_reference_keeps_features_spread_over_the_whole_set(adm):
     for start in range(0, 20, 5):
         collector.add(pixels(20)[start : start + 5])
     everything = (pixels(20)[:, ::2, ::2].mean((1, 2)) - 128) / 128
-    np.testing.assert_allclose(collector.collected().features, everything[3::4], atol=1e-5)
+    np.testing.assert_allclose(collector.finish().features, everything[3::4], atol=1e-5)
 
 
 def test_statistics_survive_the_file(adm, tmp_path):
-    found = measure(open_byte_batches(sample_file(tmp_path / 's.npz')), adm)
+    found = extract_features(open_byte_batches(sample_file(tmp_path / 's.npz')), adm)
     save_statistics(tmp_path / 'sub' / 'r.npz', found)
     again = open_reference(str(tmp_path / 'sub' / 'r.npz'), adm)
     for name in ('protocol', 'network_sha256', 'images', 'images_sha256'):
@@ -100,7 +100,7 @@ def test_statistics_survive_the_file(adm, tmp_path):
 
 
 def test_statistics_of_another_protocol_are_refused(adm, stand_in, tmp_path):
-    save_statistics(tmp_path / 'r.npz', measure(open_byte_batches(sample_file(tmp_path / 's.npz')), adm))
+    save_statistics(tmp_path / 'r.npz', extract_features(open_byte_batches(sample_file(tmp_path / 's.npz')), adm))
     with pytest.raises(UserError, match="protocol 'adm', which cannot be used for 'stand_in'"):
         open_reference(str(tmp_path / 'r.npz'), stand_in)
 
@@ -122,7 +122,7 @@ def test_statistics_without_spatial_ones_are_those_of_pytorch_fid(adm, tmp_path)
 
 
 def test_the_stand_in_tells_images_apart(stand_in, tmp_path):
-    found = measure(open_byte_batches('embedded:digits', split='validation', batch_size=64), stand_in)
+    found = extract_features(open_byte_batches('embedded:digits', split='validation', batch_size=64), stand_in)
     assert found.features.shape[1] == 192
     assert np.linalg.matrix_rank(found.features - found.features.mean(0)) > 50
     assert found.protocol == 'stand_in'
@@ -146,4 +146,4 @@ def test_protocols_that_need_weights_say_which(tmp_path):
 
 def test_a_set_without_readable_images_is_refused(adm, tmp_path):
     with pytest.raises(UserError, match='1 readable images; at least 2'):
-        measure(open_byte_batches(sample_file(tmp_path / 's.npz', count=1)), adm)
+        extract_features(open_byte_batches(sample_file(tmp_path / 's.npz', count=1)), adm)

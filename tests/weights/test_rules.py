@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vistok.weights.rules import CHANNELS, CONV, LINEAR, POINTWISE, ConversionError, Rule, joined, to_official, to_ours
+from vistok.weights.rules import (
+    CHANNELS,
+    CONV,
+    LINEAR,
+    POINTWISE,
+    ConversionError,
+    Rule,
+    concatenate_sources,
+    to_official,
+    to_ours,
+)
 
 RULES = (
     Rule('stem.weight', 'params/stem/kernel', CONV),
@@ -13,7 +23,7 @@ RULES = (
     Rule('blocks.{i}.{part:fc1|fc2}.bias', 'params/block_{i}/{part:fc1|fc2}/bias'),
     Rule('proj.weight', 'params/proj/kernel', POINTWISE),
     Rule('shift', 'params/shift', CHANNELS),
-    Rule(('q.weight', 'k.weight', 'v.weight'), 'params/qkv/kernel', joined(3, LINEAR)),
+    Rule(('q.weight', 'k.weight', 'v.weight'), 'params/qkv/kernel', concatenate_sources(3, LINEAR)),
 )
 SHAPES = {
     'stem.weight': (4, 3, 2, 5),

@@ -1,4 +1,4 @@
-"""VQBridge: a small transformer that makes the codewords out of a table.
+"""VQBridge: a small transformer that computes the codewords from a table.
 
 Chang et al., "Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization" (FVQ, 2025).  The table
 is laid out as an image whose pixels are its rows, cut into patches (compress), passed through transformer blocks
@@ -25,7 +25,7 @@ _XAVIER_PATCH = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_a
 
 
 class BridgedCodebook(Codebook):
-    """Codewords that a bridge makes of a table; the table itself is never searched.
+    """Codebook whose codewords a bridge computes from a table.
 
     Attributes:
       table: module that returns `[K, d]` when called without arguments.
@@ -36,13 +36,13 @@ class BridgedCodebook(Codebook):
     bridge: nn.Module
 
     def __call__(self) -> Float[Array, 'K d']:
-        """The codewords, float32 at full matmul precision: the nearest must not depend on how a device rounds."""
+        """Computes the codewords in float32 at full matmul precision, so that every device finds the same nearest."""
         with jax.default_matmul_precision('highest'):
             return self.bridge(self.table())
 
 
 class VQBridge(nn.Module):
-    """Table to codewords.  The defaults are the paper's bridge ("ViT") for 16,384 codewords.
+    """Transformer that maps a table to codewords.  The defaults are the paper's bridge ("ViT") for 16,384 codewords.
 
     Attributes:
       patch: side of a patch, in codewords; K must be a multiple of patch^2.
@@ -67,7 +67,7 @@ class VQBridge(nn.Module):
 
     @nn.compact
     def __call__(self, table: Float[Array, 'K d']) -> Float[Array, 'K d']:
-        """Codewords of `table`; all zero at initialisation, because the last kernel is.
+        """Computes the codewords of `table`; all zero at initialisation, because the last kernel is.
 
         Raises:
           UserError: K is not a multiple of patch^2, or `positions` with a width that is not a multiple of 4.
@@ -124,7 +124,7 @@ class BridgeBlock(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates made of one vector; all zero at initialisation.
+    """Linear layer that computes shifts, scales and gates from one vector; all zero at initialisation.
 
     Attributes:
       parts: how many vectors.
@@ -134,14 +134,14 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Float[Array, '1 d']) -> list[Float[Array, '1 d']]:
-        """The vectors, as wide as `condition`."""
+        """Computes vectors as wide as `condition`."""
         width = self.parts * condition.shape[-1]
         y = nn.Dense(width, kernel_init=nn.initializers.zeros, name='dense')(nn.silu(condition))
         return jnp.split(y, self.parts, axis=-1)
 
 
 def code_grid(size: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of the image that `size` codewords make: the squarest that can be cut into patches.
+    """Returns the rows and columns of the squarest grid of `size` codewords that can be cut into patches.
 
     Raises:
       UserError: there is none.
@@ -156,7 +156,7 @@ def code_grid(size: int, patch: int) -> tuple[int, int]:
 
 
 def sin_cos_positions(rows: int, columns: int, width: int) -> Float[Array, '1 n d']:
-    """Sines and cosines of the column (first half of the channels) and of the row (second half) of each cell.
+    """Computes sines and cosines of the column (first half of the channels) and row (second half) of each cell.
 
     Raises:
       UserError: the width is not a multiple of 4.
@@ -174,5 +174,5 @@ def sin_cos_positions(rows: int, columns: int, width: int) -> Float[Array, '1 n 
 
 
 def _layer_norm(x: Any) -> Any:
-    """Layer norm without parameters."""
+    """Applies a layer norm without parameters."""
     return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(x)

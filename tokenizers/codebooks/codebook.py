@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 
 def unit_norm(x: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
-    """`x` over its Euclidean norm along the last axis; vectors shorter than 1e-12 are divided by 1e-12.
+    """Divides `x` by its Euclidean norm along the last axis; vectors shorter than 1e-12 are divided by 1e-12.
 
     The norm is bounded before the root, so the gradient stays finite at the zero vector.
     """
@@ -44,7 +44,7 @@ class Codebook(nn.Module, abc.ABC):
 
 
 class LearnedCodebook(Codebook):
-    """A table of codewords learned by gradient.
+    """Codebook learned by gradient.
 
     Rows start uniform in (-1/K, 1/K) (van den Oord et al., "Neural Discrete Representation Learning", 2017, as taming
     and LlamaGen initialise them).
@@ -61,7 +61,7 @@ class LearnedCodebook(Codebook):
 
     @nn.compact
     def __call__(self) -> Float[Array, 'K d']:
-        """The float32 rows as they are stored."""
+        """Returns the float32 rows as they are stored."""
 
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
             rows = jax.random.uniform(key, shape, minval=-1 / self.size, maxval=1 / self.size)
@@ -71,7 +71,7 @@ class LearnedCodebook(Codebook):
 
 
 class Table(nn.Module):
-    """Rows that codewords are made of, frozen or trained.
+    """Rows from which codewords are computed, frozen or trained.
 
     The rows start Gaussian with standard deviation width^-0.5, as SimVQ draws them; rows made of features (VQGAN-LC)
     are put in their place before training.  A frozen table lies in the collection 'frozen', out of the optimizer's
@@ -89,7 +89,7 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, 'K width']:
-        """The float32 rows."""
+        """Returns the float32 rows."""
         shape, init = (self.size, self.width), nn.initializers.normal(self.width**-0.5)
         if self.trained:
             return jnp.asarray(self.param('codewords', init, shape))
@@ -98,7 +98,7 @@ class Table(nn.Module):
 
 
 class Projector(nn.Module):
-    """Dense layers, ReLU between them, that make codewords of a table's rows.
+    """Multi-layer perceptron (ReLU) from rows of a table to codewords.
 
     Float32 at full matmul precision: which codeword is nearest must not depend on how a device rounds products.
 
@@ -114,7 +114,7 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, rows: Float[Array, 'K width']) -> Float[Array, 'K d']:
-        """Codewords of `rows`."""
+        """Projects rows of a table to codewords."""
         for i, width in enumerate((*self.hidden, self.dim)):
             uniform = symmetric_uniform(rows.shape[-1] ** -0.5)
             rows = nn.Dense(
@@ -128,7 +128,7 @@ class Projector(nn.Module):
 
 
 class ProjectedCodebook(Codebook):
-    """Codewords that are a trained function of a table's rows: each gradient step moves all of them.
+    """Codebook whose codewords are a trained function of a table: each gradient step moves all of them.
 
     Zhu et al., "Scaling the Codebook Size of VQGAN to 100,000 with a Utilization Rate of 99%" (VQGAN-LC, 2024); Zhu et
     al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (SimVQ, 2024).
@@ -142,13 +142,12 @@ class ProjectedCodebook(Codebook):
     projector: nn.Module | None = None
 
     def __call__(self) -> Float[Array, 'K d']:
-        """The codewords."""
         rows = self.table()
         return rows if self.projector is None else self.projector(rows)
 
 
 def symmetric_uniform(bound: float) -> Callable[..., jax.Array]:
-    """Initializer: uniform in (-bound, bound)."""
+    """Returns an initializer that draws uniformly from (-bound, bound)."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)

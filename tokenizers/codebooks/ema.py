@@ -1,4 +1,4 @@
-"""A codebook that follows the vectors by moving averages instead of gradients.
+"""Codebook that follows the vectors by exponential moving averages instead of gradients.
 
 Razavi et al., "Generating Diverse High-Fidelity Images with VQ-VAE-2" (2019), appendix A.1; the restart of codewords
 that nothing is assigned to is that of Lee et al., "Autoregressive Image Generation using Residual Quantization" (2022).
@@ -13,7 +13,7 @@ from vistok.tokenizers.codebooks.codebook import Codebook
 
 
 class EMACodebook(Codebook):
-    """Codewords that are means of the vectors assigned to them, over about 1 / (1 - decay) steps.
+    """Codebook of running means: each codeword averages its vectors over about 1 / (1 - decay) steps.
 
     Everything lies in the collection 'codebook_stats': 'codewords', and the averages they are made of, 'counts' and
     'sums'.  The rows start uniform in (-1/K, 1/K).
@@ -33,8 +33,6 @@ class EMACodebook(Codebook):
     restart: bool = False
 
     def setup(self) -> None:
-        """Makes the variables."""
-
         def uniform() -> jax.Array:
             bound = 1 / self.size
             return jax.random.uniform(self.make_rng('params'), (self.size, self.dim), minval=-bound, maxval=bound)
@@ -46,11 +44,10 @@ class EMACodebook(Codebook):
         self.counts = self.variable('codebook_stats', 'counts', first, (self.size,))
 
     def __call__(self) -> Float[Array, 'K d']:
-        """The float32 rows."""
         return self.codewords.value
 
     def update(self, vectors: Float[Array, 'n d'], ids: Int[Array, ' n']) -> None:
-        """One step of the averages; nothing happens while initializing or where the collection is not mutable.
+        """Advances the averages by one step, unless initializing or where the collection is not mutable.
 
         The statistics are of the global batch.  Restarts draw from the random stream 'sampling'.
 
@@ -79,7 +76,7 @@ class EMACodebook(Codebook):
         self.codewords.value = sums / smoothed[:, None]
 
     def _candidates(self, vectors: Float[Array, 'n d']) -> Float[Array, 'K d']:
-        """K different vectors of the batch, the same on all replicas; a small batch is repeated with a little noise."""
+        """Draws K different vectors of the batch, the same on all replicas; small batches are repeated with noise."""
         pick, shake = jax.random.split(self.make_rng('sampling'))
         count = vectors.shape[0]
         if count < self.size:

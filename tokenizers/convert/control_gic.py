@@ -1,4 +1,4 @@
-"""Official Control-GIC <-> ControlGIC."""
+"""Weight conversion between official Control-GIC and `ControlGIC`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from vistok.tokenizers.control_gic import ControlGIC
 from vistok.tokenizers.convert.dq_vae import grain_encoder
 from vistok.tokenizers.convert.llamagen import affine, network_sizes, norm, quantizer
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, POINTWISE, Rule, StateDict
 
-# Judges and discriminator, moving averages that inference does not use, and how often each codeword occurred.
+# Frozen networks and discriminator, moving averages that inference does not use, and how often each codeword occurred.
 IGNORED = ('loss.*', 'ema_*', 'quantize.embedding_counter.*')
 
 _SUFFIXES = ('_coarse', '', '_fine')
 
 
 def rules(levels: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     pairs: list[Rule] = []
     for side, suffix in zip((4, 2, 1), _SUFFIXES, strict=True):
         pairs += [
@@ -42,25 +42,25 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """The rules for official weights."""
-    return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')))
+    """Returns the rules for official weights."""
+    return rules(len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.')))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The rules for our variables."""
+    """Returns the rules for our variables."""
     return rules(1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']))
 
 
 def model(state_dict: StateDict) -> ControlGIC:
-    """The module with the sizes of the given weights, in the range of the official inference."""
-    shape_of(state_dict, 'encoder.conv_out_fine.weight', 4)
+    """Builds a module with the sizes of the given weights, in the range of the official inference."""
+    read_shape(state_dict, 'encoder.conv_out_fine.weight', 4)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     if sizes['attention_levels'] is None:
         sizes['attention_levels'] = (len(sizes['channel_multipliers']) - 1,)
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return ControlGIC(
         **sizes,
-        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        latent_channels=read_shape(state_dict, 'quant_conv.weight', 4)[1],
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
         unit_range=True,
@@ -68,7 +68,7 @@ def model(state_dict: StateDict) -> ControlGIC:
 
 
 def _spatial_norm(source: str, target: str) -> tuple[Rule, ...]:
-    """A norm modulated by codewords."""
+    """Returns the rules of a norm modulated by codewords."""
     return (
         *norm(f'{source}.norm_layer', f'{target}/norm'),
         *affine(f'{source}.conv_y', f'{target}/factor', POINTWISE),

@@ -1,4 +1,4 @@
-"""Official PyTorch names of the two discriminators (LlamaGen's files; taming's PatchGAN has the same names)."""
+"""Weight conversion of the two discriminators (LlamaGen's files; taming's PatchGAN has the same names)."""
 
 from vistok.weights.rules import CONV, LINEAR, Rule
 
@@ -9,7 +9,7 @@ _MOST_BLOCKS = 8  # 1024 pixels
 
 
 def patchgan_rules(layers: int = 3) -> tuple[Rule, ...]:
-    """Rules for `PatchGAN(layers=layers)`: its convolutions are numbered together with norms and activations."""
+    """Returns the rules of `PatchGAN(layers=layers)`; its official layers, activations too, are numbered in one row."""
     last = 3 * layers + 2
     rules = [
         Rule('main.0.weight', 'params/conv_in/kernel', CONV),
@@ -29,7 +29,7 @@ def patchgan_rules(layers: int = 3) -> tuple[Rule, ...]:
 
 
 def stylegan_rules() -> tuple[Rule, ...]:
-    """Rules for `StyleGANDiscriminator` of any size; official blocks are counted from 2."""
+    """Returns the rules of `StyleGANDiscriminator` of any size; official blocks are counted from 2."""
     layers = {
         'blocks.0': ('conv_in', CONV),
         'final_conv.0': ('conv_out', CONV),

@@ -1,4 +1,4 @@
-"""Official DQ-VAEs (dual and triple, feature and entropy router) <-> DQVAE."""
+"""Weight conversion between official DQ-VAE (dual and triple, feature and entropy router) and `DQVAE`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import numpy as np
 
 from vistok.tokenizers.convert.llamagen import affine, attention_block, decoder_end, network_sizes, norm, res_block
 from vistok.tokenizers.dq_vae import DQVAE, PRESETS
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict, Transform
 
-IGNORED = ('loss.*',)  # the judges and the discriminator of the training run
+IGNORED = ('loss.*',)  # the frozen networks and the discriminator of the training run
 
 _BRANCHES = {2: ('coarse', 'fine'), 3: ('coarse', 'median', 'fine')}
 _RELEASED_THRESHOLD = 1.6777750253677368  # median over ImageNet that the released model was trained with
@@ -19,7 +19,7 @@ _WITHOUT_PADDING = Transform(lambda x: x[:-1], lambda x: np.concatenate([x, np.z
 
 
 def grain_encoder(suffixes: Sequence[str]) -> tuple[Rule, ...]:
-    """The trunk, and the branches by the endings of their official names, from coarse to fine."""
+    """Returns the rules of trunk and branches, by the endings of their official names, from coarse to fine."""
     pairs: list[Rule] = [
         *affine('encoder.conv_in', 'encoder/conv_in', CONV),
         *res_block('encoder.down.{level}.block.{i}', 'encoder/level_{level}_res_{i}'),
@@ -39,7 +39,7 @@ def grain_encoder(suffixes: Sequence[str]) -> tuple[Rule, ...]:
 
 
 def rules(levels: int, grains: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     names, top = _BRANCHES[grains], levels - grains
     pairs: list[Rule] = []
     for i, name in enumerate(names):
@@ -76,19 +76,19 @@ def rules(levels: int, grains: int) -> tuple[Rule, ...]:
 
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """The rules for official weights."""
-    return rules(len(numbers(state_dict, r'encoder\.down\.(\d+)\.')), _grains(state_dict))
+    """Returns the rules for official weights."""
+    return rules(len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.')), _grains(state_dict))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The rules for our variables."""
+    """Returns the rules for our variables."""
     parts = variables['params']['encoder']
     levels = 1 + sum(name.endswith('_downsample') for name in parts)
     return rules(levels, sum(name.startswith('branch_') for name in parts))
 
 
 def defaults(module: DQVAE) -> dict[str, np.ndarray]:
-    """What official weights of an entropy router do not hold: the thresholds and what they were measured with."""
+    """Returns the thresholds of an entropy router and the range of its bins, which official weights lack."""
     if module.router != 'entropy':
         return {}
     return {
@@ -98,26 +98,26 @@ def defaults(module: DQVAE) -> dict[str, np.ndarray]:
 
 
 def model(state_dict: StateDict) -> DQVAE:
-    """The module with the sizes and the router of the given weights."""
-    shape_of(state_dict, 'encoder.conv_out_coarse.weight', 4)
+    """Builds a module with the sizes and the router of the given weights."""
+    read_shape(state_dict, 'encoder.conv_out_coarse.weight', 4)
     grains = _grains(state_dict)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     levels = len(sizes['channel_multipliers'])
     if sizes['attention_levels'] is None:
         sizes['attention_levels'] = (levels - 1,)
-    rows, codebook_dim = shape_of(state_dict, 'quantize.codebook.weight', 2)
+    rows, codebook_dim = read_shape(state_dict, 'quantize.codebook.weight', 2)
     learned = 'encoder.router.gate.0.weight' in state_dict
     count = np.size(state_dict[_THRESHOLDS]) if _THRESHOLDS in state_dict else 1
     return DQVAE(
         **PRESETS['dual' if grains == 2 else 'triple']
         | sizes
         | {
-            'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+            'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
             'codebook_size': rows - 1,
             'codebook_dim': codebook_dim,
             'router': 'feature' if learned else 'entropy',
             'entropy_thresholds': () if learned else (_RELEASED_THRESHOLD,) * count,
-            'image_size': shape_of(state_dict, 'decoder.position_bias_learned.row_embed.weight', 2)[0]
+            'image_size': read_shape(state_dict, 'decoder.position_bias_learned.row_embed.weight', 2)[0]
             * 2 ** (levels - grains),
         }
     )

@@ -1,11 +1,11 @@
-"""Official FQGAN tokenizers (dual and triple, f16 and f8) <-> FQGAN."""
+"""Weight conversion between official FQGAN tokenizers (dual and triple, f16 and f8) and `FQGAN`."""
 
 import math
 import re
 
 from vistok.tokenizers.convert.llamagen import affine, decoder_end, network, network_sizes, norm
 from vistok.tokenizers.fqgan import FQGAN, PRESETS
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _ADAPTERS = {
@@ -18,7 +18,7 @@ _PREDICTORS = {'sem': 'feat_pred_head', 'sem_mid': 'mid_sem_feat_pred', 'sem_hig
 
 
 def tower(source: str, target: str) -> tuple[Rule, ...]:
-    """Transformer blocks between two norms."""
+    """Returns the rules of transformer blocks between two norms."""
     block, ours = f'{source}.transformer.{{i}}', f'{target}/tower/block_{{i}}'
     return (
         *norm(f'{source}.ln_pre', f'{target}/tower/norm_in'),
@@ -33,7 +33,7 @@ def tower(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def rules() -> tuple[Rule, ...]:
-    """The pairs of names, for both variants and every size."""
+    """Returns the pairs of names, for both variants and every size."""
     pairs: list[Rule] = []
     for factor, adapter in _ADAPTERS.items():
         pairs += [
@@ -62,7 +62,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def ignored_names(module: FQGAN) -> tuple[str, ...]:
-    """Patterns of entries that have no place in `module`: histories of usage, and predictors it is built without."""
+    """Returns patterns of official entries without a place in `module`."""
     dropped = [
         _PREDICTORS[f]
         for f, teacher in zip(module.factors, module.teachers, strict=True)
@@ -72,7 +72,7 @@ def ignored_names(module: FQGAN) -> tuple[str, ...]:
 
 
 def model(state_dict: StateDict, variant: str) -> FQGAN:
-    """The module with the sizes of the given weights ('dual' or 'triple').
+    """Builds a module with the sizes of the given weights.
 
     Where the weights hold the heads that predict the teachers' features, so does the module: training can go on.
     """
@@ -80,21 +80,21 @@ def model(state_dict: StateDict, variant: str) -> FQGAN:
     preset = PRESETS[variant]
     factors = preset['factors']
     heads = {f: _PREDICTORS[f] for f in factors if f'{_PREDICTORS.get(f)}.class_embedding' in state_dict}
-    widths = {f: shape_of(state_dict, f'{head}.class_embedding', 2)[1] for f, head in heads.items()}
-    depths = [len(numbers(state_dict, rf'{head}\.transformer\.(\d+)\.')) for head in heads.values()]
+    widths = {f: read_shape(state_dict, f'{head}.class_embedding', 2)[1] for f, head in heads.items()}
+    depths = [len(find_numbers(state_dict, rf'{head}\.transformer\.(\d+)\.')) for head in heads.values()]
 
     adapter = f'encoder.{_ADAPTERS[factors[0]]}.0'
-    positions = shape_of(state_dict, f'{adapter}.positional_embedding', 2)[0]
-    codebook_size, codebook_dim = shape_of(state_dict, f'quantize_{factors[0]}.embedding.weight', 2)
+    positions = read_shape(state_dict, f'{adapter}.positional_embedding', 2)[0]
+    codebook_size, codebook_dim = read_shape(state_dict, f'quantize_{factors[0]}.embedding.weight', 2)
     return FQGAN(
         factors=factors,
         teachers=tuple(teacher if f in heads else '' for f, teacher in zip(factors, preset['teachers'], strict=True)),
         teacher_widths=tuple(widths.get(f, 0) for f in factors),
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
-        latent_channels=shape_of(state_dict, f'quant_conv_{factors[0]}.weight', 4)[1],
+        latent_channels=read_shape(state_dict, f'quant_conv_{factors[0]}.weight', 4)[1],
         image_size=math.isqrt(positions) * 2 ** (len(sizes['channel_multipliers']) - 1),
-        adapter_layers=len(numbers(state_dict, rf'{re.escape(adapter)}\.transformer\.(\d+)\.')),
+        adapter_layers=len(find_numbers(state_dict, rf'{re.escape(adapter)}\.transformer\.(\d+)\.')),
         head_layers=max(depths, default=0),
         **sizes,
     )

@@ -1,4 +1,4 @@
-"""Official FVQ tokenizers <-> ours: as released (a plain codebook) and as trained (a table and its bridge).
+"""Weight conversion of FVQ: as released (a plain codebook) and as trained (a table and its bridge).
 
 The layout as released is LlamaGen's, with codewords that are not scaled to unit norm; it makes a plain VQGAN.
 """
@@ -11,7 +11,7 @@ from vistok.tokenizers.convert import llamagen
 from vistok.tokenizers.convert.llamagen import affine
 from vistok.tokenizers.fvq import FVQ
 from vistok.tokenizers.vqgan import VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = llamagen.IGNORED
@@ -22,7 +22,7 @@ _NARROWEST_CODEWORD = 32  # channels; FVQ's have 256, LlamaGen's 8
 
 
 def rules(bridged: bool) -> tuple[Rule, ...]:
-    """The pairs of names, for every size.
+    """Returns the pairs of names, for every size.
 
     Args:
       bridged: whether the weights hold a bridge, of either kind.
@@ -48,24 +48,24 @@ def rules(bridged: bool) -> tuple[Rule, ...]:
 
 
 def is_bridged(state_dict: Collection[str]) -> bool:
-    """Whether official weights hold a bridge."""
+    """Checks whether official weights hold a bridge."""
     return any(name.startswith(f'{_BRIDGE}.') for name in state_dict)
 
 
 def is_bridged_of_ours(variables: Mapping[str, Any]) -> bool:
-    """Whether our variables hold a bridge."""
+    """Checks whether our variables hold a bridge."""
     return 'bridge' in variables['params']['quantizer']['codebook']
 
 
 def model(state_dict: StateDict) -> VQGAN:
-    """The module with the sizes of the given weights: an FVQ, or a VQGAN where the bridge is baked into the codebook.
+    """Builds a module of the given sizes: an FVQ, or a VQGAN where the codebook holds the output of the bridge.
 
     The number of attention heads of a bridge does not show in the shapes; it is the published 4.
     """
-    codebook_size, codebook_dim = shape_of(state_dict, _TABLE, 2)
+    codebook_size, codebook_dim = read_shape(state_dict, _TABLE, 2)
     sizes: dict[str, Any] = {
         **llamagen.network_sizes(state_dict, 'encoder.conv_blocks', 'res'),
-        'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
         'codebook_size': codebook_size,
         'codebook_dim': codebook_dim,
         'normalize': False,
@@ -77,12 +77,12 @@ def model(state_dict: StateDict) -> VQGAN:
                 f'scaled to unit norm; those of FVQ are not, and have at least {_NARROWEST_CODEWORD}'
             )
         return VQGAN(**sizes)
-    width, _, patch, _ = shape_of(state_dict, f'{_BRIDGE}.x_embedder.proj.weight', 4)
+    width, _, patch, _ = read_shape(state_dict, f'{_BRIDGE}.x_embedder.proj.weight', 4)
     return FVQ(
         **sizes,
         bridge_patch=patch,
         bridge_width=width,
-        bridge_depth=len(numbers(state_dict, rf'{re.escape(_BRIDGE)}\.blocks\.(\d+)\.')),
+        bridge_depth=len(find_numbers(state_dict, rf'{re.escape(_BRIDGE)}\.blocks\.(\d+)\.')),
         bridge_positions=f'{_BRIDGE}.pos_embed' in state_dict,
         bridge_conditioned=f'{_BRIDGE}.y_embedder.embedding_table.weight' in state_dict,
     )

@@ -1,10 +1,10 @@
-"""Official LlamaGen tokenizers (VQ-16, VQ-8) <-> VQGAN, and the rules for their networks that other models share."""
+"""Weight conversion between LlamaGen tokenizers (VQ-16, VQ-8) and `VQGAN`; rules that other models share."""
 
 import re
 from typing import Any
 
 from vistok.tokenizers.vqgan import VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict, Transform
 
 _NARROWEST = 128  # channels; all published models have at least these
@@ -13,7 +13,7 @@ IGNORED = ('quantize.codebook_used',)  # a history of usage, not a weight
 
 
 def affine(source: str, target: str, transform: Transform) -> tuple[Rule, Rule]:
-    """Weight and bias of a layer."""
+    """Returns the rules of weight and bias of a layer."""
     return (
         Rule(f'{source}.weight', f'params/{target}/kernel', transform),
         Rule(f'{source}.bias', f'params/{target}/bias'),
@@ -21,12 +21,12 @@ def affine(source: str, target: str, transform: Transform) -> tuple[Rule, Rule]:
 
 
 def norm(source: str, target: str) -> tuple[Rule, Rule]:
-    """Scale and bias of a group or layer norm."""
+    """Returns the rules of scale and bias of a group or layer norm."""
     return (Rule(f'{source}.weight', f'params/{target}/scale'), Rule(f'{source}.bias', f'params/{target}/bias'))
 
 
 def res_block(source: str, target: str) -> tuple[Rule, ...]:
-    """A residual block."""
+    """Returns the rules of a residual block."""
     return (
         *norm(f'{source}.{{norm:norm1|norm2}}', f'{target}/{{norm:norm1|norm2}}'),
         *affine(f'{source}.{{conv:conv1|conv2}}', f'{target}/{{conv:conv1|conv2}}', CONV),
@@ -35,7 +35,7 @@ def res_block(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def attention_block(source: str, target: str) -> tuple[Rule, ...]:
-    """An attention block."""
+    """Returns the rules of an attention block."""
     return (
         *norm(f'{source}.norm', f'{target}/norm'),
         *affine(f'{source}.{{part:q|k|v}}', f'{target}/{{part:q|k|v}}', POINTWISE),
@@ -44,7 +44,7 @@ def attention_block(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def network(source: str, target: str) -> tuple[Rule, ...]:
-    """An encoder's trunk, or a decoder."""
+    """Returns the rules of an encoder's trunk or of a decoder."""
     level = f'{source}.conv_blocks.{{level}}'
     ours = f'{target}/level_{{level}}'
     return (
@@ -59,7 +59,7 @@ def network(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def decoder_end(source: str = 'decoder', target: str = 'decoder') -> tuple[Rule, ...]:
-    """The layers that make the pixels."""
+    """Returns the rules of the layers that compute the pixels."""
     return (
         *norm(f'{source}.norm_out', f'{target}/norm_out'),
         *affine(f'{source}.conv_out', f'{target}/conv_out', CONV),
@@ -67,7 +67,7 @@ def decoder_end(source: str = 'decoder', target: str = 'decoder') -> tuple[Rule,
 
 
 def quantizer() -> tuple[Rule, ...]:
-    """The codebook and the projections around it."""
+    """Returns the rules of the codebook and of the projections around it."""
     return (
         Rule('quantize.embedding.weight', 'params/quantizer/codebook/codewords'),
         *affine('quant_conv', 'quant_conv', POINTWISE),
@@ -76,7 +76,7 @@ def quantizer() -> tuple[Rule, ...]:
 
 
 def rules() -> tuple[Rule, ...]:
-    """The pairs of names; the same for every size."""
+    """Returns the pairs of names; the same for every size."""
     return (
         *network('encoder', 'encoder/trunk'),
         *norm('encoder.norm_out', 'encoder/head/norm'),
@@ -88,20 +88,20 @@ def rules() -> tuple[Rule, ...]:
 
 
 def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, Any]:
-    """Widths, levels and blocks of an encoder trunk, read from its shapes.
+    """Reads widths, levels and blocks of an encoder trunk from the shapes of its weights.
 
     Args:
       state_dict: official entries.
       level: name of a level up to its number ('encoder.conv_blocks').
       block: name of the list of residual blocks in a level ('res').
     """
-    channels = shape_of(state_dict, 'encoder.conv_in.weight', 4)[0]
+    channels = read_shape(state_dict, 'encoder.conv_in.weight', 4)[0]
     first = f'{level}.0.{block}.0.conv1.weight'
     prefix = re.escape(level)
-    levels = numbers(state_dict, rf'{prefix}\.(\d+)\.') if shape_of(state_dict, first, 4) else []
-    blocks = numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
-    attended = numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
-    widths = [shape_of(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
+    levels = find_numbers(state_dict, rf'{prefix}\.(\d+)\.') if read_shape(state_dict, first, 4) else []
+    blocks = find_numbers(state_dict, rf'{prefix}\.0\.{block}\.(\d+)\.')
+    attended = find_numbers(state_dict, rf'{prefix}\.(\d+)\.attn\.0\.')
+    widths = [read_shape(state_dict, f'{level}.{i}.{block}.0.conv1.weight', 4)[0] for i in levels]
     if min(channels, *widths) < _NARROWEST:
         raise ConversionError(
             f'a layer has {min(channels, *widths)} channels: official norms have 32 groups at any width, ours from '
@@ -116,11 +116,11 @@ def network_sizes(state_dict: StateDict, level: str, block: str) -> dict[str, An
 
 
 def model(state_dict: StateDict) -> VQGAN:
-    """The module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    """Builds a module with the sizes of the given weights."""
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return VQGAN(
         **network_sizes(state_dict, 'encoder.conv_blocks', 'res'),
-        latent_channels=shape_of(state_dict, 'quant_conv.weight', 4)[1],
+        latent_channels=read_shape(state_dict, 'quant_conv.weight', 4)[1],
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
     )

@@ -1,10 +1,10 @@
-"""MaskGIT's VQGAN in the PyTorch layout of MAGE and ADDP <-> MaskGITVQGAN."""
+"""Weight conversion between MaskGIT's VQGAN, in the PyTorch layout of MAGE and ADDP, and `MaskGITVQGAN`."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from vistok.tokenizers.convert.llamagen import affine, decoder_end, norm, numbers, shape_of
+from vistok.tokenizers.convert.llamagen import affine, decoder_end, find_numbers, norm, read_shape
 from vistok.tokenizers.convert.taming import levels_of
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from vistok.weights.rules import CONV, POINTWISE, ConversionError, Rule, StateDict
@@ -14,13 +14,13 @@ PREFIX = 'vqgan.'
 
 
 def normalize_names(state_dict: StateDict) -> StateDict:
-    """The tokenizer's own entries, also from a file of a generator that holds them."""
+    """Selects the tokenizer's own entries, also from a file of a generator that holds them."""
     inside = {name.removeprefix(PREFIX): x for name, x in state_dict.items() if name.startswith(PREFIX)}
     return inside or dict(state_dict)
 
 
 def rules(levels: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     pairs: list[Rule] = [Rule('encoder.conv_in.weight', 'params/encoder/conv_in/kernel', CONV)]
     for part in ('encoder', 'decoder'):
         pairs += [rule for i in range(2) for rule in _block(f'{part}.mid.block_{i + 1}', f'{part}/mid_{i}')]
@@ -50,26 +50,26 @@ def _block(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def levels_of_ours(variables: Mapping[str, Any]) -> int:
-    """Levels of our variables."""
+    """Counts the levels in our variables."""
     levels = {match.group(1) for name in variables['params']['encoder'] if (match := re.match(r'level_(\d+)_', name))}
     return len(levels)
 
 
 def model(state_dict: StateDict) -> MaskGITVQGAN:
-    """The module with the sizes of the given weights."""
-    channels = shape_of(state_dict, 'encoder.conv_in.weight', 4)[0]
+    """Builds a module with the sizes of the given weights."""
+    channels = read_shape(state_dict, 'encoder.conv_in.weight', 4)[0]
     if channels < 128:
         raise ConversionError(
             f'the first layer has {channels} channels; official norms have 32 groups, ours from 128 on'
         )
     widths = [
-        shape_of(state_dict, f'encoder.down.{i}.block.0.conv1.weight', 4)[0] for i in range(levels_of(state_dict))
+        read_shape(state_dict, f'encoder.down.{i}.block.0.conv1.weight', 4)[0] for i in range(levels_of(state_dict))
     ]
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return MaskGITVQGAN(
         channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
-        res_blocks=len(numbers(state_dict, r'encoder\.down\.0\.block\.(\d+)\.')),
+        res_blocks=len(find_numbers(state_dict, r'encoder\.down\.0\.block\.(\d+)\.')),
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
     )

@@ -1,22 +1,22 @@
-"""Official SimVQ image tokenizers (1k, 8k, 65k, 262k) <-> SimVQ."""
+"""Weight conversion between official SimVQ tokenizers (1k, 8k, 65k, 262k) and `SimVQ`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from vistok.tokenizers.convert.llamagen import affine, decoder_end, network_sizes, norm
 from vistok.tokenizers.simvq import SimVQ
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, POINTWISE, Rule, StateDict
 
 _AVERAGES = 'model_ema'
 _UNAVERAGED = 'unaveraged'
 
-# The judges and the discriminator of the training run, counters, and what `averaged` replaced.
+# The frozen networks and the discriminator of the training run, counters, and what `use_averages` replaced.
 IGNORED = ('loss.*', f'{_AVERAGES}.decay', f'{_AVERAGES}.num_updates', f'{_UNAVERAGED}.*')
 
 
 def use_averages(state_dict: StateDict) -> StateDict:
-    """The entries with moving averages in the place of the weights that have one.
+    """Replaces weights by their moving averages, where there are any.
 
     Averages are stored under the weight's name without its dots, 'model_ema.encoderconv_inweight'; a frozen table has
     none.  The weights that were replaced are kept as 'unaveraged.encoder.conv_in.weight'.
@@ -33,7 +33,7 @@ def use_averages(state_dict: StateDict) -> StateDict:
 
 
 def codebook_rules(source: str = 'quantize.', target: str = 'quantizer/codebook') -> tuple[Rule, ...]:
-    """The table and its projection."""
+    """Returns the rules of the codebook."""
     return (
         Rule(f'{source}embedding.weight', f'frozen/{target}/table/codewords'),
         *affine(f'{source}embedding_proj', f'{target}/projector/dense_0', LINEAR),
@@ -41,7 +41,7 @@ def codebook_rules(source: str = 'quantize.', target: str = 'quantizer/codebook'
 
 
 def rules(levels: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     pairs: list[Rule] = []
     for level in range(levels):
         encoder, decoder = f'encoder.down.{level}', f'decoder.up.{levels - 1 - level}'
@@ -64,7 +64,7 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 
 def _res_block(source: str, target: str) -> tuple[Rule, ...]:
-    """A residual block without biases."""
+    """Returns the rules of a residual block without biases."""
     return (
         *norm(f'{source}.{{norm:norm1|norm2}}', f'{target}/{{norm:norm1|norm2}}'),
         Rule(f'{source}.{{conv:conv1|conv2}}.weight', f'params/{target}/{{conv:conv1|conv2}}/kernel', CONV),
@@ -73,19 +73,19 @@ def _res_block(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def levels_of(state_dict: StateDict) -> int:
-    """Levels of official weights."""
-    return len(numbers(state_dict, r'encoder\.down\.(\d+)\.'))
+    """Counts the levels in official weights."""
+    return len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.'))
 
 
 def levels_of_ours(variables: Mapping[str, Any]) -> int:
-    """Levels of our variables: one more than there are halvings."""
+    """Counts the levels in our variables."""
     return 1 + sum(name.endswith('_downsample') for name in variables['params']['encoder'])
 
 
 def model(state_dict: StateDict) -> SimVQ:
-    """The module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
-    shape_of(state_dict, 'quantize.embedding_proj.weight', 2)
+    """Builds a module with the sizes of the given weights."""
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
+    read_shape(state_dict, 'quantize.embedding_proj.weight', 2)
     sizes = network_sizes(state_dict, 'encoder.down', 'block')
     sizes.pop('attention_levels')
     return SimVQ(**sizes, codebook_size=codebook_size, codebook_dim=codebook_dim)

@@ -1,4 +1,4 @@
-"""Official VQGANs of taming-transformers (f16, f8; 1024, 16384 or 256 codewords) <-> VQGAN."""
+"""Weight conversion between the VQGANs of taming-transformers (f16, f8; 1024, 16384 or 256 codewords) and `VQGAN`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from vistok.tokenizers.convert.llamagen import (
     res_block,
 )
 from vistok.tokenizers.vqgan import PRESETS, VQGAN
-from vistok.weights.official import numbers, shape_of
+from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, Rule, StateDict
 
-IGNORED = ('loss.*',)  # the judges and the discriminator of the training run
+IGNORED = ('loss.*',)  # the frozen networks and the discriminator of the training run
 
 
 def rules(levels: int) -> tuple[Rule, ...]:
-    """The pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
+    """Returns the pairs of names.  The official decoder counts its levels from fine to coarse, ours along the data."""
     pairs: list[Rule] = []
     for ours, source in (('encoder/trunk', 'encoder'), ('decoder', 'decoder')):
         pairs += [
@@ -49,23 +49,23 @@ def rules(levels: int) -> tuple[Rule, ...]:
 
 
 def levels_of(state_dict: StateDict) -> int:
-    """Levels of official weights."""
-    return len(numbers(state_dict, r'encoder\.down\.(\d+)\.'))
+    """Counts the levels in official weights."""
+    return len(find_numbers(state_dict, r'encoder\.down\.(\d+)\.'))
 
 
 def levels_of_ours(variables: Mapping[str, Any]) -> int:
-    """Levels of our variables: one more than there are halvings."""
+    """Counts the levels in our variables."""
     return 1 + sum(name.endswith('_downsample') for name in variables['params']['encoder']['trunk'])
 
 
 def model(state_dict: StateDict) -> VQGAN:
-    """The module with the sizes of the given weights."""
-    codebook_size, codebook_dim = shape_of(state_dict, 'quantize.embedding.weight', 2)
+    """Builds a module with the sizes of the given weights."""
+    codebook_size, codebook_dim = read_shape(state_dict, 'quantize.embedding.weight', 2)
     return VQGAN(
         **PRESETS['taming_f16']
         | network_sizes(state_dict, 'encoder.down', 'block')
         | {
-            'latent_channels': shape_of(state_dict, 'quant_conv.weight', 4)[1],
+            'latent_channels': read_shape(state_dict, 'quant_conv.weight', 4)[1],
             'codebook_size': codebook_size,
             'codebook_dim': codebook_dim,
         }

@@ -1,4 +1,4 @@
-"""Official VQGAN-LC tokenizers (f16, f8) <-> VQGANLC: taming's names for the networks, a table and its projector."""
+"""Weight conversion between official VQGAN-LC (f16, f8; taming's networks, a table, its projector) and `VQGANLC`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from vistok.tokenizers.convert import taming
 from vistok.tokenizers.convert.llamagen import affine, network_sizes
 from vistok.tokenizers.vqgan_lc import VQGANLC
-from vistok.weights.official import shape_of
+from vistok.weights.official import read_shape
 from vistok.weights.rules import LINEAR, ConversionError, Rule, StateDict
 
 IGNORED = ('discriminator.*', 'perceptual_loss.*')  # the other networks of the training run
@@ -17,7 +17,7 @@ _ONLY_Z_NORMALIZED = 768  # at this width the official code scales z, and not th
 
 
 def rules(levels: int, table: str = 'frozen') -> tuple[Rule, ...]:
-    """The pairs of names.
+    """Returns the pairs of names.
 
     Args:
       levels: of the networks.
@@ -33,7 +33,7 @@ def rules(levels: int, table: str = 'frozen') -> tuple[Rule, ...]:
 
 
 def rules_of_ours(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The pairs of names that fit our variables: a linear projector's layer has no number."""
+    """Returns the rules for our variables."""
     codebook = variables['params'].get('quantizer', {}).get('codebook', {})
     other = _PROJECTOR if 'dense_1' in codebook.get('projector', {}) else f'{_PROJECTOR}.0'
     pairs = rules(taming.levels_of_ours(variables), 'params' if 'table' in codebook else 'frozen')
@@ -41,9 +41,9 @@ def rules_of_ours(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def model(state_dict: StateDict) -> VQGANLC:
-    """The module with the sizes and the projector of the given weights; its table is frozen."""
-    codebook_size, table_width = shape_of(state_dict, _TABLE, 2)
-    codebook_dim, latent_channels, _, _ = shape_of(state_dict, 'quant_conv.weight', 4)
+    """Builds a module with the sizes of the given weights."""
+    codebook_size, table_width = read_shape(state_dict, _TABLE, 2)
+    codebook_dim, latent_channels, _, _ = read_shape(state_dict, 'quant_conv.weight', 4)
     if codebook_dim == _ONLY_Z_NORMALIZED:
         raise ConversionError(
             f'codewords of width {codebook_dim} are compared with vectors of unit norm by the official code; ours '

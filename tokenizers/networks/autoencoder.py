@@ -15,7 +15,7 @@ from vistok.tokenizers.networks.blocks import GroupNorm, Middle, block_classes, 
 
 
 class EncoderTrunk(nn.Module):
-    """Images to features at the coarsest grid, up to and including the middle blocks.
+    """Convolutional encoder of images up to and including the middle blocks at the coarsest grid.
 
     Attributes:
       channels: width at the finest level.
@@ -35,7 +35,7 @@ class EncoderTrunk(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> Float[Array, 'b h w c']:
-        """Features of `images` in [-1, 1]; sides are multiples of 2^(levels - 1)."""
+        """Computes features of images in [-1, 1]; sides are multiples of 2^(levels - 1)."""
         levels = encoder_levels(
             images,
             self.channels,
@@ -58,7 +58,7 @@ def encoder_levels(
     dtype: Any,
     remat: bool,
 ) -> list[Float[Array, 'b _ _ _']]:
-    """Features of each level, from fine to coarse, as they are before they are halved.
+    """Computes features of each level, from fine to coarse, as they are before they are halved.
 
     To be called in a compact method, whose module gets the layers; the arguments are those of `EncoderTrunk`.
     """
@@ -88,7 +88,7 @@ def encoder_levels(
 
 
 class ConvHead(nn.Module):
-    """Norm, swish, 3x3 convolution.
+    """Norm, swish and 3x3 convolution.
 
     Attributes:
       channels: width of the output.
@@ -100,13 +100,13 @@ class ConvHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
-        """Applies the head."""
+        """Applies norm, swish and convolution."""
         x = nn.swish(GroupNorm(dtype=self.dtype, name='norm')(x))
         return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv')(x)
 
 
 class ConvDecoder(nn.Module):
-    """Latents to images: the encoder mirrored, with one more residual block per level.
+    """Convolutional decoder that mirrors the encoder, with one more residual block per level.
 
     Attributes:
       channels: width at the finest level.
@@ -128,7 +128,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
-        """Images of `latents`, not clipped."""
+        """Decodes latents into images, not clipped."""
         levels = len(self.channel_multipliers)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
 
@@ -161,7 +161,7 @@ def decoder_level(
     remat: bool,
     z_q: Float[Array, 'b i j e'] | None = None,
 ) -> Float[Array, 'b H W d']:
-    """One level of a decoder: residual blocks (one more than in the encoder), then a doubling of the sides.
+    """Applies one level of a decoder: residual blocks (one more than in the encoder), then a doubling of the sides.
 
     To be called in a compact method, whose module gets the layers.  With codewords `z_q` the norms are modulated.
     """

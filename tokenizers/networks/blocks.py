@@ -38,7 +38,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Normalizes each sample."""
+        """Normalizes each sample by itself."""
         b, h, w, c = x.shape
         groups = min(self.num_groups, max(c // 4, 1))
         if c % groups:
@@ -76,7 +76,7 @@ class SpatialNorm(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Norm, swish, convolution, twice, around a shortcut that is a 1x1 projection where the width changes.
+    """Residual block: norm, swish, convolution, twice; the shortcut is a 1x1 projection where the width changes.
 
     Attributes:
       channels: width of the output.
@@ -103,7 +103,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head attention over all positions, added to its input; softmax in float32.
+    """Residual single-head attention over all positions; softmax in float32.
 
     Attributes:
       dtype: computation type.
@@ -125,7 +125,7 @@ class AttentionBlock(nn.Module):
 def attend(
     q: Float[Array, 'b n heads c'], k: Float[Array, 'b m heads c'], v: Float[Array, 'b m heads c']
 ) -> Float[Array, 'b n heads c']:
-    """Softmax attention; where there are many positions, for some queries at a time, so that memory stays bounded."""
+    """Computes softmax attention, of many positions some queries at a time, so that memory stays bounded."""
     b, n, heads, c = q.shape
     at_once = max(_WEIGHTS_AT_ONCE // (heads * k.shape[1]), 1)
     if n <= at_once:
@@ -146,7 +146,7 @@ def attend(
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the coarsest grid.
+    """Residual block, attention and residual block at the coarsest grid.
 
     Attributes:
       dtype: computation type.
@@ -168,12 +168,12 @@ class Middle(nn.Module):
 
 
 def block_classes(remat: bool) -> tuple[Any, Any]:
-    """The two kinds of block, recomputing their activations if asked."""
+    """Returns `ResBlock` and `AttentionBlock`, which with `remat` recompute their activations."""
     return (nn.remat(ResBlock), nn.remat(AttentionBlock)) if remat else (ResBlock, AttentionBlock)
 
 
 def match_grid(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w e']:
-    """`z_q` on the grid of `x`: each position repeated, or the first of each block kept (nearest neighbour)."""
+    """Resamples `z_q` to the grid of `x` (nearest neighbour): repeats positions, or keeps the first of each block."""
     for axis in (1, 2):
         here, there = z_q.shape[axis], x.shape[axis]
         if here > there:
@@ -184,7 +184,7 @@ def match_grid(x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Floa
 
 
 def upsample_nearest(x: Float[Array, 'b h w c']) -> Float[Array, 'b H W c']:
-    """Each pixel four times, as a 2x2 square (a broadcast, which the following convolution can read through)."""
+    """Repeats each pixel as a 2x2 square (a broadcast, which the following convolution can read through)."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
@@ -196,5 +196,5 @@ def check_sides(sides: Sequence[int], factor: int) -> None:
 
 
 def _norm(x: jax.Array, z_q: jax.Array | None, dtype: Any, name: str) -> jax.Array:
-    """The plain norm, or the one modulated by codewords."""
+    """Applies the plain norm, or the one modulated by codewords."""
     return GroupNorm(dtype=dtype, name=name)(x) if z_q is None else SpatialNorm(dtype=dtype, name=name)(x, z_q)

@@ -1,4 +1,4 @@
-"""The encoder of tokenizers with grains: one trunk, and a branch at each of its coarsest levels."""
+"""Convolutional encoder of tokenizers with grains: one trunk, and a branch at each of its coarsest levels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from vistok.tokenizers.networks.blocks import Middle
 
 
 class GrainEncoder(nn.Module):
-    """Images to latents of every grain, each grain's branch with middle blocks and a head of its own.
+    """Encoder of images into latents of every grain; each branch has middle blocks and a head of its own.
 
     Huang et al., "Towards Accurate Image Coding" (DQ-VAE, 2023), section 3.1; Control-GIC has the same encoder.
 
@@ -39,7 +39,7 @@ class GrainEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3']) -> list[Float[Array, 'b _ _ d']]:
-        """Latents from coarse to fine, each with twice the resolution of the one before it."""
+        """Computes latents from coarse to fine, each with twice the resolution of the one before it."""
         if len(self.channel_multipliers) < self.grains:
             raise UserError(f'{self.grains} grains need as many levels, got {len(self.channel_multipliers)}')
         levels = encoder_levels(
@@ -58,7 +58,7 @@ class GrainEncoder(nn.Module):
 
 
 class Branch(nn.Module):
-    """Middle blocks and a head.
+    """Middle blocks and head of one grain.
 
     Attributes:
       latent_channels: width of the result.
@@ -72,5 +72,5 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
-        """Latents of one level's features."""
+        """Computes latents from one level's features."""
         return ConvHead(self.latent_channels, self.dtype, name='head')(Middle(self.dtype, self.remat, name='mid')(x))

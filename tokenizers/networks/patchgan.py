@@ -1,4 +1,4 @@
-"""PatchGAN discriminator: a convolutional judge of overlapping patches (Isola et al. 2017, section 3.2.2)."""
+"""PatchGAN: a convolutional discriminator of overlapping patches (Isola et al. 2017, section 3.2.2)."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c']:
-        """Normalises x by batch statistics when `train`, else by the running ones (collection 'batch_stats')."""
+        """Normalizes `x` by batch statistics in training, else by the running ones (collection 'batch_stats')."""
         channels = x.shape[-1]
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
         running_var = self.variable('batch_stats', 'var', jnp.ones, (channels,))
@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
 
 
 class PatchGAN(nn.Module):
-    """One logit per patch; high means real.
+    """Discriminator with one logit per patch; high means real.
 
     Three layers see patches of 70 pixels, two layers patches of 34.  Real and fake batches are passed separately, so
     that batch statistics do not leak which is which.
@@ -82,7 +82,7 @@ class PatchGAN(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b i j 1']:
-        """Judges images in [-1, 1].
+        """Computes the logits of images in [-1, 1].
 
         With `train` the batch statistics are used, and the running ones updated where 'batch_stats' is mutable.
         """

@@ -18,12 +18,12 @@ _kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def _width(resolution: int, multiplier: int) -> int:
-    """Channels at a resolution: 512 up to 32 pixels, then halved per doubling."""
+    """Returns the channels at a resolution: 512 up to 32 pixels, then halved per doubling."""
     return 512 if resolution <= 32 else 16384 * multiplier // resolution
 
 
 def blur(x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-    """Low-pass filter [1, 2, 1] along both axes, borders reflected; keeps the shape."""
+    """Filters `x` with [1, 2, 1] / 4 along both axes, borders reflected; keeps the shape."""
     for axis in (1, 2):
         pad = [(1, 1) if a == axis else (0, 0) for a in range(4)]
         padded = jnp.pad(x, pad, mode='reflect')
@@ -63,7 +63,7 @@ class _DownBlock(nn.Module):
 
 
 class StyleGANDiscriminator(nn.Module):
-    """One logit per image; high means real.
+    """Discriminator with one logit per image; high means real.
 
     Attributes:
       image_size: side of the (square) images, a power of two of at least 8.
@@ -77,7 +77,7 @@ class StyleGANDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w c'], train: bool = True) -> Float[Array, 'b 1 1 1']:
-        """Judges images in [-1, 1]; a map of one cell, so that it can stand where PatchGAN stands.
+        """Computes the logits of images in [-1, 1], as a map of one cell, so that it can replace PatchGAN.
 
         `train` changes nothing here: there are no batch statistics.
 

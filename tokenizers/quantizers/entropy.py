@@ -17,7 +17,7 @@ _PROBABILITIES_AT_ONCE = 2**21
 
 
 def entropy_loss(z: Float[Array, 'n d'], codebook: Float[Array, 'K d'], temperature: float = 0.01) -> Float[Array, '']:
-    """`mean_n H(p_n) - H(mean_n p_n)` in nats, over the global batch; differentiable in `z` and `codebook`.
+    """Computes `mean_n H(p_n) - H(mean_n p_n)` in nats over the global batch; differentiable in `z` and `codebook`.
 
     The codebook is walked in tiles, twice: for the normaliser and the entropy of each row, then for the mean
     probability of each codeword.  The backward pass computes every tile again, so memory does not grow with n * K.

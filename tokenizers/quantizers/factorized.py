@@ -12,7 +12,7 @@ from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
 
 
 class FactorizedQuantizer(nn.Module):
-    """One quantizer per factor; the codewords are concatenated along the channels.
+    """Product quantizer: one quantizer per factor, codewords concatenated along the channels.
 
     Attributes:
       quantizers: one per factor, in the order of the decoder's input.
@@ -44,20 +44,20 @@ class FactorizedQuantizer(nn.Module):
         )
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
-        """Concatenated codewords of `ids`."""
+        """Returns the concatenated codewords of `ids`."""
         if ids.shape[-1] != len(self.names):
             raise UserError(f'need one id for each of {self.names}, got {ids.shape[-1]}')
         return jnp.concatenate([getattr(self, name).embed(ids[..., i]) for i, name in enumerate(self.names)], axis=-1)
 
     def split(self, z_q: Float[Array, 'b h w d']) -> dict[str, Float[Array, 'b h w _']]:
-        """Undoes the concatenation."""
+        """Splits concatenated codewords into those of the factors."""
         widths = [getattr(self, name).codewords().shape[-1] for name in self.names]
         parts = jnp.split(z_q, list(itertools.accumulate(widths))[:-1], axis=-1)
         return dict(zip(self.names, parts, strict=True))
 
 
 def disentangle_loss(factors: Sequence[Float[Array, 'b h w d']]) -> Float[Array, '']:
-    """Squared cosine between the factors' vectors, averaged over positions and over all pairs of factors.
+    """Computes the squared cosine between the factors' vectors, averaged over positions and pairs of factors.
 
     Given straight-through vectors, its gradient reaches the encoder branches and not the codebooks.
 

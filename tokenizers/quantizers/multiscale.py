@@ -19,7 +19,7 @@ from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_throug
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Each scale quantizes, on a grid of its own, what the coarser ones left over.
+    """Residual quantizer over scales: each scale quantizes, on its own grid, the residual of the coarser ones.
 
     Codewords of a scale are enlarged to the full grid (bicubic), blended with a 3x3 convolution of themselves, and
     added up.  Ids are dense, like all tokens: there is one id per position and scale, and the id of a coarse cell is
@@ -51,7 +51,7 @@ class MultiScaleQuantizer(nn.Module):
         self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(self.convolutions)]
 
     def codewords(self) -> Float[Array, 'K d']:
-        """The rows that every scale chooses from."""
+        """Returns the codewords that every scale chooses from."""
         return self.codebook().astype(jnp.float32)
 
     def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
@@ -90,7 +90,7 @@ class MultiScaleQuantizer(nn.Module):
         )
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
-        """Sums over scales of the enlarged codewords of `ids`, the same values as `z_q`."""
+        """Sums the upsampled codewords of `ids` over the scales; the same values as `z_q`."""
         codewords, sides = self.codewords(), ids.shape[1:3]
         total = jnp.zeros((*ids.shape[:3], codewords.shape[-1]))
         for i, grid in enumerate(self.grids(sides)):
@@ -98,7 +98,7 @@ class MultiScaleQuantizer(nn.Module):
         return total
 
     def grids(self, sides: Sequence[int]) -> list[tuple[int, int]]:
-        """Rows and columns of each scale, for a full grid of `sides`."""
+        """Returns the rows and columns of each scale, for a full grid of `sides`."""
         h, w = sides
         return [
             (_scale_side(scale, self.scales[-1], h), _scale_side(scale, self.scales[-1], w)) for scale in self.scales
@@ -107,7 +107,7 @@ class MultiScaleQuantizer(nn.Module):
     def _upsample_codewords(
         self, chosen: Float[Array, 'b p q d'], scale: int, sides: Sequence[int]
     ) -> Float[Array, 'b h w d']:
-        """What codewords of a scale add to the full grid."""
+        """Computes the contribution of codewords of a scale to the full grid."""
         x = _resample(chosen, sides, _bicubic)
         if not self.convolutions:
             return x
@@ -120,18 +120,18 @@ class MultiScaleQuantizer(nn.Module):
 
 
 def _scale_side(scale: int, full: int, side: int) -> int:
-    """`scale` on a grid of `side` cells instead of `full`, at least 1."""
+    """Returns `scale` on a grid of `side` cells instead of `full`, at least 1."""
     return max(1, (2 * scale * side + full) // (2 * full))
 
 
 def _repeat_ids(ids: Int[Array, 'b p q'], sides: Sequence[int]) -> Int[Array, 'b h w']:
-    """Each id over the positions its cell covers."""
+    """Repeats each id over the positions that its cell covers."""
     rows, columns = (np.arange(side) * cells // side for side, cells in zip(sides, ids.shape[1:], strict=True))
     return ids[:, rows[:, None], columns]
 
 
 def _recover_ids(dense: Int[Array, 'b h w'], grid: tuple[int, int]) -> Int[Array, 'b p q']:
-    """Undoes `_repeated`: the id at the first position that each cell covers."""
+    """Inverts `_repeat_ids`: takes the id at the first position that each cell covers."""
     rows, columns = (-(-np.arange(cells) * side // cells) for side, cells in zip(dense.shape[1:], grid, strict=True))
     return dense[:, rows[:, None], columns]
 
@@ -139,7 +139,7 @@ def _recover_ids(dense: Int[Array, 'b h w'], grid: tuple[int, int]) -> Int[Array
 def _resample(
     x: Float[Array, 'b h w d'], sides: Sequence[int], weights: Callable[[int, int], np.ndarray]
 ) -> Float[Array, 'b p q d']:
-    """`x` on another grid, axis by axis; `weights(old, new)` are `[new, old]`."""
+    """Resamples `x` to another grid, axis by axis; `weights(old, new)` are `[new, old]`."""
     for axis, side in zip((1, 2), sides, strict=True):
         if x.shape[axis] != side:
             matrix = jnp.asarray(weights(x.shape[axis], side), x.dtype)
@@ -148,7 +148,7 @@ def _resample(
 
 
 def _area(old: int, new: int) -> np.ndarray:
-    """Means over the old cells that each new one touches."""
+    """Computes weights that average the old cells that each new one touches."""
     starts, ends = np.arange(new) * old // new, -(-(np.arange(new) + 1) * old // new)
     cells = np.arange(old)
     touched = (cells >= starts[:, None]) & (cells < ends[:, None])
@@ -156,7 +156,7 @@ def _area(old: int, new: int) -> np.ndarray:
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """Cubic convolution with a = -0.75, the border repeated (what PyTorch calls bicubic, and VAR is built with)."""
+    """Computes weights of cubic convolution with a = -0.75 and repeated borders (PyTorch's bicubic, which VAR uses)."""
     a = -0.75
     places = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(places).astype(int)

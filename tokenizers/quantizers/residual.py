@@ -1,4 +1,4 @@
-"""Residual quantization: several codewords per position, each for what the ones before it left over.
+"""Residual vector quantization: several codewords per position, each for the residual of the ones before it.
 
 Lee et al., "Autoregressive Image Generation using Residual Quantization" (RQ-VAE, 2022), with one codebook for all
 depths, learned by gradient.
@@ -16,7 +16,7 @@ from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_throug
 
 
 class ResidualQuantizer(nn.Module):
-    """Adds up `depth` codewords per vector; both losses are averaged over the partial sums.
+    """Quantizer that adds up `depth` codewords per vector; both losses are averaged over the partial sums.
 
     Attributes:
       codebook: module that returns the rows, `[K, d]`, when called without arguments.
@@ -31,7 +31,7 @@ class ResidualQuantizer(nn.Module):
     commitment_weight: float = 0.25
 
     def codewords(self) -> Float[Array, 'K d']:
-        """The rows that every depth chooses from."""
+        """Returns the codewords that every depth chooses from."""
         return self.codebook().astype(jnp.float32)
 
     def __call__(self, z: Float[Array, 'b h w d'], *, train: bool = False) -> QuantizerOutput:
@@ -64,10 +64,10 @@ class ResidualQuantizer(nn.Module):
         return QuantizerOutput(z_q=straight_through(z, sums[-1]), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
-        """Sums of the codewords of `ids`, the same values as `z_q`."""
+        """Adds up the codewords of `ids`; the same values as `z_q`."""
         return _partial_sums(self.codewords(), ids)[-1]
 
 
 def _partial_sums(codewords: Float[Array, 'K d'], ids: Int[Array, 'b h w k']) -> Float[Array, 'k b h w d']:
-    """Sums of the first 1, 2, ... k codewords."""
+    """Adds up the first 1, 2, ... k codewords."""
     return jnp.cumsum(codewords[jnp.moveaxis(ids, -1, 0)], axis=0)

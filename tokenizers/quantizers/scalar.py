@@ -1,4 +1,4 @@
-"""Quantizers without a codebook: each channel is rounded by itself, and the id is counted out from the results.
+"""Scalar quantization without a codebook: each channel is rounded by itself, and the id encodes the results.
 
 Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (FSQ, 2023); Yu et al., "Language Model Beats
 Diffusion: Tokenizer is Key to Visual Generation" (LFQ, 2023); Zhao et al., "Image and Video Tokenization with Binary
@@ -50,7 +50,7 @@ class FiniteScalarQuantizer(nn.Module):
         return QuantizerOutput(z_q=steps / (levels // 2), ids=_digits_to_ids(digits, levels), losses={})
 
     def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
-        """The vectors of `ids`, the same values as `z_q`."""
+        """Returns the vectors of `ids`, the same values as `z_q`."""
         levels = self._check_levels(len(self.levels))
         return (_ids_to_digits(ids, levels) - levels // 2).astype(jnp.float32) / (levels // 2)
 
@@ -105,7 +105,7 @@ class LookupFreeQuantizer(nn.Module):
         )
 
     def embed(self, ids: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
-        """The vectors of `ids`, the same values as `z_q`."""
+        """Returns the vectors of `ids`, the same values as `z_q`."""
         self._check()
         digits = _ids_to_digits(ids, np.full(self.bits // self.groups, 2)).reshape(*ids.shape[:-1], self.bits)
         return jnp.where(digits > 0, self.magnitude, -self.magnitude).astype(jnp.float32)
@@ -116,11 +116,11 @@ class LookupFreeQuantizer(nn.Module):
         return 1.0
 
     def project(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
-        """The vectors as they are compared with the codewords."""
+        """Maps vectors to where they are compared with the codewords."""
         return z
 
     def entropy(self, z: Float[Array, 'n d']) -> Float[Array, '']:
-        """Entropy loss over the codewords of each group, summed over groups.
+        """Computes the entropy loss over the codewords of each group, summed over groups.
 
         Raises:
           UserError: a group has too many bits to walk through their codewords.
@@ -161,29 +161,32 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
         return self.bits**-0.5
 
     def project(self, z: Float[Array, '*shape d']) -> Float[Array, '*shape d']:
-        """The vectors, scaled to unit norm."""
+        """Scales vectors to unit norm."""
         return unit_norm(z)
 
     def entropy(self, z: Float[Array, 'n d']) -> Float[Array, '']:
-        """Sum over bits of `mean_n H(p_n) - H(mean_n p_n)`: the first exact, the second an upper bound of the joint."""
+        """Computes the entropy loss of independent bits, `mean_n H(p_n) - H(mean_n p_n)`, summed over bits.
+
+        The first term is exact, the second an upper bound of the joint entropy.
+        """
         p = nn.sigmoid(4 * self.magnitude / self.entropy_temperature * z)
         own = jnp.mean(jnp.sum(_binary_entropy(p), axis=-1))
         return own - jnp.sum(_binary_entropy(replica_mean(jnp.mean(p, axis=0))))
 
 
 def _binary_entropy(p: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """Entropy in nats of a coin; its gradient is finite at 0 and 1."""
+    """Computes the entropy of a coin in nats; its gradient is finite at 0 and 1."""
     p = jnp.clip(p, 1e-6, 1 - 1e-6)
     return -p * jnp.log(p) - (1 - p) * jnp.log1p(-p)
 
 
 def _digits_to_ids(digits: Int[Array, '*shape d'], levels: np.ndarray) -> Int[Array, '*shape']:
-    """Numbers with the given digits, the first channel counting least; channel i has `levels[i]` different ones."""
+    """Combines digits into ids, the first channel least significant; channel i has `levels[i]` values."""
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return jnp.sum(digits * places, axis=-1, dtype=jnp.int32)
 
 
 def _ids_to_digits(ids: Int[Array, '*shape'], levels: np.ndarray) -> Int[Array, '*shape d']:
-    """Undoes `_counted`."""
+    """Splits ids into digits, the inverse of `_digits_to_ids`."""
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return ids[..., None] // places % levels.astype(np.int32)

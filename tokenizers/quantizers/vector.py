@@ -1,4 +1,4 @@
-"""Vector quantization: which codeword replaces a vector, and with which gradient."""
+"""Vector quantization: each vector is replaced by its nearest codeword, with a straight-through gradient."""
 
 import flax.linen as nn
 import flax.struct
@@ -14,7 +14,7 @@ from vistok.tokenizers.quantizers.entropy import entropy_loss
 
 @flax.struct.dataclass
 class QuantizerOutput:
-    """What a quantizer returns.
+    """Result of a quantizer for a batch.
 
     Attributes:
       z_q: codewords in float32; the gradient passes straight through to z.
@@ -28,7 +28,7 @@ class QuantizerOutput:
 
 
 class VectorQuantizer(nn.Module):
-    """Replaces each vector by the nearest codeword (van den Oord et al., "Neural Discrete Representation Learning").
+    """Nearest-codeword quantizer (van den Oord et al., "Neural Discrete Representation Learning", 2017).
 
     The defaults of the weights are LlamaGen's; taming's released models have `codebook_weight=0.25` and
     `commitment_weight=1`.  Everything is computed in float32, whatever the type of z.
@@ -51,7 +51,7 @@ class VectorQuantizer(nn.Module):
     entropy_temperature: float = 0.01
 
     def codewords(self) -> Float[Array, 'K d']:
-        """The rows that z is compared with and that the decoder receives."""
+        """Returns the rows that z is compared with and that the decoder receives."""
         rows = self.codebook().astype(jnp.float32)
         return unit_norm(rows) if self.normalize else rows
 
@@ -87,10 +87,10 @@ class VectorQuantizer(nn.Module):
         return QuantizerOutput(z_q=straight_through(z, chosen), ids=ids, losses=losses)
 
     def embed(self, ids: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
-        """Codewords of `ids`, the same values as `z_q`."""
+        """Returns the codewords of `ids`, the same values as `z_q`."""
         return self.codewords()[ids]
 
 
 def straight_through(z: Float[Array, '*shape'], chosen: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """The value of `chosen`, bit for bit, with the gradient of `z`."""
+    """Returns the value of `chosen`, bit for bit, with the gradient of `z`."""
     return jax.lax.stop_gradient(chosen) + (z - jax.lax.stop_gradient(z))

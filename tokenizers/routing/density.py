@@ -26,9 +26,10 @@ def information_density(
     bins: int = 32,
     sigma: float = 0.01,
 ) -> Float[Array, 'b h w']:
-    """Shannon entropy of the grey levels of each patch, in nats: 0 for a constant patch, at most log(bins).
+    """Computes the Shannon entropy of the grey levels of each patch, in nats.
 
-    The histogram is soft: every pixel adds a Gaussian to all bins.  Bins without pixels contribute nothing.
+    It is 0 for a constant patch, at most log(bins).  The histogram is soft: every pixel adds a Gaussian to all bins.
+    Bins without pixels contribute nothing.
 
     Args:
       images: in any range; the released models look at [0, 1] or [-1, 1].
@@ -50,7 +51,7 @@ def information_density(
 def spread_density(
     images: Float[Array, 'b H W 3'], patch: int, bin_range: Sequence[float] = (-1.0, 1.0)
 ) -> Float[Array, 'b h w']:
-    """How many grey levels each patch has and how far they are apart, in nats.
+    """Computes the number and distance of the grey levels of each patch, in nats.
 
     The sum of their entropy and of the logarithm of their deviation.  The published entropy does not see grey levels
     between its narrow bins, nor contrast; where this sum is large, coarse tokens err more.  A constant patch has 0.3 to
@@ -78,7 +79,7 @@ def density_thresholds(
     grain_ratios: Sequence[float],
     bin_range: Sequence[float] = (-1.0, 1.0),
 ) -> tuple[float, ...]:
-    """Densities that separate the grains so that a data set has the given shares, for `EntropyRouter`.
+    """Measures densities that separate the grains so that a data set has the given shares, for `EntropyRouter`.
 
     Args:
       batches: images of the data set (some thousands suffice for two digits).

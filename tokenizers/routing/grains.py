@@ -21,12 +21,12 @@ def check_grain_ratios(grain_ratios: Sequence[float], count: int | None = None) 
 
 
 def repeat_cells(x: Array, side: int) -> Array:
-    """`[b, h, w, ...]` with each cell repeated over a block of `side` by `side`."""
+    """Repeats each cell of `[b, h, w, ...]` over a block of `side` by `side`."""
     return jnp.repeat(jnp.repeat(x, side, axis=1), side, axis=2)
 
 
 def merge_grains(branches: Sequence[Float[Array, 'b _ _ d']], grain: Int[Array, 'b h w']) -> Float[Array, 'b h w d']:
-    """At every position of the finest grid the vector of the branch whose grain is chosen there.
+    """Selects, at every position of the finest grid, the vector of the branch whose grain is chosen there.
 
     Args:
       branches: latents, each with twice the resolution of the one before it.
@@ -40,5 +40,5 @@ def merge_grains(branches: Sequence[Float[Array, 'b _ _ d']], grain: Int[Array, 
 
 
 def grain_shares(grain: Int[Array, 'b h w'], grains: Sequence[int]) -> dict[str, Float[Array, '']]:
-    """Realised shares of the area, as metrics 'grain/4'."""
+    """Computes the realised shares of the area, as metrics 'grain/4'."""
     return {f'grain/{side}': jnp.mean(grain == side, dtype=jnp.float32) for side in grains}

@@ -25,7 +25,7 @@ _STEPS_PER_NAT = 4096  # densities are ranked as integers: differences of roundi
 
 
 class FeatureRouter(nn.Module):
-    """Lets the features themselves decide: two dense layers on all branches, at the coarsest grid (DQ-VAE).
+    """Router learned from features: two dense layers on all branches, at the coarsest grid (DQ-VAE).
 
     Attributes:
       dtype: computation type; the result is float32.
@@ -35,7 +35,7 @@ class FeatureRouter(nn.Module):
 
     @nn.compact
     def __call__(self, branches: Sequence[Float[Array, 'b _ _ d']]) -> Float[Array, 'b h w s']:
-        """Logits of the grains for each cell of the coarsest grid, from branches from coarse to fine."""
+        """Computes logits of the grains for each coarsest cell, from branches listed from coarse to fine."""
         features = []
         for i, branch in enumerate(branches):
             normed, window = GroupNorm(dtype=self.dtype, name=f'norm_{i}')(branch), (2**i, 2**i)
@@ -46,7 +46,7 @@ class FeatureRouter(nn.Module):
 
 
 def hard_gumbel_softmax(logits: Float[Array, '*shape s'], noise: Float[Array, '*shape s']) -> Float[Array, '*shape s']:
-    """One-hot of the largest noisy logit, with the gradient of their softmax (Jang et al. 2017, temperature 1)."""
+    """Returns the one-hot of the largest noisy logit with the gradient of the softmax (Jang et al. 2017)."""
     soft = jax.nn.softmax(logits + noise, axis=-1)
     hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), soft.shape[-1])
     return jax.lax.stop_gradient(hard - soft) + soft
@@ -55,7 +55,7 @@ def hard_gumbel_softmax(logits: Float[Array, '*shape s'], noise: Float[Array, '*
 def budget_loss(
     gate: Float[Array, 'b h w s'], grain_ratios: Sequence[float], *, per_image: bool = False
 ) -> Float[Array, '']:
-    """Squared distance of the shares of all grains but the coarsest from their targets, summed (DQ-VAE).
+    """Computes the squared distance of the shares of all grains but the coarsest from their targets, summed (DQ-VAE).
 
     Args:
       gate: weight of each grain in each coarsest cell; one-hot in training.  Weights that do not add up to 1 (the
@@ -75,7 +75,7 @@ def budget_loss(
 
 
 class EntropyRouter(nn.Module):
-    """Fine grains where the density of the coarsest cell is high (DQ-VAE, the variant of its released model).
+    """Router by information density: fine grains where the coarsest cell is dense (DQ-VAE, its released variant).
 
     With thresholds the share of each grain depends on the image; they are variables of the collection 'frozen',
     together with the range of the bins that they were measured with.  Without, every image has the exact shares.
@@ -92,7 +92,7 @@ class EntropyRouter(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3'], patch: int) -> Int[Array, 'b h w']:
-        """Number of the grain of each cell, 0 is the coarsest; `patch` is the cell's side in pixels."""
+        """Chooses the number of each cell's grain, 0 is the coarsest; `patch` is the cell's side in pixels."""
         if self.thresholds is None:
             return quota_choice(information_density(images, patch, self.bin_range), self.grain_ratios)
         if len(self.thresholds) != len(self.grain_ratios) - 1:
@@ -109,7 +109,7 @@ class EntropyRouter(nn.Module):
 def quota_choice(
     density: Float[Array, 'b h w'], grain_ratios: Sequence[float] | Float[Array, ' s']
 ) -> Int[Array, 'b h w']:
-    """Number of each cell's grain, 0 for the least dense: exact shares of each image, ties in raster order."""
+    """Chooses each cell's grain by density, 0 for the least dense: exact shares per image, ties in raster order."""
     b, h, w = density.shape
     ranks = _ranks(_integer(density).reshape(b, h * w))
     bounds = jnp.round(h * w * jnp.cumsum(jnp.asarray(grain_ratios, jnp.float32)[:-1]))
@@ -118,7 +118,7 @@ def quota_choice(
 
 @dataclasses.dataclass(frozen=True)
 class RatioRouter:
-    """Gives each grain its share of the area, the coarsest grain to the smoothest cells (Control-GIC).
+    """Router by exact shares of the area, the coarsest grain in the smoothest cells (Control-GIC).
 
     One rule for any number of grains, any of which may have the share 0: from coarse to fine each grain takes the
     least dense cells of its own grid that are still free; the finest grain takes the rest.
@@ -133,7 +133,7 @@ class RatioRouter:
     def __call__(
         self, densities: Sequence[Float[Array, 'b _ _']], grain_ratios: Sequence[float] | Float[Array, ' s']
     ) -> Int[Array, 'b h w']:
-        """Side of the block of each position of the finest grid.
+        """Chooses the side of the block of each position of the finest grid.
 
         Args:
           densities: of the cells of every grain but the finest, from coarse to fine.
@@ -156,7 +156,7 @@ class RatioRouter:
     def _least(
         density: Float[Array, 'b h w'], taken: Bool[Array, 'b h w'], reached: Float[Array, '']
     ) -> Bool[Array, 'b h w']:
-        """The least dense free cells of each image, as many as are missing to `reached`."""
+        """Selects the least dense free cells of each image, as many as are missing to `reached`."""
         b, h, w = density.shape
         keys = jnp.where(taken, jnp.iinfo(jnp.int32).max, _integer(density)).reshape(b, h * w)
         missing = jnp.round(h * w * reached).astype(jnp.int32) - jnp.sum(taken, axis=(1, 2), dtype=jnp.int32)
@@ -166,7 +166,7 @@ class RatioRouter:
     def _below(
         density: Float[Array, 'b h w'], taken: Bool[Array, 'b h w'], reached: Float[Array, '']
     ) -> Bool[Array, 'b h w']:
-        """Cells below the density that the last of the missing cells has, in the batch as a whole."""
+        """Selects cells below the density of the last of the missing cells, in the batch as a whole."""
         ordered = jnp.sort(jnp.where(taken, 0.0, density).ravel())
         last = jnp.round(density.size * reached).astype(jnp.int32) - 1
         return density < ordered[jnp.maximum(last, 0)]
@@ -177,5 +177,5 @@ def _integer(density: Float[Array, '*shape']) -> Int[Array, '*shape']:
 
 
 def _ranks(keys: Int[Array, 'b n']) -> Int[Array, 'b n']:
-    """Place of each entry in the order of its row; equal entries keep their order."""
+    """Ranks the entries of each row; equal entries keep their order."""
     return jnp.argsort(jnp.argsort(keys, axis=-1, stable=True), axis=-1)

@@ -1,4 +1,4 @@
-"""k-means for tables of any size: no buffer grows with n * k, and the vectors may lie on disk.
+"""k-means clustering of any number of vectors: no buffer grows with n * k, and they may lie on disk.
 
 Lloyd's algorithm (1982) from the seeds of Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding"
 (2007).  For many clusters the seeds are drawn in rounds of several, as in Bahmani et al., "Scalable K-Means++" (2012).
@@ -24,7 +24,7 @@ _ROUNDS = 256  # of seeding; up to so many clusters, each seed is drawn by itsel
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """What k-means found.
+    """Result of k-means clustering.
 
     Attributes:
       centroids: means of the clusters, float32, `[k, d]`.
@@ -91,7 +91,7 @@ def kmeans(
 
 
 def _variance(vectors: Float[np.ndarray, 'n d']) -> float:
-    """Mean over the channels of the variance over the vectors."""
+    """Averages over the channels the variance over the vectors."""
     total, square = 0.0, 0.0
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         piece = np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float64)
@@ -102,7 +102,7 @@ def _variance(vectors: Float[np.ndarray, 'n d']) -> float:
 
 
 def _seeds(vectors: Float[np.ndarray, 'n d'], k: int, rng: np.random.Generator) -> Float[np.ndarray, 'k d']:
-    """Vectors that are far from each other: drawn by their squared distance to those drawn before."""
+    """Draws the first centroids, each by its squared distance to those drawn before (k-means++)."""
     at_once = math.ceil(k / _ROUNDS)
     chosen = [int(rng.integers(len(vectors)))]
     distances = np.full(len(vectors), np.inf, np.float32)
@@ -120,7 +120,7 @@ def _seeds(vectors: Float[np.ndarray, 'n d'], k: int, rng: np.random.Generator) 
 
 
 def _largest(keys: Float[np.ndarray, ' n'], count: int, without: list[int]) -> list[int]:
-    """Positions of the largest keys apart from some; ties, such as copies of what was chosen, by position."""
+    """Selects positions of the largest keys apart from some; ties, such as copies of a chosen vector, by position."""
     taken = set(without)
     candidates = np.argsort(-keys, kind='stable')[: count + len(taken)]
     return [int(i) for i in candidates if int(i) not in taken][:count]
@@ -129,7 +129,7 @@ def _largest(keys: Float[np.ndarray, ' n'], count: int, without: list[int]) -> l
 def _farthest(
     vectors: Float[np.ndarray, 'n d'], distances: Float[np.ndarray, ' n'], count: int
 ) -> Float[np.ndarray, 'm d']:
-    """At most `count` different vectors, those farthest from their centroids first; none that is one itself."""
+    """Selects at most `count` different vectors, those farthest from their centroids first, none that is a centroid."""
     found: dict[bytes, np.ndarray] = {}
     for i in np.argsort(-distances, kind='stable') if count else ():
         if len(found) == count or distances[i] == 0:
@@ -142,7 +142,7 @@ def _farthest(
 def _assign(
     vectors: Float[np.ndarray, 'n d'], centroids: Float[np.ndarray, 'k d']
 ) -> tuple[_Sums, Float[np.ndarray, ' n']]:
-    """Sums and counts of the vectors nearest to each centroid, and each vector's squared distance to its own."""
+    """Computes sums and counts of the vectors of each centroid, and each vector's squared distance to its own."""
     at_once = min(_ROWS_AT_ONCE, 1 << max(0, len(vectors) - 1).bit_length())  # few shapes, few programs
     on_device = jnp.asarray(centroids)
     sums = _Sums(jnp.zeros_like(on_device), jnp.zeros(len(centroids), jnp.int32))

@@ -1,4 +1,4 @@
-"""Nearest codeword without the matrix of all distances.
+"""Nearest-codeword search without the matrix of all distances.
 
 Two passes over the codebook, cut into small tiles.  The first keeps only each tile's best score; the second looks
 inside the winning tile of each row.  A maximum vectorises where an argmax over K does not, and no buffer grows with
@@ -24,7 +24,7 @@ _FAR = 1e30  # squared norm that no codeword has: padding never wins
 
 @flax.struct.dataclass
 class CodeTiles:
-    """A codebook cut into equal tiles, the last one padded with zeros that are far from everything.
+    """Codebook cut into equal tiles, the last one padded with zeros that are far from everything.
 
     Attributes:
       codewords: the rows.
@@ -48,7 +48,7 @@ def code_tiles(codebook: Float[Array, 'K d'], tile: int) -> CodeTiles:
 
 @jax.jit
 def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> Int[Array, 'n']:
-    """The row of `codebook` at the smallest Euclidean distance from each row of `z`.
+    """Finds the row of `codebook` at the smallest Euclidean distance from each row of `z`.
 
     Maximises `z.c - |c|^2 / 2`: the missing `|z|^2` does not change the winner, and leaving it out is more exact.
     Scores are float32 at full matmul precision whatever the inputs are.  No gradient flows.  Where a mesh with an axis
@@ -75,7 +75,7 @@ def nearest_codeword(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> I
 
 
 def _search(z: Float[Array, 'n d'], codebook: Float[Array, 'K d']) -> Int[Array, 'n']:
-    """`nearest_codeword` on one device."""
+    """Searches the nearest codewords on one device."""
     size, dim = codebook.shape
     z = jax.lax.stop_gradient(z).astype(jnp.float32)
     codebook = jax.lax.stop_gradient(codebook).astype(jnp.float32)
@@ -107,7 +107,7 @@ def _tile_size(size: int, dim: int) -> int:
 
 
 def _in_chunks(f: Callable[..., jax.Array], rows_at_once: int, *args: jax.Array) -> jax.Array:
-    """`f(*args)`, computed for at most `rows_at_once` rows at a time.
+    """Computes `f(*args)` for at most `rows_at_once` rows at a time.
 
     Chunk j takes the rows j, j + chunks, j + 2 * chunks, ...: every chunk has rows of every shard of the batch, and the
     rows stay on their devices.  Chunks of neighbouring rows would lie on one device each and be gathered by all.
@@ -131,7 +131,7 @@ def nearest_codeword_sharded(
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
     axis: str,
 ) -> Int[Array, 'n']:
-    """`nearest_codeword` with the codebook's rows split over a mesh axis: none of them leaves its device.
+    """Finds nearest codewords in a codebook whose rows are split over a mesh axis and stay on their devices.
 
     Each device searches its own rows; what is exchanged are the best scores and their ids, two numbers per vector and
     device.  Other mesh axes may split z as they like.

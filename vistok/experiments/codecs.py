@@ -48,7 +48,7 @@ def open_network(run: str, weights: bytes) -> NetworkPrior:
         wanted = 'as a prior, only generators fit that choose one id after the other: llamagen, far, vqgan_lc_gpt'
         raise _unfit(run, model, wanted)
     _check_tokens(run, model, weights)
-    return NetworkPrior.of(model.generator, model.variables)
+    return NetworkPrior.from_variables(model.generator, model.variables)
 
 
 def open_tables(weights: str, prior: str | None) -> StaticPrior | None:
@@ -118,9 +118,11 @@ def open_codec(
     if prior and Path(prior).is_dir():
         network, prior = open_network(prior, here), None
     tables = open_nested(weights, nested)
-    if tables is not None and tables.weights != here:
+    if tables is not None and tables.weights_fingerprint != here:
         if nested is not None:
-            raise UserError(f'{nested} holds nested codebooks of weights {tables.weights.hex()}, got {here.hex()}')
+            raise UserError(
+                f'{nested} holds nested codebooks of weights {tables.weights_fingerprint.hex()}, got {here.hex()}'
+            )
         tables = None  # they have been trained further; files that need those tables are refused by name
     opened = Codec(model, here, open_tables(weights, prior), network=network, nested=tables)
     return opened if window is None else dataclasses.replace(opened, window=window)

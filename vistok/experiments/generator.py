@@ -159,7 +159,8 @@ def _describe_tokens(config: ConfigDict, tokenizer: TrainedTokenizer, extracted:
         theirs = extracted.about['fingerprint']
         if theirs != tokenizer.fingerprint:
             raise UserError(
-                f'the tokens in {token_folder(config.data.source)} are of the tokenizer with the fingerprint {theirs[:16]}…, but this run has '
+                f'the tokens in {token_folder(config.data.source)} are of the tokenizer with the fingerprint '
+                f'{theirs[:16]}…, but this run has '
                 f'the one with {tokenizer.fingerprint[:16]}…: extract them again with launch/extract_tokens.py'
             )
         grid, class_names = tuple(extracted.about['grid']), extracted.class_names

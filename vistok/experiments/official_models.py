@@ -6,7 +6,7 @@ from typing import Any
 
 from vistok.generators.convert.official import OFFICIAL as GENERATORS
 from vistok.tokenizers.convert.official import OFFICIAL as TOKENIZERS
-from vistok.weights.official import Official, named
+from vistok.weights.official import Official, find_entry
 from vistok.weights.rules import StateDict
 
 
@@ -74,7 +74,7 @@ def from_official(name: str, state_dict: StateDict, **arguments: Any) -> Any:
     Raises:
       ConversionError: an unknown name, or weights that do not fit.
     """
-    return named(OFFICIAL, name).read(state_dict, **arguments)
+    return find_entry(OFFICIAL, name).read(state_dict, **arguments)
 
 
 def to_official(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,4 +83,4 @@ def to_official(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ConversionError: an unknown name, or variables of another model.
     """
-    return named(OFFICIAL, name).write(variables)
+    return find_entry(OFFICIAL, name).write(variables)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vistok.data.text.captions import read_captions
-from vistok.data.text.features import PaddedText, TextFeatureSource, padded
+from vistok.data.text.features import PaddedText, TextFeatureSource, pad_features
 from vistok.errors import UserError
 from vistok.pretrained.text_encoder import load_text_encoder
 
@@ -44,7 +44,7 @@ def read_prompts(path: pathlib.Path, about: Mapping[str, Any]) -> Prompts:
     texts = tuple(text for several in read_captions(path).values() for text in several)
     encoder = load_text_encoder(about['encoder'])
     _check(path, {'encoder': encoder.name, 'tokens': encoder.tokens, 'width': encoder.width}, about)
-    each = [padded(vectors.astype(np.float16), encoder.tokens) for vectors in encoder.encode(texts)]
+    each = [pad_features(vectors.astype(np.float16), encoder.tokens) for vectors in encoder.encode(texts)]
     return Prompts(texts, PaddedText(np.stack([x.features for x in each]), np.stack([x.mask for x in each])))
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vistok.data.images.pipeline import open_source, to_model_range
 from vistok.data.images.source import BadImage, ImageSource, Split
 from vistok.data.tokens.dataset import TokenRecord, TokenSource, has_tokens, write_tokens
-from vistok.data.tokens.parts import Part, TokenParts
+from vistok.data.tokens.parts import ImageRange, TokenParts
 from vistok.data.tokens.views import Views, cut_views, view_count
 from vistok.errors import UserError
 from vistok.experiments.loading import TOKENIZER_FILE
@@ -125,7 +125,7 @@ class Extraction:
                 self._extract(part, pool, bar)
         return None if self._parts.missing() else self._finish(progress)
 
-    def _extract(self, part: Part, pool: concurrent.futures.Executor, bar: tqdm) -> None:
+    def _extract(self, part: ImageRange, pool: concurrent.futures.Executor, bar: tqdm) -> None:
         views, zooms = self._views[part.split]
         source = self._sources[part.split]
 
@@ -178,7 +178,7 @@ class Extraction:
                 return None
             if not self._parts.folder.is_dir():  # another process came first
                 return {}
-            skipped = self._parts.skipped()
+            skipped = self._parts.read_skipped()
             for split, source in self._sources.items():
                 if next(self._parts.records(split), None) is None:
                     reason = next(iter(skipped.items()), ('there', 'is none'))

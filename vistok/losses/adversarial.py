@@ -18,28 +18,28 @@ Scalar = Float[Array, '']
 
 
 def hinge_discriminator_loss(real: Logits, fake: Logits) -> Scalar:
-    """Half of mean max(0, 1 - real) + mean max(0, 1 + fake) (Lim and Ye 2017; halved as in VQGAN)."""
+    """Computes half of mean max(0, 1 - real) + mean max(0, 1 + fake) (Lim and Ye 2017; halved as in VQGAN)."""
     return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
 
 
 def logistic_discriminator_loss(real: Logits, fake: Logits) -> Scalar:
-    """Half of the binary cross-entropies of real against 1 and fake against 0 (Goodfellow et al. 2014)."""
+    """Computes half of the cross-entropies of real against 1 and fake against 0 (Goodfellow et al. 2014)."""
     return 0.5 * (jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean())
 
 
 def linear_generator_loss(fake: Logits) -> Scalar:
-    """The negative mean logit."""
+    """Returns the negative mean logit."""
     return -fake.mean()
 
 
 def non_saturating_generator_loss(fake: Logits) -> Scalar:
-    """Binary cross-entropy of fake against 1 (Goodfellow et al. 2014, section 3)."""
+    """Computes the binary cross-entropy of fake against 1 (Goodfellow et al. 2014, section 3)."""
     return jax.nn.softplus(-fake).mean()
 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialLoss:
-    """What each of the two players minimises."""
+    """Losses of the two players of a GAN."""
 
     discriminator: Callable[[Logits, Logits], Scalar]
     generator: Callable[[Logits], Scalar]
@@ -54,7 +54,7 @@ ADVERSARIAL_LOSSES = {
 
 
 def adversarial_weight(step: jax.Array | int, start: int, ramp: int = 0) -> Scalar:
-    """0 before step `start`, then rising linearly to 1 within `ramp` steps (at once if 0)."""
+    """Returns 0 before step `start`, then a linear rise to 1 within `ramp` steps (at once if 0)."""
     if ramp < 0:
         raise UserError(f'ramp must be 0 or more steps, got {ramp}')
     since = jnp.asarray(step, jnp.float32) - start
@@ -91,16 +91,16 @@ class LeCam:
 
     @classmethod
     def zeros(cls) -> 'LeCam':
-        """The state before the first step."""
+        """Returns the state before the first step."""
         return cls(jnp.zeros(()), jnp.zeros(()))
 
     def update(self, real: Logits, fake: Logits, decay: float = 0.999) -> 'LeCam':
-        """The running means after a batch of logits (of all replicas)."""
+        """Updates the running means by a batch of logits (of all replicas)."""
         real_mean, fake_mean = jax.lax.stop_gradient(replica_mean((real.mean(), fake.mean())))
         return LeCam(decay * self.real + (1 - decay) * real_mean, decay * self.fake + (1 - decay) * fake_mean)
 
     def penalty(self, real: Logits, fake: Logits) -> Scalar:
-        """Squared excess of real logits over the mean fake one, and of the mean real one over fake logits.
+        """Computes the squared excess of real logits over the mean fake one, and of the mean real one over fake logits.
 
         The paper's equation 4 squares the differences; its authors' code clips them at zero first, as done here:
         only a discriminator that separates real from fake pays.

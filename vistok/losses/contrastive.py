@@ -18,7 +18,7 @@ def info_nce(
     temperature: float | jax.Array = 1.0,
     global_negatives: bool = True,
 ) -> Float[Array, '']:
-    """Cross-entropy of finding each prediction's own target among all targets by cosine similarity.
+    """Computes the cross-entropy of finding each prediction's own target among all targets by cosine similarity.
 
     One direction only: predictions look for targets.  Row i of both belongs together.  At chance the loss is log b.
 

@@ -1,4 +1,4 @@
-"""Bytes of images -> features, by the network of a protocol."""
+"""Feature extractors of metrics: 8-bit images to features, by the network and preprocessing of a protocol."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from vistok.errors import UserError
 from vistok.metrics.protocols import Protocol
 from vistok.pretrained.convert import INCEPTION_IGNORED, inception_rules
 from vistok.pretrained.inception import SIDE, FIDInception
-from vistok.pretrained.stand_in import StandInPooled, stand_in_params
+from vistok.pretrained.stand_in import StandInPooledFeatures, stand_in_params
 from vistok.weights.files import is_ours, load_variables, read_state_dict
 from vistok.weights.rules import to_ours, variable_shapes
 
@@ -28,12 +28,12 @@ _SHA256_START = '6726825d'
 
 @dataclasses.dataclass(frozen=True)
 class ImageFeatures:
-    """Features of n images on the host; None where the protocol does without.
+    """Features of n images on the host; None where the protocol has none.
 
     Attributes:
-      pool: one vector per image.
-      spatial: for the spatial distance.
-      logits: without bias, for the inception score.
+      pool: pooled features, one vector per image.
+      spatial: spatial features, for sFID.
+      logits: logits without bias, for the inception score.
     """
 
     pool: Float[np.ndarray, 'n d']
@@ -43,12 +43,12 @@ class ImageFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureExtractor:
-    """A protocol with the weights of its network.
+    """Feature network of a protocol, with its weights.
 
     Attributes:
-      protocol: how images are prepared.
-      module: its network.
-      variables: the weights.
+      protocol: evaluation protocol.
+      module: feature network.
+      variables: weights of the network.
     """
 
     protocol: Protocol
@@ -57,7 +57,7 @@ class FeatureExtractor:
 
     @functools.cached_property
     def network_sha256(self) -> str:
-        """Digest of the weights themselves, whatever file they came in."""
+        """SHA-256 digest of the weights themselves, independent of the file that held them."""
         digest = hashlib.sha256()
         for path, value in sorted(flax.traverse_util.flatten_dict(dict(self.variables), sep='/').items()):
             digest.update(path.encode())
@@ -65,11 +65,11 @@ class FeatureExtractor:
         return digest.hexdigest()
 
     def __call__(self, images: UInt8[np.ndarray, 'n h w 3'], batch_size: int = 0) -> ImageFeatures:
-        """Features of n images.
+        """Extracts the features of n images.
 
         Args:
           images: RGB, of any one size.
-          batch_size: fewer images are filled up to so many, so that a last batch needs no program of its own.
+          batch_size: smaller batches are padded to this size, so that a last batch needs no compilation of its own.
         """
         count = len(images)
         if count < batch_size:
@@ -96,7 +96,7 @@ def _features(
 def load_extractor(
     protocol: Protocol, path: str | os.PathLike[str] | None = None, *, sha256: str | None = None
 ) -> FeatureExtractor:
-    """A protocol with trained weights.
+    """Loads the feature network of a protocol.
 
     Args:
       protocol: one of `PROTOCOLS`.
@@ -110,7 +110,9 @@ def load_extractor(
     if not protocol.is_fid:
         if path is not None:
             raise UserError(f'protocol {protocol.name!r} comes with its weights; {str(path)!r} cannot be used')
-        return FeatureExtractor(protocol, StandInPooled(), {'params': {'features': stand_in_params()['features']}})
+        return FeatureExtractor(
+            protocol, StandInPooledFeatures(), {'params': {'features': stand_in_params()['features']}}
+        )
     if path is None:
         raise UserError(
             f'protocol {protocol.name!r} needs the Inception weights of pytorch-fid, '

@@ -1,4 +1,4 @@
-"""What the metrics know of a set of images: moments, features, logits, and a digest that identifies the images."""
+"""Feature statistics of a set of images: moments, features, logits, and a digest of the pixels; also as files."""
 
 import dataclasses
 import hashlib
@@ -23,18 +23,18 @@ KEPT = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """A set of images as one protocol sees it.
+    """Feature statistics of a set of images under one protocol.
 
     Attributes:
       protocol: name of the protocol.
       network_sha256: digest of the weights; '' where it is not known (statistics of other evaluators).
-      images: where they come from.
+      images: source of the images.
       images_sha256: digest of the pixels, or of the file of statistics where these are all there is.
-      pool: of the last features.
-      spatial: of the spatial features, where the protocol has them.
+      pool: moments of the pooled features.
+      spatial: moments of the spatial features, if the protocol has them.
       features: last features, of all images or of some spread evenly over the set; None: not known.
-      logits: of all images in their order; None: not known.
-      labels: of all images in their order; None: not known.
+      logits: logits of all images, in order; None if unknown.
+      labels: class labels of all images, in order; None if unknown.
     """
 
     protocol: str
@@ -49,17 +49,17 @@ class FeatureSet:
 
 
 class FeatureCollector:
-    """Adds images batch by batch.
+    """Accumulator of feature statistics, batch by batch.
 
     Args:
-      extractor: gives the features.
-      images: where the images come from.
-      batch_size: of a full batch.
-      keep: how many of the last features are kept for precision and recall, spread evenly; None: all of them.
-      total: number of images that will come; needed to spread what is kept.
+      extractor: feature network of a protocol.
+      images: source of the images.
+      batch_size: size of a full batch.
+      keep: number of pooled features kept for precision and recall, spread evenly; None: all.
+      total: number of images to come; needed to spread the kept features.
 
     Attributes:
-      count: images so far.
+      count: number of images so far.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FeatureCollector:
         self._labels: list[np.ndarray] = []
 
     def add(self, images: UInt8[np.ndarray, 'n h w 3'], labels: Integer[np.ndarray, ' n'] | None = None) -> None:
-        """Adds images, RGB, of one size, and their classes where they are known."""
+        """Adds RGB images of one size, with their class labels if known."""
         if self.count == 0:
             self._digest.update(repr(images.shape[1:]).encode())
         self._digest.update(np.ascontiguousarray(images).data)
@@ -90,8 +90,8 @@ class FeatureCollector:
             self._labels.append(labels)
         self.count += len(images)
 
-    def collected(self) -> FeatureSet:
-        """Everything added so far; UserError below two images."""
+    def finish(self) -> FeatureSet:
+        """Returns the statistics of all images so far; raises UserError below two images."""
         labels = np.concatenate(self._labels) if self._labels else None
         return FeatureSet(
             self._extractor.protocol.name,
@@ -107,7 +107,7 @@ class FeatureCollector:
 
 
 def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
-    """Writes a reference as an `.npz` file: moments under ADM's names, features, and what they are of."""
+    """Writes reference statistics as an `.npz` file: moments under ADM's names, features, and their provenance."""
     path = pathlib.Path(path)
     if path.suffix != '.npz':
         raise UserError(f'cannot write {path}: the name must end in .npz')
@@ -130,12 +130,12 @@ def save_statistics(path: str | os.PathLike[str], found: FeatureSet) -> None:
 
 
 def has_statistics(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a file of statistics, ours or of another evaluator, rather than of images alone."""
+    """Returns whether a file holds feature statistics (ours or another evaluator's) rather than images alone."""
     return {'mu', 'sigma'} <= _arrays_in(path)
 
 
 def has_images(path: str | os.PathLike[str]) -> bool:
-    """Whether this is an `.npz` file that holds images."""
+    """Returns whether a file is an `.npz` file of images."""
     return 'arr_0' in _arrays_in(path)
 
 
@@ -151,7 +151,7 @@ def _arrays_in(path: str | os.PathLike[str]) -> set[str]:
 
 
 def load_statistics(path: str | os.PathLike[str]) -> FeatureSet:
-    """Reads what `save_statistics` wrote, or the statistics of ADM (with spatial ones) or pytorch-fid (without).
+    """Reads statistics from `save_statistics`, ADM (with spatial ones) or pytorch-fid (without).
 
     Other evaluators do not say what network made their files; it is taken to be the published one.
 

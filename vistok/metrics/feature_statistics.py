@@ -1,4 +1,4 @@
-"""From images, wherever they lie, to what the metrics know of them."""
+"""Feature statistics of images from any source, and of references for FID."""
 
 import dataclasses
 import pathlib
@@ -12,16 +12,16 @@ from vistok.metrics.feature_extractor import FeatureExtractor
 from vistok.metrics.feature_set import KEPT, FeatureCollector, FeatureSet, has_images, has_statistics, load_statistics
 
 
-def measure(
+def extract_features(
     batches: ByteBatches, extractor: FeatureExtractor, *, keep: int | None = None, progress: bool = False
 ) -> FeatureSet:
-    """Passes every image of a set through the network of a protocol once.
+    """Extracts the features of every image of a set, and their statistics.
 
     Args:
-      batches: the set.
-      extractor: protocol and network.
-      keep: how many features are kept for precision and recall; None: all.
-      progress: shows a bar.
+      batches: images of the set.
+      extractor: feature network of a protocol.
+      keep: number of features that are kept for precision and recall; None: all.
+      progress: shows a progress bar.
 
     Raises:
       UserError: fewer than two images can be read.
@@ -34,7 +34,7 @@ def measure(
             bar.update(len(batch.images))
     if collector.count < 2:
         raise UserError(f'{batches.name} has {collector.count} readable images; at least 2 are needed')
-    return collector.collected()
+    return collector.finish()
 
 
 def open_reference(
@@ -47,23 +47,23 @@ def open_reference(
     batch_size: int = 64,
     progress: bool = False,
 ) -> FeatureSet:
-    """Real images: read from a file of statistics, or measured.
+    """Opens a reference set of real images: statistics from a file, or extracted from images.
 
     Args:
       spec: an `.npz` file of statistics (ours, ADM's or pytorch-fid's), or what `open_byte_batches` takes.
-      extractor: protocol and network; measures what the file does not hold.
-      split: of a source.
-      data_dir: where TFDS datasets are.
+      extractor: feature network of a protocol, for everything that the file does not hold.
+      split: split of a source.
+      data_dir: folder of the TFDS datasets.
       image_size: side of the centre crops.
       batch_size: images at a time.
-      progress: shows bars.
+      progress: shows progress bars.
 
     Raises:
       UserError: there is nothing of the kind, or the statistics are of another protocol.
     """
     if not has_statistics(spec):
         batches = open_byte_batches(spec, split=split, data_dir=data_dir, image_size=image_size, batch_size=batch_size)
-        return measure(batches, extractor, keep=KEPT, progress=progress)
+        return extract_features(batches, extractor, keep=KEPT, progress=progress)
     found = load_statistics(spec)
     protocol = extractor.protocol
     if found.protocol != protocol.name:
@@ -72,6 +72,6 @@ def open_reference(
         )
     if found.features is None and protocol.neighbours and has_images(spec):
         # ADM's references hold statistics of the whole set, and some of its images for precision and recall.
-        some = measure(SampleFile(pathlib.Path(spec), batch_size), extractor, progress=progress)
+        some = extract_features(SampleFile(pathlib.Path(spec), batch_size), extractor, progress=progress)
         return dataclasses.replace(found, features=some.features)
     return found

@@ -16,7 +16,7 @@ class Gaussian:
     Attributes:
       mean: float64.
       covariance: float64, divided by one less than the number of images.
-      count: of images; 0 where it is not known.
+      count: number of images; 0 if unknown.
     """
 
     mean: Float[np.ndarray, ' d']
@@ -25,7 +25,7 @@ class Gaussian:
 
 
 class Moments:
-    """Adds up features batch by batch in float64; the memory does not grow with the number of images."""
+    """Streaming first and second moments of features in float64; the memory does not grow with the number of images."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -54,7 +54,7 @@ class Moments:
         self._products += x.T @ x
 
     def gaussian(self) -> Gaussian:
-        """Of everything added so far; UserError below two images."""
+        """Returns mean and covariance of all features so far; raises UserError below two images."""
         if self._count < 2:
             raise UserError(f'a covariance needs at least 2 images, got {self._count}')
         mean = self._sum / self._count
@@ -63,7 +63,7 @@ class Moments:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """`|m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))`.
+    """Computes the Fréchet distance `|m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))` of two Gaussians.
 
     The last trace is the sum of the roots of the eigenvalues of `S_a^(1/2) S_b S_a^(1/2)`, which are real and not
     negative: nothing has to be added to a singular covariance.
@@ -84,14 +84,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_error(
     features: Real[np.ndarray, 'n d'], reference: Gaussian, resamples: int, rng: np.random.Generator
 ) -> float:
-    """Standard error of the distance that comes from the choice of the n images: the bootstrap (Efron 1979).
+    """Estimates the standard error of the distance over the choice of the n images, by the bootstrap (Efron 1979).
 
     A distance of few images is also too large on average, which this does not show.
 
     Args:
-      features: of the images.
+      features: features of n images.
       reference: taken as exact.
-      resamples: how often n of the n images are drawn with replacement.
+      resamples: number of bootstrap samples (n of the n images, with replacement).
       rng: draws them.
     """
     x = features.astype(np.float64)
@@ -100,7 +100,7 @@ def frechet_error(
     distances = []
     for _ in range(resamples):
         chosen = rng.integers(len(x), size=len(x))
-        drawn, weighted = x[chosen], _centred(projected[chosen]) / np.sqrt(len(x) - 1)
+        drawn, weighted = x[chosen], _centre(projected[chosen]) / np.sqrt(len(x) - 1)
         difference = drawn.mean(axis=0) - reference.mean
         # Products of the shorter side: both ways have the same eigenvalues other than 0.
         products = weighted @ weighted.T if len(x) < x.shape[1] else weighted.T @ weighted
@@ -118,5 +118,5 @@ def _sum_of_roots(eigenvalues: Float[np.ndarray, ' d']) -> float:
     return float(np.sqrt(np.clip(eigenvalues, 0, None)).sum())
 
 
-def _centred(x: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
+def _centre(x: Float[np.ndarray, 'n d']) -> Float[np.ndarray, 'n d']:
     return x - x.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016): sure about each image, and varied over all of them."""
+"""Inception score (Salimans et al. 2016): confident predictions per image, diverse predictions over all images."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from vistok.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRule:
-    """How images are divided; published scores differ by it.
+    """Division of the images into parts; published scores differ by it.
 
     Attributes:
       split_size: images in each consecutive part, the last one may be smaller; 0: `splits` decides.
@@ -25,7 +25,7 @@ class ScoreRule:
     shuffle_seed: int | None = None
 
     def parts(self, count: int) -> list[Integer[np.ndarray, ' n']]:
-        """Which images form each part."""
+        """Returns the indices of the images in each part."""
         order = np.arange(count)
         if self.shuffle_seed is not None:
             # The old generator, because the evaluator whose numbers these are used it.
@@ -39,11 +39,11 @@ class ScoreRule:
 
 @dataclasses.dataclass(frozen=True)
 class InceptionScore:
-    """The score and its spread.
+    """Inception score with its standard deviation over the parts.
 
     Attributes:
       score: mean over the parts, from 1 to the number of classes.
-      deviation: of the parts.
+      deviation: standard deviation over the parts.
     """
 
     score: float
@@ -51,11 +51,11 @@ class InceptionScore:
 
 
 def inception_score(logits: Real[np.ndarray, 'n classes'], rule: ScoreRule) -> InceptionScore:
-    """`exp(mean KL(p(y|x) || p(y)))` in float64, for each part of the images, averaged over the parts.
+    """Computes `exp(mean KL(p(y|x) || p(y)))` in float64 for each part of the images, and averages over the parts.
 
     Args:
-      logits: of each image, in the order in which they were sampled.
-      rule: how they are divided.
+      logits: logits of each image, in the order of sampling.
+      rule: division of the images into parts.
 
     Raises:
       UserError: there are no images.

@@ -17,7 +17,7 @@ _CHUNK = 2048
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionRecall:
-    """Both in [0, 1].
+    """Precision and recall, both in [0, 1].
 
     Attributes:
       precision: share of the samples that lie in the ball of a reference image.
@@ -37,15 +37,15 @@ def precision_recall(
     chunk: int = _CHUNK,
     progress: bool = False,
 ) -> PrecisionRecall:
-    """Compares two sets; the ball of an image reaches to its k-th nearest neighbour in its own set.
+    """Computes precision and recall of samples, with balls that reach to each image's k-th nearest neighbour.
 
     Args:
       samples: features of generated images.
       reference: features of real ones.  The value depends on how many there are.
       neighbours: k.
       half: distances are computed in float16, as ADM's evaluator does, and in float32 where that overflows.
-      chunk: how many images meet how many at a time; the memory is chunk * chunk distances.
-      progress: shows a bar.
+      chunk: number of images per side of a block of distances; the memory is chunk * chunk distances.
+      progress: shows a progress bar.
 
     Raises:
       UserError: a set has not more than k images.
@@ -76,7 +76,7 @@ def _chunks(features: Real[np.ndarray, 'n d'], size: int) -> list[np.ndarray]:
 
 
 def _radii(chunks: list[np.ndarray], neighbours: int, dtype: Any, bar: tqdm) -> list[np.ndarray]:
-    """Squared distance of each image to its k-th neighbour; each is its own nearest, at distance 0."""
+    """Computes each image's squared distance to its k-th neighbour; each is its own first, at distance 0."""
     radii = []
     for a in chunks:
         nearest = np.full((len(a), 0), np.inf, np.float32)
@@ -92,14 +92,14 @@ def _radii(chunks: list[np.ndarray], neighbours: int, dtype: Any, bar: tqdm) -> 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _distances(a: Float[Array, 'n d'], b: Float[Array, 'm d'], dtype: Any) -> Float[Array, 'n m']:
-    """Squared distances, float32."""
+    """Computes all pairwise squared distances in float32."""
     if dtype == jnp.float32:
-        return _squared(a, b)
-    half = _squared(a.astype(dtype), b.astype(dtype))
+        return _squared_distances(a, b)
+    half = _squared_distances(a.astype(dtype), b.astype(dtype))
     finite: Bool[Array, ''] = jnp.isfinite(half).all()
-    return jax.lax.cond(finite, lambda: half.astype(jnp.float32), lambda: _squared(a, b))
+    return jax.lax.cond(finite, lambda: half.astype(jnp.float32), lambda: _squared_distances(a, b))
 
 
-def _squared(a: Float[Array, 'n d'], b: Float[Array, 'm d']) -> Float[Array, 'n m']:
+def _squared_distances(a: Float[Array, 'n d'], b: Float[Array, 'm d']) -> Float[Array, 'n m']:
     products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(jnp.square(a).sum(1)[:, None] - 2 * products + jnp.square(b).sum(1), 0)

@@ -1,4 +1,4 @@
-"""Evaluators of generated images by name.  Their numbers differ, so a number without its protocol says nothing."""
+"""Evaluation protocols for generated images, by name: preprocessing, network and metrics of published evaluators."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from vistok.pretrained.inception import SIDE
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How images become features, and what is computed of these.
+    """Evaluation protocol: preprocessing of images, feature network, and the metrics computed from its features.
 
     Covariances are divided by one less than the number of images in all of them.
 
     Attributes:
       name: belongs to every number.
       network: 'inception', or 'stand_in' for machines without its weights.
-      resize: from bytes as float32 in [0, 255] to `side`.
-      side: of what the network sees, in pixels.
-      middle: the grey that becomes 0.
-      half_range: the network sees `(x - middle) / half_range`.
-      spatial: whether the distance of spatial features (sFID, Nash et al. 2021) is part of it.
-      score: how the inception score divides the images; None leaves it out.
-      neighbours: of precision and recall; 0 leaves them out.
-      half_distances: whether these compare in float16.
+      resize: resizing of 8-bit images, as float32 in [0, 255], to `side`.
+      side: side of the network's input in pixels.
+      middle: pixel value that becomes 0.
+      half_range: the network's input is `(x - middle) / half_range`.
+      spatial: includes the distance of spatial features (sFID, Nash et al. 2021).
+      score: division of the images for the inception score; None omits the score.
+      neighbours: number of neighbours for precision and recall; 0 omits both.
+      half_distances: compares distances of precision and recall in float16.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Protocol:
 
     @property
     def is_fid(self) -> bool:
-        """Whether the distance may be called FID."""
+        """Flag of protocols whose Fréchet distance may be called FID."""
         return self.network == 'inception'
 
     def prepare(self, images: UInt8[Array, 'b h w 3']) -> Float[Array, 'b s s 3']:
-        """What the network sees of images of any size."""
+        """Resizes and scales images of any size to the input of the network."""
         return (self.resize(images.astype(jnp.float32), self.side) - self.middle) / self.half_range
 
 
@@ -74,7 +74,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name; UserError if there is none."""
+    """Returns the protocol of a name; raises UserError for an unknown one."""
     if name not in PROTOCOLS:
         raise UserError(f'protocol {name!r} is none of {", ".join(PROTOCOLS)}')
     return PROTOCOLS[name]

@@ -1,4 +1,4 @@
-"""How good generated images are, with everything that the numbers depend on, and with what makes them doubtful."""
+"""Evaluation reports on generated images: metrics, the settings they depend on, and warnings."""
 
 import dataclasses
 import json
@@ -24,23 +24,25 @@ _MOST_FOR_ERRORS = 2048  # above, the error is far below what else moves the dis
 
 @dataclasses.dataclass(frozen=True)
 class GenerationReport:
-    """Numbers and their circumstances; numbers of two reports compare only if `check_comparable` says nothing.
+    """Metrics of generated images with protocol, data and settings.
+
+    Metrics of two reports are comparable only if `check_comparable` raises nothing.
 
     Attributes:
       metrics: 'gfid' of samples or 'rfid' of reconstructions, or 'stand_in_frechet', which is not FID; 'sfid',
         'inception_score', 'precision', 'recall' where the protocol has them; standard errors as '<name>_error'.
       protocol: name of the protocol.
-      network: what gave the features; says so if it is not Inception.
-      network_sha256: digest of its weights.
-      samples: where the images come from.
-      samples_sha256: digest of their pixels.
-      count: how many.
-      class_policy: how many of each class, as their labels say.
-      settings: of the sampling, as far as they are known: 'seed', 'guidance_scale', 'temperature', 'top_k', 'top_p'.
-      reference: where the real images come from.
-      reference_sha256: digest of their pixels, or of the file of statistics.
-      reference_count: how many; 0 where it is not known.
-      warnings: why the numbers may mislead.
+      network: name of the feature network; says so if it is not Inception.
+      network_sha256: digest of the weights of the network.
+      samples: source of the images.
+      samples_sha256: digest of the pixels of the images.
+      count: number of images.
+      class_policy: number of images per class, in words.
+      settings: known sampling settings: 'seed', 'guidance_scale', 'temperature', 'top_k', 'top_p'.
+      reference: source of the real images.
+      reference_sha256: digest of the pixels of the real images, or of the file of statistics.
+      reference_count: number of real images; 0 if unknown.
+      warnings: reasons for which the metrics may mislead.
     """
 
     metrics: dict[str, float]
@@ -58,7 +60,7 @@ class GenerationReport:
     warnings: tuple[str, ...]
 
     def table(self) -> str:
-        """For people."""
+        """Formats the report as a text table."""
         numbers = [
             f'{name:24} {value:.4f}'
             + (f' +- {self.metrics[f"{name}_error"]:.4f}' if f'{name}_error' in self.metrics else '')
@@ -84,14 +86,14 @@ def report_on(
     settings: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> GenerationReport:
-    """Compares a set of images with real ones.
+    """Computes the metrics of generated images against a reference set.
 
     Args:
       samples: generated images, or reconstructions; with their features and logits.
       reference: real images.
-      distance: what FID is called: 'gfid' of samples, 'rfid' of reconstructions.
-      settings: of the sampling, for the record.
-      progress: shows bars.
+      distance: metric key of FID: 'gfid' for samples, 'rfid' for reconstructions.
+      settings: sampling settings, for the record.
+      progress: shows progress bars.
 
     Raises:
       UserError: the two were not made by one protocol with one network.
@@ -141,7 +143,7 @@ def report_on(
 
 
 def difference(ours: GenerationReport, theirs: GenerationReport) -> str:
-    """A table of two reports side by side; UserError where their numbers do not compare."""
+    """Formats two reports side by side; raises UserError if they are not comparable."""
     check_comparable(ours, theirs)
     lines = [f'{"":24} {"this":>12} {"other":>12} {"change":>12}']
     for name, value in ours.metrics.items():
@@ -152,7 +154,7 @@ def difference(ours: GenerationReport, theirs: GenerationReport) -> str:
 
 
 def check_combinable(samples: FeatureSet, reference: FeatureSet) -> None:
-    """Raises UserError where a distance between the two would mean nothing."""
+    """Raises UserError unless both sets come from one protocol and one network."""
     if samples.protocol != reference.protocol:
         raise UserError(
             f'samples measured by protocol {samples.protocol!r} cannot be compared with the reference '
@@ -167,7 +169,7 @@ def check_combinable(samples: FeatureSet, reference: FeatureSet) -> None:
 
 
 def check_comparable(a: GenerationReport, b: GenerationReport) -> None:
-    """Raises UserError, in one sentence, where the numbers of two reports must not be put side by side."""
+    """Raises UserError, in one sentence, unless the metrics of two reports are comparable."""
     for what in ('protocol', 'network_sha256', 'reference_sha256', 'count'):
         ours, theirs = getattr(a, what), getattr(b, what)
         if ours != theirs:
@@ -179,7 +181,7 @@ def _brief(value: Any) -> str:
 
 
 def read_report(path: str | os.PathLike[str]) -> GenerationReport:
-    """A report from its JSON file; UserError if there is none in it."""
+    """Reads a report from its JSON file; raises UserError if there is none in it."""
     try:
         found = json.loads(pathlib.Path(path).read_text())['distribution']
         return GenerationReport(**{**found, 'warnings': tuple(found['warnings'])})
@@ -188,7 +190,7 @@ def read_report(path: str | os.PathLike[str]) -> GenerationReport:
 
 
 def class_policy(labels: Integer[np.ndarray, ' n'] | None) -> str:
-    """How the classes are represented, in words."""
+    """Describes the number of images per class in words."""
     if labels is None or not len(labels):
         return 'classes not stated'
     counts = np.unique(labels, return_counts=True)[1]
@@ -200,14 +202,14 @@ def class_policy(labels: Integer[np.ndarray, ' n'] | None) -> str:
 
 
 def _with_neighbours(images: FeatureSet, protocol: Protocol) -> Float[np.ndarray, 'n d'] | None:
-    """Features for precision and recall; None where the protocol does without, or there are too few."""
+    """Returns the features for precision and recall; None if the protocol has neither, or there are too few."""
     features = images.features
     enough = protocol.neighbours and features is not None and len(features) > protocol.neighbours
     return features if enough else None
 
 
 def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) -> Sequence[str]:
-    """What makes the numbers doubtful."""
+    """Collects the reasons for which the metrics may mislead."""
     found = []
     count, width = samples.pool.count, len(samples.pool.mean)
     if not protocol.is_fid:
@@ -229,7 +231,7 @@ def _warnings(samples: FeatureSet, reference: FeatureSet, protocol: Protocol) ->
 
 
 def _in_class_order(labels: Integer[np.ndarray, ' n'] | None) -> bool:
-    """Whether neighbours share a class much more often than in a random order."""
+    """Tests whether neighbours share a class much more often than in a random order."""
     if labels is None or len(labels) < 2:
         return False
     shares = np.unique(labels, return_counts=True)[1] / len(labels)

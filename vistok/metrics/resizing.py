@@ -1,4 +1,4 @@
-"""The three ways in which evaluators of generated images resize them; published distances differ by which one was used.
+"""Image resizing of published evaluators (TensorFlow 1, PyTorch, Pillow); FID depends on which one is used.
 
 Each is linear in rows and in columns, so each is a pair of matrices.  They are computed on the host in float64 and
 applied in float32 with exact products.
@@ -16,24 +16,26 @@ Weights = Callable[[int, int], np.ndarray]
 
 
 def tf1_bilinear(images: Float[Array, 'b h w c'], side: int) -> Float[Array, 'b {side} {side} c']:
-    """TensorFlow 1's bilinear: output i lies at input i * in / out, no shift of half a pixel, not antialiased."""
-    return _resized(_tf1_bilinear_weights, images, side)
+    """Resizes like TensorFlow 1's bilinear: output i lies at input i * in / out (no half-pixel shift), not
+    antialiased.
+    """
+    return _resize(_tf1_bilinear_weights, images, side)
 
 
 def torch_bilinear(images: Float[Array, 'b h w c'], side: int) -> Float[Array, 'b {side} {side} c']:
-    """PyTorch's bilinear: pixel centres at half integers (`align_corners=False`), not antialiased."""
-    return _resized(_torch_bilinear_weights, images, side)
+    """Resizes like PyTorch's bilinear: pixel centres at half integers (`align_corners=False`), not antialiased."""
+    return _resize(_torch_bilinear_weights, images, side)
 
 
 def pil_bicubic(images: Float[Array, 'b h w c'], side: int) -> Float[Array, 'b {side} {side} c']:
-    """Pillow's bicubic on floating-point channels: antialiased, a = -0.5, then clipped to [0, 255] but not rounded.
+    """Resizes like Pillow's bicubic on float channels: antialiased, a = -0.5, clipped to [0, 255], not rounded.
 
     Clean-FID (Parmar, Zhang, Zhu 2022) measures after this one.
     """
-    return jnp.clip(_resized(_pil_bicubic_weights, images, side), 0.0, 255.0)
+    return jnp.clip(_resize(_pil_bicubic_weights, images, side), 0.0, 255.0)
 
 
-def _resized(weights: Weights, images: Float[Array, 'b h w c'], side: int) -> Float[Array, 'b s s c']:
+def _resize(weights: Weights, images: Float[Array, 'b h w c'], side: int) -> Float[Array, 'b s s c']:
     rows, columns = (weights(source, side) for source in images.shape[1:3])
     exact = jax.lax.Precision.HIGHEST
     images = jnp.einsum('iw,bhwc->bhic', columns, images, precision=exact)
@@ -41,7 +43,7 @@ def _resized(weights: Weights, images: Float[Array, 'b h w c'], side: int) -> Fl
 
 
 def _interpolating(position: np.ndarray, source: int) -> np.ndarray:
-    """Linear between the two nearest pixels; beyond the border its pixel is repeated."""
+    """Builds the matrix of linear interpolation between the two nearest pixels; border pixels are repeated."""
     position = np.clip(position, 0, source - 1)
     low = np.floor(position).astype(int)
     matrix = np.zeros((len(position), source))

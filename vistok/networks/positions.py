@@ -1,4 +1,4 @@
-"""Learned positions of a square grid, on grids of other sizes."""
+"""Learned positions of a square grid, resampled to grids of other sizes."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 def resample_positions(positions: Float[Array, 'n d'], sides: tuple[int, int]) -> Float[Array, 'm d']:
-    """Positions of a square grid, interpolated bicubically where `sides` are others; exact where they are not.
+    """Interpolates positions of a square grid bicubically to `sides`; exact where they are the same.
 
     Args:
       positions: row by row, n = side * side.

@@ -1,4 +1,4 @@
-"""The vision tower of CLIP (Radford et al. 2021, section 2.4), as a frozen teacher or a source of patch features."""
+"""CLIP vision tower (Radford et al. 2021, section 2.4), as a frozen teacher or a source of patch features."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class CLIPVision(nn.Module):
-    """Image features: the class token of the last layer, before the final layer norm and the projection.
+    """CLIP image encoder up to the class token of the last layer, before the final layer norm and the projection.
 
     That is the feature FQGAN's semantic factor predicts.  With `patch_width` all patch tokens instead, after both, on
     their grid: the features that VQGAN-LC's codebook is made of.
 
     Attributes:
-      width: of the tokens.
+      width: width of the tokens.
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.
@@ -43,7 +43,9 @@ class CLIPVision(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b *grid d']:
-        """Features of images in [-1, 1] of any size, float32: one vector each, or a grid of them."""
+        """Computes float32 features of images in [-1, 1] of any size: one vector per image, or a grid of patch
+        features.
+        """
         x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
         patches = nn.Conv(
             self.width,
@@ -74,12 +76,12 @@ class CLIPVision(nn.Module):
 
 
 def clip_l14(*, patches: bool = False, **options: Any) -> CLIPVision:
-    """ViT-L/14: features of width 1024, of patches 768."""
+    """Builds CLIP ViT-L/14: features of width 1024, patch features of width 768."""
     patch_width = 768 if patches else None
     return CLIPVision(width=1024, layers=24, num_heads=16, patch=14, patch_width=patch_width, **options)
 
 
 def clip_b16(*, patches: bool = False, **options: Any) -> CLIPVision:
-    """ViT-B/16: features of width 768, of patches 512."""
+    """Builds CLIP ViT-B/16: features of width 768, patch features of width 512."""
     patch_width = 512 if patches else None
     return CLIPVision(width=768, layers=12, num_heads=12, patch=16, patch_width=patch_width, **options)

@@ -1,8 +1,8 @@
-"""Official PyTorch names of the frozen networks."""
+"""Conversion rules for the official weights of the frozen networks (LPIPS, CLIP, DINOv2, Inception)."""
 
 from collections.abc import Sequence
 
-from vistok.weights.rules import CHANNELS, CONV, IDENTITY, LINEAR, Rule, StateDict, Transform, joined
+from vistok.weights.rules import CHANNELS, CONV, IDENTITY, LINEAR, Rule, StateDict, Transform, concatenate_sources
 
 _TOKEN = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, 1, -1))  # [1, 1, d], [d]
 _TABLE = Transform(lambda x: x[0], lambda x: x[None])  # [1, n, d], [n, d]
@@ -57,13 +57,15 @@ def _norm(official: str, ours: str) -> tuple[Rule, Rule]:
 def _separate_qkv(official: str, names: Sequence[str]) -> tuple[Rule, Rule]:
     sources = {kind: tuple(f'{official}.{name}.{kind}' for name in names) for kind in ('weight', 'bias')}
     return (
-        Rule(sources['weight'], 'params/block_{i}/attention/qkv/kernel', joined(3, LINEAR)),
-        Rule(sources['bias'], 'params/block_{i}/attention/qkv/bias', joined(3)),
+        Rule(sources['weight'], 'params/block_{i}/attention/qkv/kernel', concatenate_sources(3, LINEAR)),
+        Rule(sources['bias'], 'params/block_{i}/attention/qkv/bias', concatenate_sources(3)),
     )
 
 
 def lpips_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """Rules for `LPIPS`: one full state dict ('net.slice1.0.weight'), or torchvision's VGG16 joined with the heads."""
+    """Builds rules for `LPIPS`: one full state dict ('net.slice1.0.weight'), or torchvision's VGG16 joined with the
+    heads.
+    """
     sliced = any(name.startswith('net.') for name in state_dict)
     rules = [Rule(f'lin{i}.model.1.weight', f'params/weight{i + 1}', CHANNELS) for i in range(len(_VGG16_INDICES))]
     for block, indices in enumerate(_VGG16_INDICES, start=1):
@@ -74,7 +76,7 @@ def lpips_rules(state_dict: StateDict) -> tuple[Rule, ...]:
 
 
 def clip_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """Rules for `CLIPVision`, from Hugging Face's names ('vision_model.*') or OpenAI's ('visual.*')."""
+    """Builds rules for `CLIPVision`, from Hugging Face's names ('vision_model.*') or OpenAI's ('visual.*')."""
     if any(name.startswith('visual.') for name in state_dict):
         root, block = 'visual', 'visual.transformer.resblocks.{i}'
         return (
@@ -110,7 +112,7 @@ def clip_rules(state_dict: StateDict) -> tuple[Rule, ...]:
 
 
 def dinov2_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """Rules for `DINOv2`, from Hugging Face's names ('encoder.layer.*') or the original ones ('blocks.*')."""
+    """Builds rules for `DINOv2`, from Hugging Face's names ('encoder.layer.*') or the original ones ('blocks.*')."""
     if 'cls_token' in state_dict:
         block = 'blocks.{i}'
         return (
@@ -145,7 +147,7 @@ def dinov2_rules(state_dict: StateDict) -> tuple[Rule, ...]:
 
 
 def inception_rules() -> tuple[Rule, ...]:
-    """Rules for `FIDInception`, from the names of torchvision's Inception3 without its auxiliary head."""
+    """Builds rules for `FIDInception`, from the names of torchvision's Inception3 without its auxiliary head."""
     branch = f'{{branch:{"|".join(_INCEPTION_BRANCHES)}}}'
     rules = []
     for path in ((_INCEPTION_STEM,), (_INCEPTION_BLOCK, branch)):

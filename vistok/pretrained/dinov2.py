@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023), as a frozen teacher."""
+"""DINOv2 vision transformer (Oquab et al. 2023), as a frozen teacher."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class DINOv2(nn.Module):
-    """Image features: the class token after the final layer norm, or all patch tokens on their grid.
+    """DINOv2 image encoder: the class token after the final layer norm, or all patch tokens on their grid.
 
     The published models learned their positions at 518 pixels (37 x 37 patches); for other sizes the table is
     interpolated at each call, bicubically without antialiasing as their published implementation does.
 
     Attributes:
-      width: of the tokens.
+      width: width of the tokens.
       layers: transformer blocks.
       num_heads: attention heads.
       patch: side of a patch in pixels.
       image_size: side the images are resized to; a multiple of `patch`.
       position_grid: side of the grid the position table was learned on.
       resize_method: 'bicubic' (antialiased), or 'nearest' as FQGAN's official code.
-      patches: whether the patch tokens are wanted instead of the class token.
+      patches: returns the patch tokens instead of the class token.
       dtype: computation type.
     """
 
@@ -43,7 +43,9 @@ class DINOv2(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b *grid width']:
-        """Features of images in [-1, 1] of any size, float32: one vector each, or a grid of them."""
+        """Computes float32 features of images in [-1, 1] of any size: one vector per image, or a grid of patch
+        features.
+        """
         x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
         x = nn.Conv(
             self.width,
@@ -70,5 +72,5 @@ class DINOv2(nn.Module):
 
 
 def dinov2_s14(**options: Any) -> DINOv2:
-    """ViT-S/14: features of width 384."""
+    """Builds DINOv2 ViT-S/14: features of width 384."""
     return DINOv2(width=384, layers=12, num_heads=6, **options)

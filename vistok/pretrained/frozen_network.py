@@ -43,7 +43,7 @@ class FrozenNetwork:
     features `[b, h, w, width]`.
 
     Attributes:
-      name: of the network; part of the name of every metric computed with it ('stand_in_perceptual' is not 'lpips').
+      name: name of the network and of every metric computed with it ('stand_in_perceptual' is not 'lpips').
       module: the network.
       variables: its weights; pass them to compiled functions as an argument, or they become constants of the program.
     """
@@ -94,7 +94,7 @@ def load_frozen_network(
 
     Args:
       kind: one of `FROZEN_NETWORKS`.  The stand-ins come with the package; the others need a file of official weights.
-      path: of the weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
+      path: file of weights: `.safetensors`, or a PyTorch file (needs torch).  For 'lpips' either a folder that holds
         torchvision's `vgg16-397923af.pth` and the LPIPS heads `vgg.pth`, or one file with the full LPIPS state dict.
       sha256: expected digest of the file, checked if given; a single LPIPS file needs it, for no official one exists.
       **options: attributes of the module, such as `dtype`; for a published teacher also `resize_method='nearest'`, and
@@ -119,7 +119,7 @@ def load_frozen_network(
     if kind == 'lpips':
         module = LPIPS(**options)
         weights = _lpips_weights(path, sha256)
-        return _converted(kind, module, weights, lpips_rules(weights), LPIPS_IGNORED)
+        return _convert(kind, module, weights, lpips_rules(weights), LPIPS_IGNORED)
     teacher = _TEACHERS[kind]
     patches = options.get('patches', False)
     stand_in = 'stand_in_patches' if patches else 'stand_in_teacher'
@@ -127,16 +127,16 @@ def load_frozen_network(
     _check_sha256(file, sha256)
     weights = read_state_dict(file)
     ignored = teacher.ignored_with_patches if patches else teacher.ignored
-    return _converted(kind, teacher.build(**options), weights, teacher.rules(weights), ignored)
+    return _convert(kind, teacher.build(**options), weights, teacher.rules(weights), ignored)
 
 
 def _images(module: nn.Module) -> tuple[jax.Array, ...]:
-    """Arguments that the module takes."""
+    """Returns example arguments of the module."""
     image = jnp.zeros((1, 32, 32, 3))
     return (image, image) if isinstance(module, LPIPS | StandInPerceptual) else (image,)
 
 
-def _converted(
+def _convert(
     kind: str, module: nn.Module, weights: StateDict, rules: Sequence[Rule], ignored: Sequence[str]
 ) -> FrozenNetwork:
     shapes = variable_shapes(module, *_images(module))

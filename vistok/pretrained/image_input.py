@@ -1,4 +1,4 @@
-"""Images as frozen networks expect them: resized, and normalised by the statistics they were trained with."""
+"""Image preprocessing of frozen networks: resizing, and normalization by the statistics of their training data."""
 
 import functools
 
@@ -40,13 +40,13 @@ def resize(images: Float[Array, 'b h w c'], size: int, method: str = 'bicubic') 
 
 
 def normalise(images: Float[Array, 'b h w 3'], mean: Statistics, std: Statistics) -> Float[Array, 'b h w 3']:
-    """From [-1, 1] to (u - mean) / std of u in [0, 1]."""
+    """Normalizes images from [-1, 1] to (u - mean) / std of u in [0, 1]."""
     return (images * 0.5 + (0.5 - jnp.array(mean, images.dtype))) / jnp.array(std, images.dtype)
 
 
 @functools.cache
 def _bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """Interpolation matrix [target, source] of PyTorch's bicubic: a = -0.75, no antialiasing, borders repeated."""
+    """Computes the matrix [target, source] of PyTorch's bicubic: a = -0.75, no antialiasing, borders repeated."""
     a = -0.75
     position = (np.arange(target) + 0.5) * source / target - 0.5
     base = np.floor(position).astype(int)
@@ -61,7 +61,7 @@ def _bicubic_matrix(source: int, target: int) -> np.ndarray:
 
 
 def interpolate_positions(table: Float[Array, 'n d'], side: int) -> Float[Array, 'm d']:
-    """Position embeddings learned on one square grid, interpolated to a grid of side x side.
+    """Interpolates position embeddings that were learned on one square grid to a grid of side x side.
 
     Bicubic in PyTorch's form (a = -0.75, without antialiasing), because published vision transformers are evaluated
     with exactly that.

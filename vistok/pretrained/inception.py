@@ -1,4 +1,4 @@
-"""The Inception network of the Fréchet distance: InceptionV3 as published on 2015-12-05, with 1008 outputs.
+"""InceptionV3 of the Fréchet inception distance, as published on 2015-12-05, with 1008 outputs.
 
 Szegedy et al. 2016 in the form that Heusel et al. 2017 measure with.  It differs from today's InceptionV3: average
 pools leave the padding out of the count, and the last block pools by the maximum.
@@ -23,13 +23,13 @@ _Side = int | tuple[int, int]
 
 @flax.struct.dataclass
 class InceptionFeatures:
-    """What the metrics read.
+    """Inception outputs that metrics read.
 
     Attributes:
       pool: the last features, averaged over the image; 2048 channels.
       spatial: the first seven channels of `Mixed_6d.branch1x1`, row by row; 17 * 17 * 7 = 2023 numbers for images of
         299 pixels.
-      logits: of the 1008 classes.
+      logits: logits of the 1008 classes.
       unbiased_logits: without the bias, as inception scores read them.
     """
 
@@ -40,11 +40,13 @@ class InceptionFeatures:
 
 
 class FIDInception(nn.Module):
-    """Inference only, in float32 with exact products: less moves the distance visibly."""
+    """InceptionV3 for inference, in float32 with exact products: less precision moves the distance visibly."""
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> InceptionFeatures:
-        """Features of images that a protocol has resized and scaled to about [-1, 1]; at least 75 pixels a side."""
+        """Computes features of images that a protocol has resized and scaled to about [-1, 1]; sides of at least 75
+        pixels.
+        """
         x = _Conv(32, 3, 2, 'VALID', name='Conv2d_1a_3x3')(images)
         x = _Conv(32, 3, padding='VALID', name='Conv2d_2a_3x3')(x)
         x = _Conv(64, 3, name='Conv2d_2b_3x3')(x)
@@ -79,7 +81,7 @@ def _max_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
 
 
 class _Conv(nn.Module):
-    """Convolution without bias, normalised by stored statistics, rectified; 'SAME' keeps the size (stride 1)."""
+    """Convolution without bias, batch norm by stored statistics, ReLU; 'SAME' keeps the size (stride 1)."""
 
     features: int
     side: _Side
@@ -102,7 +104,7 @@ class _Conv(nn.Module):
 
 
 def _chain(x: Float[Array, 'b h w c'], name: str, layers: Sequence[tuple[int, _Side]]) -> Float[Array, 'b h w d']:
-    """Convolutions one after the other: `name`_1, `name`_2, ..."""
+    """Applies convolutions one after the other: `name`_1, `name`_2, ..."""
     for i, (features, side) in enumerate(layers, start=1):
         x = _Conv(features, side, name=f'{name}_{i}')(x)
     return x
@@ -112,7 +114,7 @@ _joined = functools.partial(jnp.concatenate, axis=-1)
 
 
 class _BlockA(nn.Module):
-    """35x35."""
+    """Inception block A, on a 35x35 grid."""
 
     pool_features: int
 
@@ -129,7 +131,7 @@ class _BlockA(nn.Module):
 
 
 class _BlockB(nn.Module):
-    """35x35 to 17x17."""
+    """Inception block B, from 35x35 to 17x17."""
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b oh ow d']:
@@ -144,7 +146,7 @@ class _BlockB(nn.Module):
 
 
 class _BlockC(nn.Module):
-    """17x17."""
+    """Inception block C, on a 17x17 grid."""
 
     width: int
 
@@ -162,7 +164,7 @@ class _BlockC(nn.Module):
 
 
 class _BlockD(nn.Module):
-    """17x17 to 8x8."""
+    """Inception block D, from 17x17 to 8x8."""
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b oh ow d']:
@@ -178,7 +180,7 @@ class _BlockD(nn.Module):
 
 
 class _BlockE(nn.Module):
-    """8x8."""
+    """Inception block E, on an 8x8 grid."""
 
     pool: Any
 

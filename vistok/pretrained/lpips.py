@@ -23,12 +23,12 @@ def unit_features(x: Float[Array, 'b h w c'], epsilon: float = 1e-10) -> Float[A
 
 
 def squared_difference(a: Float[Array, 'b h w c'], b: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-    """Of unit-length features."""
+    """Computes squared differences of unit-length features."""
     return jnp.square(unit_features(a) - unit_features(b))
 
 
 class VGG16Features(nn.Module):
-    """The convolutions of VGG16 (Simonyan and Zisserman 2015), read before each pooling and at the end.
+    """VGG16 convolutions (Simonyan and Zisserman 2015), read before each pooling layer and at the end.
 
     Attributes:
       dtype: computation type.
@@ -38,7 +38,7 @@ class VGG16Features(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> list[Float[Array, 'b ...']]:
-        """Features relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 of colour-normalised images, fine to coarse."""
+        """Computes features relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 of colour-normalized images, fine to coarse."""
         features = []
         x = images
         for block, widths in enumerate(_VGG16, start=1):
@@ -52,7 +52,7 @@ class VGG16Features(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of image pairs as people see it: weighted squared differences of unit-length VGG16 features.
+    """Learned perceptual distance of image pairs: weighted squared differences of unit-length VGG16 features.
 
     Deterministic: the dropout of its own training is never on.
 
@@ -64,7 +64,9 @@ class LPIPS(nn.Module):
 
     @nn.compact
     def __call__(self, a: Float[Array, 'b h w 3'], b: Float[Array, 'b h w 3']) -> Float[Array, ' b']:
-        """Distances of a[i] and b[i], images in [-1, 1] of at least 16 pixels a side; 0 for equal ones."""
+        """Computes the distances of a[i] and b[i], images in [-1, 1] of at least 16 pixels a side; 0 for equal
+        images.
+        """
         trunk = VGG16Features(dtype=self.dtype, name='vgg16')
         # Two passes rather than one over both: no gradient is computed for images that need none.
         features = [trunk((images - _SHIFT) / _SCALE) for images in (a, b)]

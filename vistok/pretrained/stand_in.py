@@ -1,4 +1,5 @@
-"""A small frozen network for machines without the official weights: neither LPIPS nor CLIP, but trained, and ours.
+"""Stand-in feature network for machines without official weights: small, trained for this project, neither LPIPS nor
+CLIP.
 
 It was trained by instance discrimination (which two crops show the same place?) on the embedded training photographs
 and digits, with `python launch/train_stand_in.py` as it stands: 500 steps of 48 places, seed 0, five minutes on one CPU
@@ -36,7 +37,7 @@ class StandInFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> list[Float[Array, 'b ...']]:
-        """Features of images in [-1, 1] after each stage, fine to coarse: 16, 32, 64 and 80 channels."""
+        """Computes features of images in [-1, 1] after each stage, fine to coarse: 16, 32, 64 and 80 channels."""
         features = []
         x = images
         for stage, widths in enumerate(_STAGES, start=1):
@@ -57,7 +58,7 @@ class StandInFeatures(nn.Module):
 
 
 class StandInPerceptual(nn.Module):
-    """Stand-in, not LPIPS: squared differences of unit-length features, all channels and stages weighted alike.
+    """Stand-in for LPIPS: squared differences of unit-length features, all channels and stages weighted alike.
 
     Attributes:
       dtype: computation type of the network; differences and sums are float32.
@@ -67,7 +68,7 @@ class StandInPerceptual(nn.Module):
 
     @nn.compact
     def __call__(self, a: Float[Array, 'b h w 3'], b: Float[Array, 'b h w 3']) -> Float[Array, ' b']:
-        """Distances of a[i] and b[i], images in [-1, 1]; 0 for equal ones, at most 2."""
+        """Computes the distances of a[i] and b[i], images in [-1, 1]; 0 for equal images, at most 2."""
         network = StandInFeatures(dtype=self.dtype, name='features')
         distance = jnp.zeros((a.shape[0],), jnp.float32)
         for pair in zip(network(a), network(b), strict=True):
@@ -76,7 +77,7 @@ class StandInPerceptual(nn.Module):
 
 
 class StandInPatches(nn.Module):
-    """Stand-in, neither CLIP nor DINOv2: the coarsest features, one vector of 80 channels per eight pixels.
+    """Stand-in for CLIP and DINOv2 patch features: the coarsest features, 80 channels per 8x8 pixels.
 
     Attributes:
       dtype: computation type.
@@ -86,25 +87,25 @@ class StandInPatches(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b gh gw width']:
-        """Features of images in [-1, 1]; sides are multiples of 8."""
+        """Computes patch features of images in [-1, 1]; sides are multiples of 8."""
         return StandInFeatures(dtype=self.dtype, name='features')(images)[-1].astype(jnp.float32)
 
 
-class StandInPooled(nn.Module):
-    """Stand-in, not Inception: the features of every stage, averaged over the image."""
+class StandInPooledFeatures(nn.Module):
+    """Stand-in for Inception: the features of every stage, averaged over the image."""
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b 192']:
-        """Features of images in [-1, 1] of any size, which matters."""
+        """Computes pooled features of images in [-1, 1]; features depend on the size of the images."""
         stages = StandInFeatures(name='features')(images)
         return jnp.concatenate([stage.astype(jnp.float32).mean((1, 2)) for stage in stages], axis=-1)
 
 
 class StandInTeacher(nn.Module):
-    """Stand-in, neither CLIP nor DINOv2: a linear map of the averaged coarsest features.
+    """Stand-in for a CLIP or DINOv2 teacher: a linear map of the averaged coarsest features.
 
     Attributes:
-      width: of the features; the trained weights have 64.
+      width: width of the features; the trained weights have 64.
       dtype: computation type.
     """
 
@@ -113,7 +114,7 @@ class StandInTeacher(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b width']:
-        """Global features of images in [-1, 1] of any size (resized to 64 pixels)."""
+        """Computes global features of images in [-1, 1] of any size (resized to 64 pixels)."""
         x = StandInFeatures(dtype=self.dtype, name='features')(resize(images, _TEACHER_SIZE))[-1]
         pooled = x.astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.width, name='projection')(pooled)
@@ -121,7 +122,7 @@ class StandInTeacher(nn.Module):
 
 @functools.cache
 def stand_in_params() -> dict[str, Any]:
-    """The trained parameters of `StandInTeacher` in float32 (stored in float16); those below 'features' serve both."""
+    """Loads the trained float32 parameters of `StandInTeacher`; the other stand-ins use those below 'features'."""
     with np.load(WEIGHTS) as arrays:
         flat = {path: array.astype(np.float32) for path, array in arrays.items()}
     return flax.traverse_util.unflatten_dict(flat, sep='/')

@@ -1,4 +1,6 @@
-"""Text encoders: Flan-T5, as LlamaGen's text-conditional models were trained with, and a stand-in without weights."""
+"""Text encoders: Flan-T5, which LlamaGen's text-conditional models were trained with, and a stand-in without
+weights.
+"""
 
 import hashlib
 import html
@@ -17,8 +19,8 @@ TOKENS = 120
 """Vectors of a caption in LlamaGen."""
 
 
-def cleaned(text: str) -> str:
-    """Lower case, without links and HTML, one blank between words.
+def clean_text(text: str) -> str:
+    """Cleans a text: lower case, without links and HTML, one blank between words.
 
     LlamaGen's code does more (it removes file names, long numbers, advertising phrases, Chinese characters and unusual
     punctuation); on plain sentences both are the same.
@@ -28,16 +30,16 @@ def cleaned(text: str) -> str:
 
 
 class T5Encoder:
-    """The encoder half of a T5, from `transformers`, on PyTorch.
+    """Encoder of a T5 model, from `transformers`, on PyTorch.
 
     Args:
-      name: of a model on the Hugging Face hub, or a folder that holds one.
-      tokens: of a text at most; what is longer is cut off.
-      dtype: of the computation, 'bfloat16' as in LlamaGen, or 'float32'.
-      device: 'cuda' or 'cpu'; default: the first that is there.
+      name: name of a model on the Hugging Face hub, or a folder that holds one.
+      tokens: largest number of tokens per text; longer texts are cut.
+      dtype: computation type, 'bfloat16' as in LlamaGen, or 'float32'.
+      device: 'cuda' or 'cpu'; default: the first that is available.
 
     Attributes:
-      width: of a vector; 2048 for Flan-T5-XL.
+      width: width of a feature vector; 2048 for Flan-T5-XL.
 
     Raises:
       UserError: the libraries or the weights are missing.
@@ -66,10 +68,10 @@ class T5Encoder:
         self.width = int(model.config.d_model)
 
     def encode(self, texts: Sequence[str]) -> list[Float[np.ndarray, 'n c']]:
-        """See `TextEncoder`; texts are `cleaned` first."""
+        """Encodes each text, cleaned by `clean_text`, as one feature vector per token."""
         torch = self._torch
         words = self._tokenizer(
-            [cleaned(text) for text in texts],
+            [clean_text(text) for text in texts],
             max_length=self.tokens,
             padding='longest',
             truncation=True,
@@ -83,7 +85,7 @@ class T5Encoder:
 
 
 class StandInText:
-    """A fixed random vector for each word: a generator can learn what words go with, but nothing about language.
+    """Text encoder that gives each word a fixed random vector; it carries words, but no knowledge of language.
 
     It takes the place of the real encoder where no weights are at hand; what it is used for is not comparable with
     anything published.
@@ -95,11 +97,11 @@ class StandInText:
         self.tokens, self.width = tokens, width
 
     def encode(self, texts: Sequence[str]) -> list[Float[np.ndarray, 'n c']]:
-        """See `TextEncoder`; the last vector says that the text ends, so that an empty one has it only."""
+        """Encodes each text as one vector per word and a last one for the end of the text."""
         return [np.stack([self._vector(word) for word in self._words(text)]) for text in texts]
 
     def _words(self, text: str) -> list[str]:
-        return [*re.findall(r'\w+', cleaned(text))[: self.tokens - 1], '']
+        return [*re.findall(r'\w+', clean_text(text))[: self.tokens - 1], '']
 
     def _vector(self, word: str) -> Float[np.ndarray, ' c']:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
@@ -107,7 +109,7 @@ class StandInText:
 
 
 def load_text_encoder(name: str = FLAN_T5_XL) -> TextEncoder:
-    """A text encoder by its name: 'stand_in', or a T5 as `T5Encoder` takes it.
+    """Loads a text encoder by its name: 'stand_in', or a T5 model as `T5Encoder` takes it.
 
     Raises:
       UserError: its libraries or weights are missing.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the newest ones and the best one, written in the background, atomically.
+"""Checkpoints of a run: the newest ones and the best one, written atomically in the background.
 
 All of Orbax is behind this file.
 """
@@ -24,12 +24,12 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 
 
 class Checkpoints:
-    """The checkpoints below a run folder.
+    """Checkpoints in the folder of a run.
 
     Each one holds the state, and as JSON the position in the data and whatever else the caller wants back.
 
     Args:
-      folder: where checkpoints lie, one subfolder per step.
+      folder: folder of the checkpoints, one subfolder per step.
       keep: number of newest checkpoints that stay.
       best: name of the evaluation metric that decides which older checkpoint stays too; None keeps no best one.
       best_mode: 'max' or 'min'.
@@ -82,12 +82,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best metric, or None when none was evaluated."""
+        """Returns the step of the checkpoint with the best metric, or None when none was evaluated."""
         scored = [step for step in self.steps if self._manager.metrics(step) is not None]
         return self._manager.best_step() if self._ranked and scored else None
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Starts to write a checkpoint; returns before it is on disk.  A step that is there already is left alone."""
+        """Starts to write a checkpoint and returns before it is on disk; a step that is there already is left alone."""
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -98,7 +98,7 @@ class Checkpoints:
         )
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and meta of `step`, laid out as `abstract` says (any number of devices).
+        """Restores state and meta of `step` with the shardings of `abstract` (any number of devices).
 
         Raises:
           UserError: the checkpoint is damaged, or it is of another model.
@@ -117,8 +117,8 @@ class Checkpoints:
         return restored['state'], restored['meta']
 
     def _check_model(self, step: int, abstract: TrainState) -> None:
-        """Compares names and shapes first: Orbax finds a difference only after it has begun to read."""
-        tree = self._stored(step)
+        """Compares names and shapes with the model's: Orbax finds a difference only after it has begun to read."""
+        tree = self._read_metadata(step)
         stored = {path_name(path): tuple(x.shape) for path, x in _leaves(tree.get('params'))}
         needed = {path_name(path): tuple(x.shape) for path, x in _leaves(abstract.params)}
         different = [name for name in (*needed, *stored) if stored.get(name) != needed.get(name)]
@@ -133,8 +133,8 @@ class Checkpoints:
         if problem:
             raise UserError(f'checkpoint {self.folder / str(step)} cannot be read into this model: {problem}')
 
-    def _stored(self, step: int) -> Any:
-        """Metadata of every array in a checkpoint, as a tree.
+    def _read_metadata(self, step: int) -> Any:
+        """Reads the metadata of every array in a checkpoint, as a tree.
 
         Raises:
           UserError: they cannot be read.
@@ -146,13 +146,13 @@ class Checkpoints:
             raise UserError(f'checkpoint {self.folder / str(step)} is damaged: {_reason(error)}') from error
 
     def restore_arrays(self, step: int) -> Any:
-        """The state of `step` as a plain tree of host arrays, whatever it holds.
+        """Restores the state of `step` as a plain tree of host arrays, without knowing the model.
 
         Raises:
           UserError: the checkpoint is damaged.
         """
         folder = self.folder / str(step) / 'state'
-        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._stored(step))
+        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), self._read_metadata(step))
         try:
             with ocp.PyTreeCheckpointer() as reader:
                 return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=host))
@@ -160,11 +160,11 @@ class Checkpoints:
             raise UserError(f'checkpoint {self.folder / str(step)} is damaged: {_reason(error)}') from error
 
     def stop_requested(self, step: int) -> bool:
-        """Whether the machine is about to be taken away; the same answer in all processes of a multi-process run."""
+        """Returns whether the machine is about to be preempted; all processes of a run get the same answer."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
+        """Waits until everything saved so far is on disk."""
         self._manager.wait_until_finished()
 
     def __enter__(self) -> 'Checkpoints':
@@ -174,7 +174,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        """Waits for pending writes and releases the folder."""
         self._manager.wait_until_finished()
         self._manager.close()
 

@@ -13,7 +13,7 @@ from vistok.errors import UserError
 def codeword_counts(
     ids: Int[Array, '*grid'], size: int, mask: Bool[Array, '*grid'] | None = None
 ) -> Int[Array, '{size}']:
-    """How often each codeword occurs in the global batch.
+    """Counts how often each codeword occurs in the global batch.
 
     Args:
       ids: codeword numbers in [0, size).
@@ -30,12 +30,12 @@ def codeword_counts(
 
 @dataclasses.dataclass(frozen=True)
 class UsageReport:
-    """How a codebook was used.
+    """Usage statistics of a codebook.
 
     Attributes:
       usage: share of the codewords that occur at least once, in [0, 1].
       perplexity: exp of the entropy of the empirical distribution, in [1, K].
-      entropy_bits: that entropy in bits.
+      entropy_bits: entropy of the same distribution in bits.
       num_tokens: tokens counted.
     """
 
@@ -46,7 +46,7 @@ class UsageReport:
 
 
 class CodebookUsage:
-    """Adds up the counts of many batches in 64-bit integers, on the host."""
+    """Codeword counts over many batches, in 64-bit integers on the host."""
 
     def __init__(self, size: int) -> None:
         if size < 1:
@@ -65,7 +65,7 @@ class CodebookUsage:
         return self._counts.copy()
 
     def report(self) -> UsageReport:
-        """Usage and perplexity of everything added so far; raises UserError if that is nothing."""
+        """Computes usage and perplexity of all counts so far; raises UserError if there are none."""
         total = int(self._counts.sum())
         if total == 0:
             raise UserError('no tokens were counted, so usage and perplexity are undefined')

@@ -1,4 +1,4 @@
-"""The training loop: one for everything that is trained here."""
+"""Training loop of all models: steps, logging, evaluation and checkpoints."""
 
 import dataclasses
 import signal
@@ -22,20 +22,20 @@ from vistok.training.writers import MetricWriter
 
 @runtime_checkable
 class TrainData(Protocol):
-    """Endless batches with a position that can be stored as JSON."""
+    """Interface of endless training batches whose position can be saved as JSON."""
 
     def __next__(self) -> Batch: ...
 
     def state(self) -> dict[str, Any]:
-        """Position after the batches taken so far."""
+        """Returns the position after the batches taken so far."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+        """Moves to a saved position."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How long a run is and what happens when; all numbers are steps."""
+    """Schedule of a run: length and intervals, all in steps."""
 
     steps: int
     log_every: int = 50
@@ -46,7 +46,7 @@ class LoopOptions:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """Final state of a run, its last metrics, and whether it was stopped early.
 
     Attributes:
       state: the last state, in global form.
@@ -71,7 +71,7 @@ def train(
     options: LoopOptions,
     show_progress: bool = True,
 ) -> RunResult:
-    """Trains from `state` (fresh or restored, with `data` at its place) to `options.steps`.
+    """Trains from `state` (fresh or restored, with `data` at its position) to `options.steps`.
 
     Evaluates and saves when due and at the end.  SIGTERM or Ctrl-C saves and returns; the same command goes on later.
 
@@ -88,7 +88,7 @@ def train(
     frozen = runner.put_frozen(train_step.objective.frozen)
 
     def settle() -> None:
-        """Waits for the step under way; everything after it may trust the state."""
+        """Waits for the step in progress; afterwards the state is valid."""
         nonlocal pending
         if pending is not None:
             window.add(jax.device_get(pending), step, checkpoints)
@@ -144,7 +144,7 @@ def train(
 
 
 class _Window:
-    """Means and sums over the steps since the last log line."""
+    """Sums of metrics and times over the steps since the last log line."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
@@ -154,12 +154,12 @@ class _Window:
         self._start = time.perf_counter()
 
     def restart(self) -> None:
-        """Forgets the time spent so far (compiling, evaluating), not the metrics."""
+        """Discards the time so far (compiling, evaluating), not the metrics."""
         self._start = time.perf_counter()
         self._timed_steps = 0
 
     def add(self, report: StepReport, step: int, checkpoints: Checkpoints) -> None:
-        """Takes the report of `step` over.
+        """Adds the report of `step`.
 
         Raises:
           UserError: something in it is not finite.
@@ -182,7 +182,7 @@ class _Window:
         self._timed_steps += 1
 
     def summary(self, batch_size: int, flops: float, devices: int, dtype: str) -> dict[str, float]:
-        """Scalars for the log."""
+        """Computes the scalars of a log line: means, throughput and utilisation."""
         seconds = (time.perf_counter() - self._start) / max(self._timed_steps, 1)
         scalars = {name: total / self._steps for name, total in self._metrics.items()}
         for name, usage in self._usage.items():
@@ -197,7 +197,7 @@ class _Window:
 
 
 class _StopSignals:
-    """While active, SIGTERM and the first Ctrl-C ask the loop to stop instead of killing it.
+    """Context in which SIGTERM and the first Ctrl-C ask the loop to stop instead of killing the process.
 
     In a multi-process run SIGTERM is left to `jax.distributed`, which tells all processes the same step to stop at.
     """

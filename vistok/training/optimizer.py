@@ -20,7 +20,7 @@ def learning_rate_schedule(
     initial_fraction: float = 0.0,
     hold_fraction: float = 0.3,
 ) -> optax.Schedule:
-    """Linear warm-up from `initial_fraction * learning_rate`, then the schedule named.
+    """Builds a schedule: linear warm-up from `initial_fraction * learning_rate`, then the named decay.
 
     That is: constant, or cosine or linear decay to `final_fraction * learning_rate`, or 'annealing', which holds the
     full rate for `hold_fraction` of the steps after warm-up before it decays linearly (Chang et al., "Scalable Training
@@ -67,7 +67,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """Adam, or AdamW when `weight_decay` > 0, after clipping the gradient's global norm to `clip_norm`.
+    """Builds Adam, or AdamW when `weight_decay` > 0, after clipping the gradient's global norm to `clip_norm`.
 
     Weight decay spares vectors and scalars: biases and norm scales, also those of stacked layers, which are matrices.
     """

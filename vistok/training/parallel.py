@@ -1,4 +1,4 @@
-"""Where a step runs: `jit` over a mesh, or `pmap`.  Both run the same body and agree (tests hold them to it).
+"""Runners of a training step on many devices: `jit` over a mesh, or `pmap`; both give equal results (tested).
 
 Between steps and on disk a state is the same thing under both: global arrays.  The pmap runner adds a device axis
 on the way in and takes it off on the way out, without copying.
@@ -22,10 +22,10 @@ StepFunction = Callable[[TrainState, Any, Any], tuple[TrainState, StepReport]]
 
 
 class Runner(abc.ABC):
-    """Places data and state on devices and compiles functions over them.
+    """Base class of runners, which place data and state on devices and compile functions over them.
 
     Attributes:
-      mesh: the devices.
+      mesh: mesh of devices.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -35,7 +35,7 @@ class Runner(abc.ABC):
 
     @property
     def batch_shards(self) -> int:
-        """Number of parts a global batch is cut into."""
+        """Number of parts that a global batch is cut into."""
         return self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
     def check_batch(self, batch_size: int, accumulate: int = 1) -> None:
@@ -48,23 +48,23 @@ class Runner(abc.ABC):
             )
 
     def put_batch(self, batch: Batch) -> Any:
-        """This process's part of a batch, as global arrays split over the batch axis."""
+        """Places this process's part of a batch on devices, as global arrays sharded over the batch axis."""
         return {
             name: jax.make_array_from_process_local_data(self.over_batch, np.asarray(x)) for name, x in batch.items()
         }
 
     def put_frozen(self, frozen: Any) -> Any:
-        """Variables of frozen networks, on every device."""
+        """Replicates variables of frozen networks on every device."""
         return jax.tree.map(lambda x: place(x, self.replicated), frozen)
 
     def abstract_state(self, train_step: TrainStep, example: Batch) -> TrainState:
-        """Shapes, types and shardings of a state; nothing is computed."""
+        """Returns shapes, types and shardings of a state without computing it."""
         shapes = jax.eval_shape(train_step.init, jax.random.key(0), example)
         shardings = self._state_shardings(shapes, train_step)
         return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
 
     def init(self, train_step: TrainStep, seed: int, example: Batch) -> TrainState:
-        """A fresh state; equal for every mesh, because it is computed on one device and then laid out."""
+        """Initializes a state; equal for every mesh, because it is computed on one device before it is sharded."""
         # For hundreds of parameters, keys of this kind compile several times faster than the default ones.
         key = jax.device_put(jax.random.key(seed, impl='unsafe_rbg'), jax.local_devices()[0])
         abstract = self.abstract_state(train_step, example)
@@ -76,21 +76,21 @@ class Runner(abc.ABC):
 
     @abc.abstractmethod
     def compile(self, train_step: TrainStep, state: TrainState, frozen: Any, batch: Any) -> tuple[StepFunction, float]:
-        """The compiled step and its FLOPs (all devices together, 0 where the compiler does not say).
+        """Compiles the step; returns it with its FLOPs (all devices together, 0 where the compiler gives none).
 
         The step takes and returns what `enter` gives; it may reuse the memory of the state it is given.
         """
 
     def enter(self, state: TrainState) -> TrainState:
-        """Global state to what the compiled step takes."""
+        """Converts a global state to the layout of the compiled step."""
         return state
 
     def leave(self, state: TrainState) -> TrainState:
-        """What the compiled step returns to global state."""
+        """Converts the state of the compiled step back to a global one."""
         return state
 
     def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Batch], Any]:
-        """`function(variables, batch)`, a batch of results, as a function from this process's rows to its rows."""
+        """Compiles `function(variables, batch)`, which returns results per row, for this process's rows."""
         compiled = jax.jit(function, out_shardings=self.over_batch)
 
         def run(variables: Any, batch: Batch) -> Any:
@@ -100,13 +100,12 @@ class Runner(abc.ABC):
 
 
 class JitRunner(Runner):
-    """Global-view `jit` over the mesh `(data, fsdp, model)`; parameters are split by the rules of `sharding.py`."""
+    """Global-view `jit` over the mesh `(data, fsdp, model)`; parameters are sharded by the rules of `sharding.py`."""
 
     def _state_shardings(self, state: TrainState, train_step: TrainStep) -> Any:
         return state_shardings(state, dict(train_step.optimizers), self.mesh)
 
     def compile(self, train_step: TrainStep, state: TrainState, frozen: Any, batch: Any) -> tuple[StepFunction, float]:
-        """See `Runner.compile`."""
         shardings = jax.tree.map(lambda x: x.sharding, state)
         step = jax.jit(train_step, out_shardings=(shardings, self.replicated), donate_argnums=0)
         with jax.set_mesh(self.mesh):  # for what splits its work over an axis by itself, as the codebook search does
@@ -116,7 +115,7 @@ class JitRunner(Runner):
 
 
 class PmapRunner(Runner):
-    """`pmap`, data parallel only: every device holds the whole state and its part of the batch."""
+    """Data-parallel `pmap`: every device holds the whole state and its part of the batch."""
 
     axis_name = 'replica'
 
@@ -132,8 +131,6 @@ class PmapRunner(Runner):
         return jax.tree.map(lambda _: self.replicated, state)
 
     def compile(self, train_step: TrainStep, state: TrainState, frozen: Any, batch: Any) -> tuple[StepFunction, float]:
-        """See `Runner.compile`."""
-
         def body(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, StepReport]:
             with name_replica_axis(self.axis_name):
                 return train_step(state, frozen, batch)
@@ -148,25 +145,21 @@ class PmapRunner(Runner):
         return step, _flops(compiled) * self.mesh.size
 
     def put_batch(self, batch: Batch) -> Any:
-        """See `Runner.put_batch`; arrays are `[devices, batch / devices, ...]`."""
+        """Places this process's part of a batch as arrays `[devices, batch / devices, ...]`."""
         local = len(self.mesh.local_devices)
         cut = {name: np.reshape(x, (local, -1, *np.shape(x)[1:])) for name, x in batch.items()}
         return {name: jax.make_array_from_process_local_data(self.over_devices, x) for name, x in cut.items()}
 
     def put_frozen(self, frozen: Any) -> Any:
-        """See `Runner.put_frozen`."""
         return self._put_axis_on(super().put_frozen(frozen))
 
     def enter(self, state: TrainState) -> TrainState:
-        """See `Runner.enter`."""
         return self._put_axis_on(state)
 
     def leave(self, state: TrainState) -> TrainState:
-        """See `Runner.leave`."""
         return self._take_axis_off(state)
 
     def compile_evaluation(self, function: Callable[[Any, Any], Any]) -> Callable[[Any, Batch], Any]:
-        """See `Runner.compile_evaluation`."""
         compiled = jax.jit(function, out_shardings=self.over_batch)
 
         def run(variables: Any, batch: Batch) -> Any:
@@ -195,7 +188,7 @@ RUNNERS = {'jit': JitRunner, 'pmap': PmapRunner}
 def make_runner(
     kind: str = 'jit', *, data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None = None
 ) -> Runner:
-    """A runner by name over a mesh; see `make_mesh` for the sizes.
+    """Builds a runner by name over a mesh; see `make_mesh` for the sizes.
 
     Raises:
       UserError: an unknown runner, or a mesh that this machine does not have.
@@ -206,7 +199,7 @@ def make_runner(
 
 
 def local_rows(x: jax.Array) -> np.ndarray:
-    """The rows of a batch-split array that this process holds, in order."""
+    """Returns the rows of a batch-sharded array that this process holds, in order."""
     if x.is_fully_addressable:
         return np.asarray(x)
     by_start = {shard.index[0].start or 0: shard for shard in x.addressable_shards}
@@ -214,7 +207,7 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 
 def place(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array that this process holds whole, laid out over the devices of all processes."""
+    """Shards an array, which this process holds whole, over the devices of all processes."""
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

@@ -1,4 +1,4 @@
-"""Which parameter lives where on a mesh `(data, fsdp, model)`: rules on parameter paths."""
+"""Sharding of parameters over a mesh `(data, fsdp, model)`, by rules on parameter paths."""
 
 import math
 import re
@@ -25,7 +25,7 @@ SMALLEST_SPLIT = 2**14  # parameters with fewer elements stay whole: splitting t
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None = None) -> Mesh:
-    """A mesh over the first `devices` devices (default: all); one axis may be -1, "what is left".
+    """Builds a mesh over the first `devices` devices (default: all); a size of -1 takes the remaining devices.
 
     Raises:
       UserError: more devices asked for than there are, or sizes that do not multiply to the device count.
@@ -49,7 +49,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, model: int = 1, devices: int | None
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Where a parameter is split: `model` by rule, `fsdp` along the largest dimension left that divides evenly."""
+    """Chooses the sharding of a parameter: `model` by rule, `fsdp` along the largest other divisible dimension."""
     spec: list[str | None] = [None] * len(shape)
     if math.prod(shape) < SMALLEST_SPLIT:
         return PartitionSpec()
@@ -68,7 +68,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def state_shardings(state: TrainState, transformations: dict[str, optax.GradientTransformation], mesh: Mesh) -> Any:
-    """Shardings in the form of `state` (arrays or shapes): moments and averages lie where their parameters do."""
+    """Returns shardings with the structure of `state`: moments and averages are sharded like their parameters."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def of_params(params: Any) -> Any:
@@ -97,5 +97,5 @@ def state_shardings(state: TrainState, transformations: dict[str, optax.Gradient
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """'encoder/conv_in/kernel' for a tree path of JAX."""
+    """Formats a tree path of JAX, such as 'encoder/conv_in/kernel'."""
     return '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and what it trains."""
+"""Training state and objective: the data that a run carries from step to step, and the losses that it minimizes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -11,13 +11,13 @@ Batch = Mapping[str, Any]  # 'image' [b, h, w, 3] float32 or 'ids' [b, h, w, k] 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint of a run holds, apart from the position in the data.
+    """Training state of a run, which is all that a checkpoint holds apart from the position in the data.
 
     Attributes:
       step: number of finished steps.
       params: trained parameters, by player.
       opt_state: optimizer states, by player.
-      model_state: what changes without a gradient (running statistics, frozen tables).
+      model_state: variables that are not trained by gradients (running statistics, frozen tables).
       ema: exponential moving average of the first player's parameters, or None.
     """
 
@@ -30,11 +30,11 @@ class TrainState:
 
 @flax.struct.dataclass
 class StepReport:
-    """What a step tells its caller.
+    """Metrics of a training step.
 
     Attributes:
       metrics: float32 scalars, by name.
-      counts: how often each codeword was used in the batch, int32 `[K]`, by sub-codebook.
+      counts: occurrences of each codeword in the batch, int32 `[K]`, by sub-codebook.
     """
 
     metrics: dict[str, Any]
@@ -43,13 +43,13 @@ class StepReport:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised, by whom.
+    """Interface of training objectives: the losses of one or several players (such as generator and discriminator).
 
     Each *player* has its own parameters and its own scalar loss; a loss is minimised over its own player's parameters
     only.  A generator is one player, a GAN tokenizer and its discriminator are two.
 
     Attributes:
-      players: names; the first one is the model, of which moving averages are kept.
+      players: names of the players; the first one is the model, of which moving averages are kept.
       frozen: variables of frozen networks; passed to every step, never trained or saved.
     """
 
@@ -62,9 +62,9 @@ class Objective(Protocol):
         """Variables of the frozen networks."""
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], Any]:
-        """Fresh parameters by player, and the model state; `batch` is read for its shapes only."""
+        """Initializes the parameters of each player and the model state; `batch` is read for its shapes only."""
 
     def losses(
         self, params: dict[str, Any], model_state: Any, frozen: Any, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
-        """One scalar per player, the new model state, and a report."""
+        """Computes one scalar loss per player, the new model state, and a report."""

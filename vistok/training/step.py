@@ -1,4 +1,4 @@
-"""One training step, written once and global in view; `parallel.py` decides where it runs."""
+"""Training step in a global view of the batch; `parallel.py` decides how it runs on devices."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def player_gradients(
     rng: jax.Array,
     step: jax.Array,
 ) -> tuple[dict[str, Any], Any, StepReport]:
-    """Gradient of each player's loss over that player's own parameters.
+    """Computes the gradient of each player's loss over that player's own parameters.
 
     One forward pass and one `vjp` serve all players: pulling back a one-hot cotangent gives the gradient of one loss,
     and what belongs to other players' parameters is dead code that the compiler drops.
@@ -42,13 +42,13 @@ def player_gradients(
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity: jit takes it as a function
 class TrainStep:
-    """State and batch to next state and report.
+    """Training step: a function from state and batch to the next state and a report.
 
     Attributes:
-      objective: what is minimised.
+      objective: objective with the loss of each player.
       optimizers: one for each player.
-      seed: of the random numbers inside the step; they depend on the seed and the step number only.
-      ema_decay: of the moving average of the first player's parameters; None keeps none.
+      seed: seed of the random numbers inside the step; they depend on the seed and the step number only.
+      ema_decay: decay of the moving average of the first player's parameters; None keeps no average.
       accumulate: number of parts that a batch is cut into; gradients are averaged, statistics are per part.
     """
 
@@ -59,7 +59,7 @@ class TrainStep:
     accumulate: int = 1
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
-        """A fresh state; `batch` is read for its shapes only."""
+        """Initializes a training state; `batch` is read for its shapes only."""
         params, model_state = self.objective.init(rng, batch)
         opt_state = {player: self.optimizers[player].init(params[player]) for player in self.objective.players}
         # A copy: donating one buffer under two names is an error.
@@ -67,7 +67,7 @@ class TrainStep:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, ema)
 
     def __call__(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepReport]:
-        """One update of every player from the same forward pass."""
+        """Updates every player once, all from the same forward pass."""
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
         grads, model_state, report = self._gradients(state, frozen, batch, rng)
         grads = replica_mean(grads)

@@ -1,4 +1,4 @@
-"""How much of the hardware a training step uses."""
+"""Hardware utilization of a training step (model FLOPs utilization)."""
 
 # Dense peak rates of one device in FLOP/s, as the vendors' data sheets give them (sparsity figures halved), by the name
 # JAX gives the device.  'float32' is the rate of XLA's default for float32 matrix products: TensorFloat-32 on NVIDIA
@@ -31,10 +31,10 @@ _PEAK_FLOPS: dict[str, dict[str, float]] = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Dense peak rate of one device in FLOP/s.
+    """Looks up the dense peak rate of one device in FLOP/s.
 
     Args:
-      device_kind: as `jax.Device.device_kind` gives it.
+      device_kind: name of the device, as in `jax.Device.device_kind`.
       dtype: computation type, 'bfloat16' or 'float32'.
 
     Returns:
@@ -46,14 +46,14 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 def model_flops_utilisation(
     flops_per_step: float, seconds_per_step: float, device_count: int, device_kind: str, dtype: str
 ) -> float | None:
-    """Share of the peak rate that a step reaches, between 0 and 1.
+    """Computes the share of the peak rate that a step reaches, between 0 and 1.
 
     Args:
-      flops_per_step: of the whole step, all devices together.  `compiled.cost_analysis()['flops']` speaks of one device
+      flops_per_step: FLOPs of the whole step on all devices.  `compiled.cost_analysis()['flops']` counts one device
         and counts the body of a loop (`lax.scan`) once, so that a scanned model looks idler than it is.
       seconds_per_step: wall clock.
       device_count: devices that share the step.
-      device_kind: as `jax.Device.device_kind` gives it.
+      device_kind: name of the device, as in `jax.Device.device_kind`.
       dtype: computation type, 'bfloat16' or 'float32'.
 
     Returns:

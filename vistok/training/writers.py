@@ -1,4 +1,4 @@
-"""Where metrics go: a JSON-lines file, TensorBoard and the console, behind one interface.
+"""Metric writers: a JSON-lines file, TensorBoard and the console, behind one interface.
 
 The methods are named as in `clu.metric_writers`, so that its writers fit where ours do (and the other way round).
 """
@@ -23,73 +23,67 @@ Images = Mapping[str, UInt8[np.ndarray, 'n h w c']]
 
 
 class MetricWriter:
-    """Receives what a run reports; the kinds that a writer does not override are left out.
+    """Interface of metric writers; a writer ignores the kinds of data whose methods it does not override.
 
     `step` counts finished training steps.
     """
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Writes numbers; a name may have groups: 'loss/pixel'."""
+        """Writes numbers by name; a name may have groups: 'loss/pixel'."""
 
     def write_images(self, step: int, images: Images) -> None:
         """Writes uint8 images, `[n, h, w, c]` for each name."""
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes texts."""
+        """Writes texts by name."""
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the settings of the run, once."""
 
     def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
+        """Flushes everything written so far to the operating system."""
 
     def close(self) -> None:
         """Flushes and frees the files; the writer is not used afterwards."""
 
 
 class NullWriter(MetricWriter):
-    """Writes nothing: for every process but the first."""
+    """Writer without output, for every process but the first."""
 
 
 class MultiWriter(MetricWriter):
-    """Passes every call to several writers."""
+    """Writer that forwards every call to several writers."""
 
     def __init__(self, writers: Sequence[MetricWriter]) -> None:
         self._writers = tuple(writers)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.write_images(step, images)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.write_texts(step, texts)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.write_hparams(hparams)
 
     def flush(self) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.flush()
 
     def close(self) -> None:
-        """Passes on."""
         for writer in self._writers:
             writer.close()
 
 
 class JsonlWriter(MetricWriter):
-    """Scalars, one JSON object per call and line: `{"step": 100, "loss/pixel": 0.12}`.
+    """JSON-lines file of scalars, one object per call and line: `{"step": 100, "loss/pixel": 0.12}`.
 
     A step with several calls (training, evaluation) has several lines.  Numbers that JSON lacks are the strings 'NaN',
     'Infinity' and '-Infinity', which `float()` understands.
@@ -99,7 +93,7 @@ class JsonlWriter(MetricWriter):
         """Opens or continues the file.
 
         Args:
-          path: of the file; its folder is made.
+          path: path of the file; its folder is created.
           resume_step: step of the checkpoint from which the run goes on: later lines, which the run is about to write
             again, are dropped, and so is a last line cut short when the earlier run was killed.  None starts afresh.
         """
@@ -110,18 +104,17 @@ class JsonlWriter(MetricWriter):
         self._file = path.open('a', encoding='utf-8')
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Appends one line, at once visible to readers."""
+        """Appends one line, which readers see at once."""
         line = {'step': int(step)} | {name: json_number(value) for name, value in scalars.items()}
         self._file.write(json.dumps(line, allow_nan=False) + '\n')
         self._file.flush()
 
     def flush(self) -> None:
-        """Makes the lines survive a crash of the machine."""
+        """Flushes the lines to disk, so that they survive a crash of the machine."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
         self._file.close()
 
 
@@ -138,7 +131,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
 
 
 def json_number(value: Any) -> float | str:
-    """A number as JSON can hold it: those that it lacks become 'NaN', 'Infinity' and '-Infinity'."""
+    """Converts a number to JSON; those that JSON lacks become 'NaN', 'Infinity' and '-Infinity'."""
     number = float(value)
     if math.isnan(number):
         return 'NaN'
@@ -159,37 +152,34 @@ class TensorBoardWriter(MetricWriter):
             self._writer.add_scalar(name, float(value), step)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Writes each image; where a name has several, they are numbered."""
+        """Writes images by name; where a name has several, they are numbered."""
         for name, batch in images.items():
             for i, image in enumerate(batch):
                 tag = name if len(batch) == 1 else f'{name}/{i}'
                 self._writer.add_image(tag, image, step, dataformats='HWC')
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes Markdown."""
         for name, text in texts.items():
             self._writer.add_text(name, text, step)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Writes a table, as text."""
+        """Writes the settings as a table."""
         rows = ''.join(f'| {name} | {value} |\n' for name, value in hparams.items())
         self._writer.add_text('hparams', f'| setting | value |\n|---|---|\n{rows}', 0)
 
     def flush(self) -> None:
-        """Writes out the event file."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the event file."""
         self._writer.close()
 
 
 class ConsoleWriter(MetricWriter):
-    """One line per call on standard output, numbers grouped by the first part of their name, above any progress bar."""
+    """Console lines, one per call, numbers grouped by the first part of their name, above any progress bar."""
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Prints `step 100 | lr 0.0001 | loss: pixel 0.12, perceptual 0.3`."""
-        self._print(f'step {step} | {_grouped(scalars)}')
+        self._print(f'step {step} | {_format_scalars(scalars)}')
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Prints each text after its name."""
@@ -201,7 +191,7 @@ class ConsoleWriter(MetricWriter):
         sys.stdout.flush()  # a log file shows it at once too
 
 
-def _grouped(scalars: Scalars) -> str:
+def _format_scalars(scalars: Scalars) -> str:
     groups: dict[str, list[str]] = {}
     for name, value in scalars.items():
         group, slash, leaf = name.partition('/')
@@ -215,12 +205,12 @@ def _grouped(scalars: Scalars) -> str:
 def create_writer(
     run_folder: str | os.PathLike[str], *, resume_step: int | None = None, primary: bool = True
 ) -> MetricWriter:
-    """The writer of a run: `metrics.jsonl` and `tensorboard/` in its folder, and the console.
+    """Creates the writer of a run: `metrics.jsonl` and `tensorboard/` in its folder, and the console.
 
     Args:
       run_folder: made if it does not exist.
       resume_step: step of the checkpoint from which the run goes on; None for a new run.
-      primary: whether this process is the one that writes (process 0); the others get a writer that does nothing.
+      primary: True in the process that writes (process 0); the others get a writer without output.
     """
     if not primary:
         return NullWriter()

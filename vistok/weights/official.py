@@ -1,4 +1,4 @@
-"""Official weights become models: what one entry of a table of official names says, and how it is applied."""
+"""Importers and exporters of official weights: sizes read from the shapes, rules, and the resulting model."""
 
 import dataclasses
 import re
@@ -16,65 +16,65 @@ from vistok.weights.rules import to_official as apply_backwards
 
 @dataclasses.dataclass(frozen=True)
 class Official:
-    """How one kind of official weights becomes a model.
+    """Importer and exporter of one kind of official weights.
 
     Attributes:
-      model: the model with the sizes of the given weights.
-      reading: rules for the given weights.
-      writing: rules for our variables.
-      ignored: patterns of entries that have no place in the model.
-      shapes: shapes of the model's variables.
-      changed: the model with other arguments.
-      finished: what the user gets, from the model, its variables and the names of ignored entries.
-      defaults: entries that official weights may lack, by official name.
-      prepared: the entries under the names that everything else here expects.
+      model: builds the model with the sizes of the given weights.
+      import_rules: returns the rules for the given weights.
+      export_rules: returns the rules for our variables.
+      ignored: returns patterns of entries that the model leaves out.
+      shapes: returns the shapes of the model's variables.
+      override: returns the model with other arguments.
+      wrap: builds the result from the model, its variables and the names of ignored entries.
+      defaults: returns values of entries that official weights may lack, by official name.
+      normalize_names: renames the entries to the names that the rules expect.
     """
 
     model: Callable[[StateDict], Any]
-    reading: Callable[[StateDict], Sequence[Rule]]
-    writing: Callable[[Mapping[str, Any]], Sequence[Rule]]
+    import_rules: Callable[[StateDict], Sequence[Rule]]
+    export_rules: Callable[[Mapping[str, Any]], Sequence[Rule]]
     ignored: Callable[[Any], Sequence[str]]
     shapes: Callable[[Any], Mapping[str, Any]]
-    changed: Callable[..., Any] = nn.Module.clone
-    finished: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
+    override: Callable[..., Any] = nn.Module.clone
+    wrap: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
     defaults: Callable[[Any], StateDict] = lambda model: {}
-    prepared: Callable[[StateDict], StateDict] = dict
+    normalize_names: Callable[[StateDict], StateDict] = dict
 
     def read(self, state_dict: StateDict, **arguments: Any) -> Any:
-        """A model with official weights.
+        """Builds a model with official weights.
 
         Args:
           state_dict: arrays by official name, in PyTorch's layouts.
-          **arguments: of the model, over those read from the weights.
+          **arguments: model arguments that override those read from the weights.
 
         Raises:
           ConversionError: the weights do not fit.
         """
-        state_dict = self.prepared(state_dict)
-        model = self.changed(self.model(state_dict), **arguments)
+        state_dict = self.normalize_names(state_dict)
+        model = self.override(self.model(state_dict), **arguments)
         state_dict = {**self.defaults(model), **state_dict}
-        converted = to_ours(self.reading(state_dict), state_dict, self.shapes(model), self.ignored(model))
-        return self.finished(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
+        converted = to_ours(self.import_rules(state_dict), state_dict, self.shapes(model), self.ignored(model))
+        return self.wrap(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
 
     def write(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The official state dict of our variables.
+        """Converts our variables to an official state dict.
 
         Raises:
           ConversionError: these are variables of another model.
         """
-        return apply_backwards(self.writing(variables), variables)
+        return apply_backwards(self.export_rules(variables), variables)
 
 
-def called_with(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
-    """Shapes of the variables of a module that is called with arrays of the shapes `inputs(module)`."""
+def infer_shapes(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """Returns a function that infers a module's variable shapes for input arrays of the shapes `inputs(module)`."""
     return lambda module: variable_shapes(module, *inputs(module), **options)
 
 
 _Entry = TypeVar('_Entry')
 
 
-def named(table: Mapping[str, _Entry], name: str) -> _Entry:
-    """The entry of a table.
+def find_entry(table: Mapping[str, _Entry], name: str) -> _Entry:
+    """Looks up an entry of a table by name.
 
     Raises:
       ConversionError: an unknown name.
@@ -84,8 +84,8 @@ def named(table: Mapping[str, _Entry], name: str) -> _Entry:
     return table[name]
 
 
-def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
-    """Shape of an entry that the model's sizes are read from.
+def read_shape(state_dict: StateDict, name: str, axes: int | None = None) -> tuple[int, ...]:
+    """Reads the shape of an entry, which determines sizes of the model.
 
     Raises:
       ConversionError: there is no such entry, or not with so many axes.
@@ -101,8 +101,8 @@ def shape_of(state_dict: StateDict, name: str, axes: int | None = None) -> tuple
     return shape
 
 
-def numbers(state_dict: StateDict, pattern: str) -> list[int]:
-    """All different numbers that the group of `pattern` catches at the start of names, in order."""
+def find_numbers(state_dict: StateDict, pattern: str) -> list[int]:
+    """Finds all different numbers that the group of `pattern` captures at the start of names, in order."""
     found = {int(match.group(1)) for name in state_dict if (match := re.match(pattern, name))}
     if found and max(found) > 64:
         raise ConversionError(f'these are weights of another model: there is a part number {max(found)}')

@@ -1,4 +1,4 @@
-"""Official PyTorch weights <-> ours: a list of rules, applied in either direction, with nothing lost in silence.
+"""Conversion rules between official PyTorch weights and ours, applied in both directions and without silent losses.
 
 A rule pairs a name template of the official state dict with a path template of our variables and says how the values
 are laid out.  Converting uses each official entry once and fills each of our variables once, with equal shapes; what
@@ -25,12 +25,12 @@ _SHOWN = 12
 
 
 class ConversionError(UserError):
-    """The weights do not fit the model."""
+    """Error for weights that do not fit the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How the values of a rule are laid out on both sides.
+    """Pair of inverse layout changes between official arrays and ours.
 
     Attributes:
       to_ours: one array per source -> our array.
@@ -50,16 +50,18 @@ POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]
 CHANNELS = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))  # [1, c, 1, 1], [c]
 
 
-def joined(count: int, each: Transform = IDENTITY) -> Transform:
-    """`count` sources side by side along our last axis, as separate q, k and v make one `qkv`."""
+def concatenate_sources(count: int, each: Transform = IDENTITY) -> Transform:
+    """Joins `count` official arrays along our last axis, such as separate q, k and v into one `qkv`."""
     return Transform(
         lambda *parts: np.concatenate([each.to_ours(part) for part in parts], axis=-1),
         lambda x: tuple(each.to_official(part) for part in np.split(x, count, axis=-1)),
     )
 
 
-def stacked(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform:
-    """Layers on a new first axis; sources are the `parts` of the first layer, those of the second, and so on."""
+def stack_layers(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform:
+    """Stacks layers on a new first axis; sources are the `parts` of the first layer, then those of the second, and
+    so on.
+    """
 
     def to_official(x: np.ndarray) -> tuple[np.ndarray, ...]:
         layers = [each.to_official(layer) for layer in x]
@@ -73,7 +75,7 @@ def stacked(count: int, each: Transform = IDENTITY, parts: int = 1) -> Transform
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One or more official names <-> one path of ours.
+    """Correspondence of one or more official names with one path of ours.
 
     Templates hold placeholders: `{level}` stands for a number, `{layer:conv1|conv2}` for one of the words.  Both sides
     have the same placeholders, so that each name determines the other.
@@ -96,13 +98,13 @@ class Rule:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The official templates."""
+        """Official name templates of the rule."""
         return (self.source,) if isinstance(self.source, str) else self.source
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
-    """Our variables, and the official entries they do without.
+class ConversionResult:
+    """Converted variables, and the official entries that were left out.
 
     Attributes:
       variables: collections of nested dicts of arrays ('params', where needed 'batch_stats').
@@ -115,11 +117,11 @@ class Converted:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A module with its variables.
+    """Network module with its variables.
 
     Attributes:
-      module: the network.
-      variables: its collections.
+      module: network module.
+      variables: variable collections of the module.
       ignored: names of official entries that were knowingly left out.
     """
 
@@ -128,23 +130,23 @@ class Network:
     ignored: tuple[str, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Applies the module."""
+        """Applies the module to inputs."""
         return self.module.apply(self.variables, *args, **kwargs)
 
 
 def variable_shapes(module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Shapes of the module's variables when called with arrays like `args`; nothing is computed."""
+    """Infers the shapes of the module's variables for arguments like `args`, without computing anything."""
     return jax.eval_shape(functools.partial(module.init, **kwargs), jax.random.key(0), *args)
 
 
 def to_ours(
     rules: Sequence[Rule], state_dict: StateDict, shapes: Mapping[str, Any], ignore: Sequence[str] = ()
-) -> Converted:
-    """Our variables made of an official state dict.
+) -> ConversionResult:
+    """Converts an official state dict to our variables.
 
     Args:
-      rules: the pairs of names.
-      state_dict: official entries; values are copied.
+      rules: conversion rules.
+      state_dict: official weights by name; values are copied.
       shapes: nested dict of everything with a shape and a dtype that must be filled (`variable_shapes`).
       ignore: patterns of official names that have no place here (`loss.*`); they win over rules.
 
@@ -206,11 +208,11 @@ def to_ours(
     if problems:
         shown = problems[:_SHOWN] + ([f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else [])
         raise ConversionError(f'{len(problems)} entries do not fit:\n  ' + '\n  '.join(shown))
-    return Converted(flax.traverse_util.unflatten_dict(filled, sep='/'), ignored)
+    return ConversionResult(flax.traverse_util.unflatten_dict(filled, sep='/'), ignored)
 
 
 def to_official(rules: Sequence[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The official state dict of our variables: what `to_ours` used, bit for bit.
+    """Converts our variables to an official state dict; the inverse of `to_ours`, bit for bit.
 
     Raises:
       ConversionError: a variable has no rule or two, or two of them give one name.
@@ -236,7 +238,7 @@ def to_official(rules: Sequence[Rule], variables: Mapping[str, Any]) -> dict[str
 
 
 def _official_names(rules: Sequence[Rule], paths: Mapping[str, Any]) -> list[str]:
-    """Official names of our paths."""
+    """Returns the official names of our paths."""
     return [
         _render(rule.sources[0], values)
         for path in paths
@@ -268,7 +270,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _match(template: str, name: str) -> dict[str, str] | None:
-    """Values of the placeholders where `name` is an instance of `template`."""
+    """Returns the values of the placeholders if `name` is an instance of `template`, else None."""
     match = _pattern(template).fullmatch(name)
     return None if match is None else match.groupdict()
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from vistok.compression.entropy.entropy_coder import TOTAL, AdaptiveBit, Decoder, Encoder, FrequencyTable, Meter
+from vistok.compression.entropy.entropy_coder import (
+    TOTAL,
+    AdaptiveBit,
+    BitCounter,
+    FrequencyTable,
+    SymbolDecoder,
+    SymbolEncoder,
+)
 from vistok.compression.format.header import BitstreamError
 
 
@@ -33,26 +40,26 @@ def test_the_library_codes_with_exactly_these_frequencies(rng, n):
         first, last = int(ends[symbol] - table.frequencies[symbol]), int(ends[symbol]) - 1
         for point in (first * step, (last + 1) * step - 1):
             words = np.array([point >> 32, point & 0xFFFFFFFF], '<u4')
-            assert Decoder(words.tobytes())(table) == symbol
+            assert SymbolDecoder(words.tobytes())(table) == symbol
 
 
 def test_symbols_come_back_at_the_price_of_their_frequencies(rng):
     tables = [FrequencyTable(rng.integers(0, 1000, n)) for n in (1, 2, 5, 300, 70_000)]
     chosen = [tables[i] for i in rng.integers(0, len(tables), 3000)]
     symbols = [int(rng.integers(t.frequencies.size)) for t in chosen]
-    encoder, meter = Encoder(), Meter()
+    encoder, meter = SymbolEncoder(), BitCounter()
     for table, symbol in zip(chosen, symbols, strict=True):
         assert encoder(table, symbol) == meter(table, symbol) == symbol
     data = encoder.finish()
     assert meter.bits <= 8 * len(data) <= 1.0001 * meter.bits + 64
-    decoder = Decoder(data)
+    decoder = SymbolDecoder(data)
     assert [decoder(table) for table in chosen] == symbols
     decoder.finish()
 
 
 def test_nothing_costs_nothing():
-    assert Encoder().finish() == b''
-    decoder = Decoder(b'')
+    assert SymbolEncoder().finish() == b''
+    decoder = SymbolDecoder(b'')
     assert decoder(FrequencyTable([1])) == 0
     decoder.finish()
 
@@ -60,17 +67,17 @@ def test_nothing_costs_nothing():
 def test_a_symbol_that_the_table_lacks_is_refused():
     for symbol in (-1, 2):
         with pytest.raises(IndexError):
-            Encoder()(FrequencyTable([1, 1]), symbol)
+            SymbolEncoder()(FrequencyTable([1, 1]), symbol)
 
 
 def test_damage_is_an_error_or_other_symbols(rng):
     table = FrequencyTable([1, 1, 1])
     with pytest.raises(BitstreamError, match='no whole words'):
-        Decoder(b'abc')
-    decoder = Decoder(b'\xff' * 16)
+        SymbolDecoder(b'abc')
+    decoder = SymbolDecoder(b'\xff' * 16)
     with pytest.raises(BitstreamError, match='impossible'):
         [decoder(table) for _ in range(100)]
-    decoder = Decoder(rng.bytes(400))
+    decoder = SymbolDecoder(rng.bytes(400))
     decoder(table)
     with pytest.raises(BitstreamError, match='more coded symbols'):
         decoder.finish()
@@ -78,11 +85,11 @@ def test_damage_is_an_error_or_other_symbols(rng):
 
 def test_adaptive_bits_learn(rng):
     bits = (rng.random(4000) < 0.02).tolist()
-    encoder, model = Encoder(), AdaptiveBit()
+    encoder, model = SymbolEncoder(), AdaptiveBit()
     for bit in bits:
         model.code(encoder, bit)
     data = encoder.finish()
     entropy = -(0.02 * np.log2(0.02) + 0.98 * np.log2(0.98))
     assert 8 * len(data) < 1.1 * entropy * len(bits) + 64
-    decoder, model = Decoder(data), AdaptiveBit()
+    decoder, model = SymbolDecoder(data), AdaptiveBit()
     assert [model.code(decoder, False) for _ in bits] == bits

@@ -9,23 +9,23 @@ import zlib
 import numpy as np
 import pytest
 
-from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, Stream, TileRecord
-from vistok.compression.format.header import BitstreamError, Feature, Header, Limits, header_fields, parse_fields
+from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, SymbolStream, TileRecord
+from vistok.compression.format.header import BitstreamError, Feature, Header, Limits, encode_header, parse_header
 
 PLAIN = Header(70, 33, 3, 8, (1024,), 16, (1,), 2, 32, 0, b'weights!')
 GRAINS = Header(300, 1, 4, 16, (512, 7), 4, (1, 2, 4), 64, 256, 32, b'weights!', 1, b'a prior.')
-RECORD = TileRecord(Stream(False, b'\x01\x02'), None, 7)
+RECORD = TileRecord(SymbolStream(False, b'\x01\x02'), None, 7)
 
 
 def written(header, records, alpha=None):
     file = io.BytesIO()
     writer = BitstreamWriter(file)
-    writer.header(header)
+    writer.write_header(header)
     if alpha is not None:
-        writer.alpha(alpha)
+        writer.write_alpha(alpha)
     for record in records:
-        writer.tile(record)
-    writer.end()
+        writer.write_tile(record)
+    writer.write_end()
     return file.getvalue()
 
 
@@ -35,7 +35,7 @@ def plain():
 
 def read(data, **limits):
     reader = BitstreamReader(data, Limits(**limits))
-    return reader.header, reader.alpha(), [record for _, record in reader.tiles()]
+    return reader.header, reader.read_alpha(), [record for _, record in reader.read_tiles()]
 
 
 def with_checksums(data, header_end):
@@ -47,7 +47,7 @@ def with_checksums(data, header_end):
 
 def test_what_is_written_is_read():
     assert read(plain()) == (PLAIN, None, [RECORD, dataclasses.replace(RECORD, checksum=0xBEEF)] * 3)
-    record = TileRecord(Stream(True, b'abcd'), Stream(False, b''), 65535)
+    record = TileRecord(SymbolStream(True, b'abcd'), SymbolStream(False, b''), 65535)
     records = [record, record]
     assert read(written(GRAINS, records, b'alpha')) == (GRAINS, b'alpha', records)
 
@@ -77,7 +77,7 @@ class OneByteAtATime(io.RawIOBase):
 def test_a_tile_is_read_as_soon_as_its_bytes_are_there():
     data = plain()
     pipe = OneByteAtATime(data)
-    tiles = BitstreamReader(pipe).tiles()
+    tiles = BitstreamReader(pipe).read_tiles()
     next(tiles)
     record = 1 + 2 + 2
     assert len(pipe.left) == 5 * record + 4
@@ -108,7 +108,8 @@ def test_every_flipped_bit_is_noticed():
         {'width': 0}, {'height': 0}, {'channels': 5}, {'bit_depth': 10}, {'codebook_sizes': ()},
         {'codebook_sizes': (0,)}, {'codebook_sizes': (1 << 30,)}, {'codebook_sizes': (2,) * 65}, {'grains': (2,)},
         {'grains': (1, 2, 3)}, {'grains': (1, 1)}, {'downsample_factor': 0}, {'tile': 0}, {'window': 40},
-        {'window': 1 << 20}, {'halo': 16}, {'weights': b'short'}, {'prior': b'8 bytes.'}, {'prior_kind': 1},
+        {'window': 1 << 20}, {'halo': 16}, {'weights_fingerprint': b'short'}, {'prior_fingerprint': b'8 bytes.'},
+        {'prior_kind': 1},
     ],
     ids=str,
 )  # fmt: skip
@@ -142,7 +143,7 @@ def test_a_header_cannot_ask_for_more_memory_than_is_allowed():
 
 def test_features_come_back_and_must_be_known():
     header = dataclasses.replace(PLAIN, features=(Feature(1, b'data'),))
-    assert parse_fields(header_fields(header), Limits()) == header
+    assert parse_header(encode_header(header), Limits()) == header
     assert (header.feature(1), header.feature(2)) == (b'data', None)
     for wrong in ((Feature(1, b''), Feature(1, b'')), (Feature(0, b''),), (Feature(1, b'x' * 256),)):
         with pytest.raises(ValueError, match='impossible features'):

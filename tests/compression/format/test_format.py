@@ -59,9 +59,9 @@ def test_the_documented_example_is_what_is_written():
     grain = np.array([[2, 2, 1, 1], [2, 2, 1, 1]], np.int32)
     file = io.BytesIO()
     writer = BitstreamWriter(file)
-    writer.header(header)
-    writer.tile(encode_tile(ids, grain, header.spec(), None))
-    writer.end()
+    writer.write_header(header)
+    writer.write_tile(encode_tile(ids, grain, header.spec(), None))
+    writer.write_end()
     assert file.getvalue().hex(' ') == documented.hex(' ')
 
 
@@ -93,7 +93,7 @@ def write_golden_files(names):
         codec = Codec(tokenizer(name), WEIGHTS, tile=32)
         spec = codec.tokenizer.spec
         if name in ('factorized', 'grains'):
-            tokens = [codec.encode(picture(100 + i)) for i in range(4)]
+            tokens = [codec.encode(image(100 + i)) for i in range(4)]
             words = [np.arange(k, dtype=np.float32)[:, None] for k in spec.codebook_sizes]
             prior = fit_prior(tokens, words, spec, clusters=(4,))
             prior.save(GOLDEN / f'{name}.prior.safetensors')
@@ -105,14 +105,14 @@ def write_golden_files(names):
             codec = dataclasses.replace(codec, nested=nested)
         if name == 'packets':
             codec = dataclasses.replace(codec, packets=PacketShape(2, 3), tile=8)
-        image = picture(seed, 4, np.uint16) if name == 'transparent' else picture(seed)
-        tokens = codec.encode(image)
-        data = codec.at_level(2).compress(image) if name == 'level' else codec.pack(image, tokens)
+        original = image(seed, 4, np.uint16) if name == 'transparent' else image(seed)
+        tokens = codec.encode(original)
+        data = codec.at_level(2).compress(original) if name == 'level' else codec.pack(original, tokens)
         tokens = codec.unpack(data).tokens if name == 'level' else tokens
         (GOLDEN / f'{name}.bin').write_bytes(data)
         known = {'ids': np.asarray(tokens.ids).astype(np.int16)}
         known |= {} if tokens.grain is None else {'grain': np.asarray(tokens.grain).astype(np.int8)}
-        known |= {'alpha': image[..., -1]} if name == 'transparent' else {}
+        known |= {'alpha': original[..., -1]} if name == 'transparent' else {}
         np.savez_compressed(GOLDEN / f'{name}.npz', **known)
 
 

@@ -13,22 +13,22 @@ from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec, build_header
 from vistok.compression.format import packets
-from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, id_bits
+from vistok.compression.format.bitstream import BitstreamReader, BitstreamWriter, count_id_bits
 from vistok.compression.format.description import describe
-from vistok.compression.format.header import BitstreamError, Feature, varint
+from vistok.compression.format.header import BitstreamError, Feature, encode_varint
 from vistok.compression.format.packets import (
-    FEATURE,
     MARKER,
+    PACKETS_FEATURE,
     PacketShape,
+    count_packets,
     find_packets,
-    most_bytes,
-    part_count,
-    part_of,
-    parts,
-    shape_of,
+    max_packet_bytes,
+    packet_area,
+    packet_areas,
+    read_packet_shape,
 )
-from vistok.compression.format.token_file import read_what_arrived
-from vistok.compression.loss_concealment import nearest_known
+from vistok.compression.format.token_file import read_partial_tokens
+from vistok.compression.loss_concealment import copy_nearest_known
 from vistok.compression.priors.fitting import fit_prior
 
 WEIGHTS = b'weights!'
@@ -43,7 +43,7 @@ def image(seed=0, height=90, width=110, channels=3):
 
 def codec_of(tokenizer, count, *, with_prior=False):
     """Tiles of 5 cells: odd ones, and at the border some too small for every packet."""
-    codec = Codec(tokenizer, WEIGHTS, window=64, halo=16, tile=5, packets=PacketShape.of_count(count))
+    codec = Codec(tokenizer, WEIGHTS, window=64, halo=16, tile=5, packets=PacketShape.from_count(count))
     if not with_prior:
         return codec
     words = [np.arange(size, dtype=np.float32)[:, None] for size in tokenizer.spec.codebook_sizes]
@@ -63,8 +63,8 @@ def codecs():
 def packet_places(data):
     """Number and place in the file of each packet."""
     reader = BitstreamReader(data)
-    shape = shape_of(reader.header)
-    body = reader.rest(len(data))
+    shape = read_packet_shape(reader.header)
+    body = reader.read_rest(len(data))
     first, places = len(data) - len(body), {}
     for number, record in find_packets(body, reader.header, shape).records.items():
         length = 2 + 1 + (2 if 2 * len(record.ids.data) > 126 else 1) + len(record.ids.data) + 6
@@ -75,26 +75,26 @@ def packet_places(data):
 
 
 def arrived(codec, data):
-    return read_what_arrived(BitstreamReader(data, codec.limits), codec.prior)
+    return read_partial_tokens(BitstreamReader(data, codec.limits), codec.prior)
 
 
 def test_packets_are_as_square_as_their_number_allows():
     shapes = {2: (1, 2), 4: (2, 2), 5: (1, 5), 6: (2, 3), 12: (3, 4), 16: (4, 4), 64: (8, 8)}
     for count, (rows, columns) in shapes.items():
-        assert PacketShape.of_count(count) == PacketShape(rows, columns)
+        assert PacketShape.from_count(count) == PacketShape(rows, columns)
     for count in (0, 1, 65):
         with pytest.raises(ValueError, match=f'a tile has 2 to 64 packets, got {count}'):
-            PacketShape.of_count(count)
+            PacketShape.from_count(count)
 
 
 def test_every_cell_is_in_one_packet_and_its_neighbours_are_in_others(codecs):
     for codec in codecs:
         header = build_header(codec, image())
         owner = np.full(header.grid, -1)
-        for part in parts(header, codec.packets):
-            assert (owner[part.where] == -1).all()
-            owner[part.where] = part.number
-            assert owner[part.where].shape == (part.area.rows, part.area.columns)
+        for part in packet_areas(header, codec.packets):
+            assert (owner[part.slices] == -1).all()
+            owner[part.slices] = part.number
+            assert owner[part.slices].shape == (part.area.rows, part.area.columns)
         assert (owner >= 0).all()
         assert (owner[1:] != owner[:-1]).all()
         assert (owner[:, 1:] != owner[:, :-1]).all()
@@ -109,7 +109,7 @@ def test_tokens_come_back_exactly_and_contexts_begin_anew(codecs):
         whole = dataclasses.replace(codec, packets=None)
         np.testing.assert_array_equal(codec.decompress(data), whole.decompress(whole.compress(original)))
         np.testing.assert_array_equal(whole.decompress(data), codec.decompress(data))  # the file says how it is made
-        partial = whole.decompress_partial(data, nearest_known)
+        partial = whole.decompress_partial(data, copy_nearest_known)
         assert partial.lost == 0
         np.testing.assert_array_equal(partial.image, codec.decompress(data))
     assert describe(codecs[1].compress(original)).streams['ids, coded'] > 0
@@ -122,7 +122,7 @@ def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage)
         original = image(2, 60, 50)
         tokens, data = codec.encode(original), codec.compress(original)
         places = packet_places(data)
-        for part in parts(build_header(codec, original), codec.packets):
+        for part in packet_areas(build_header(codec, original), codec.packets):
             here, broken = places[part.number], bytearray(data)
             if damage == 'lost':
                 del broken[here]
@@ -132,7 +132,7 @@ def test_a_packet_that_is_gone_or_damaged_loses_only_its_own_ids(codecs, damage)
                 del broken[int(rng.integers(here.start + 1, here.stop)) : here.stop]
             found = arrived(codec, bytes(broken))
             expected = np.ones(found.known.shape, bool)
-            expected[part.where] = False
+            expected[part.slices] = False
             np.testing.assert_array_equal(found.known, expected)
             np.testing.assert_array_equal(
                 np.asarray(found.tokens.ids)[0][expected], np.asarray(tokens.ids)[0][expected]
@@ -207,18 +207,18 @@ def test_other_weights_and_damaged_headers_are_refused_even_in_part(codecs):
     codec = codecs[0]
     data = codec.compress(image(6))
     with pytest.raises(BitstreamError, match='was written with weights'):
-        Codec(ToyTokenizer(), b'other!!!').decompress_partial(data, nearest_known)
+        Codec(ToyTokenizer(), b'other!!!').decompress_partial(data, copy_nearest_known)
     with pytest.raises(BitstreamError, match='the header is damaged'):
-        codec.decompress_partial(data[:20] + b'?' + data[21:], nearest_known)
+        codec.decompress_partial(data[:20] + b'?' + data[21:], copy_nearest_known)
     plain = dataclasses.replace(codec, packets=None)
     whole = plain.compress(image(6))
-    assert codec.decompress_partial(whole, nearest_known).lost == 0
+    assert codec.decompress_partial(whole, copy_nearest_known).lost == 0
     with pytest.raises(BitstreamError, match='the bitstream ends'):  # no packets: nothing can be spared
-        codec.decompress_partial(whole[:-9], nearest_known)
+        codec.decompress_partial(whole[:-9], copy_nearest_known)
     for wrong in (b'', b'\x01', b'\x01\x01', b'\x09\x09', b'\x02\x02\x02'):
-        header = dataclasses.replace(build_header(codec, image(6)), features=(Feature(FEATURE, wrong),))
+        header = dataclasses.replace(build_header(codec, image(6)), features=(Feature(PACKETS_FEATURE, wrong),))
         with pytest.raises(BitstreamError, match='about packets'):
-            shape_of(header)
+            read_packet_shape(header)
 
 
 def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
@@ -228,32 +228,32 @@ def test_a_header_that_claims_millions_of_packets_costs_nothing(codecs):
     )
     file = io.BytesIO()
     writer = BitstreamWriter(file)
-    writer.header(header)
+    writer.write_header(header)
     start = time.process_time()
     with pytest.raises(BitstreamError, match='none of the 128000000 packets has arrived whole'):
-        read_what_arrived(BitstreamReader(file.getvalue()), None)
+        read_partial_tokens(BitstreamReader(file.getvalue()), None)
     assert time.process_time() - start < 2
-    assert part_count(header, PacketShape(2, 2)) == 128_000_000
-    assert most_bytes(header, PacketShape(2, 2)) > 128_000_000
+    assert count_packets(header, PacketShape(2, 2)) == 128_000_000
+    assert max_packet_bytes(header, PacketShape(2, 2)) > 128_000_000
 
 
 def test_the_number_of_packets_is_counted_without_going_through_them(codecs):
     for codec in codecs:
         for height, width in ((90, 110), (8, 8), (41, 300)):
             header = build_header(codec, image(0, height, width))
-            listed = list(parts(header, codec.packets))
-            assert part_count(header, codec.packets) == len(listed)
-            assert [part_of(header, codec.packets, part.number) for part in listed] == listed
-            sizes = [id_bits(header.codebook_sizes) * part.area.rows * part.area.columns / 8 for part in listed]
-            assert most_bytes(header, codec.packets) >= sum(map(math.ceil, sizes)) + 10 * len(listed)
+            listed = list(packet_areas(header, codec.packets))
+            assert count_packets(header, codec.packets) == len(listed)
+            assert [packet_area(header, codec.packets, part.number) for part in listed] == listed
+            sizes = [count_id_bits(header.codebook_sizes) * part.area.rows * part.area.columns / 8 for part in listed]
+            assert max_packet_bytes(header, codec.packets) >= sum(map(math.ceil, sizes)) + 10 * len(listed)
     beyond = header.tile_count * codec.packets.count
-    assert part_of(header, codec.packets, beyond) is part_of(header, codec.packets, -1) is None
+    assert packet_area(header, codec.packets, beyond) is packet_area(header, codec.packets, -1) is None
 
 
 def test_packets_inside_of_each_other_take_time_in_proportion_to_the_file(codecs, monkeypatch):
     """Each of many beginnings claims all that follows; looking at all of it each time would be quadratic."""
     header = dataclasses.replace(build_header(codecs[0], image()), width=4096, height=4096, tile=512)
-    data = b''.join([MARKER + b'\x00' + varint(2 * 6000)] * 2000)
+    data = b''.join([MARKER + b'\x00' + encode_varint(2 * 6000)] * 2000)
     seen = []
     monkeypatch.setattr(packets.zlib, 'crc32', lambda part, *_: seen.append(len(part)) or 0)
     assert find_packets(data, header, PacketShape(2, 2)).records == {}
@@ -293,5 +293,5 @@ def test_the_nearest_known_id_is_repeated():
     ids = np.arange(12).reshape(3, 4, 1)
     known = np.zeros((3, 4), bool)
     known[0, 0] = known[2, 3] = True
-    assert nearest_known(ids, known)[..., 0].tolist() == [[0, 0, 0, 11], [0, 0, 11, 11], [0, 11, 11, 11]]
-    np.testing.assert_array_equal(nearest_known(ids, np.ones((3, 4), bool)), ids)
+    assert copy_nearest_known(ids, known)[..., 0].tolist() == [[0, 0, 0, 11], [0, 0, 11, 11], [0, 11, 11, 11]]
+    np.testing.assert_array_equal(copy_nearest_known(ids, np.ones((3, 4), bool)), ids)

@@ -13,9 +13,9 @@ from vistok.compression.format.header import BitstreamError
 from vistok.compression.format.packets import PacketShape
 from vistok.compression.nested.codebooks import NestedCodebooks, NestedTable
 from vistok.compression.nested.fitting import fit_nested
-from vistok.compression.nested.prior import coarsened
+from vistok.compression.nested.prior import coarsen_prior
 from vistok.compression.priors.fitting import fit_prior
-from vistok.compression.transcode import transcode, transcode_to_size
+from vistok.compression.transcode import transcode, transcode_to_level
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -67,12 +67,12 @@ def test_every_cluster_contains_those_of_the_level_before_and_its_own_member(cod
         for j, size in enumerate(sizes):
             ids = np.zeros((1, 1, size, len(sizes)), np.int32)
             ids[..., j] = np.arange(size)
-            levels = [nested.coarser(Tokens(ids), 0, level) for level in range(len(SIZES[name]) + 1)]
+            levels = [nested.coarsen(Tokens(ids), 0, level) for level in range(len(SIZES[name]) + 1)]
             for level, (fine, coarse) in enumerate(itertools.pairwise(levels)):
                 pairs = {*zip(fine.ids[0, 0, :, j].tolist(), coarse.ids[0, 0, :, j].tolist(), strict=True)}
                 assert len(pairs) == nested.sizes(level)[j]  # one cluster for each
                 assert {b for _, b in pairs} == set(range(nested.sizes(level + 1)[j]))
-                again = nested.coarser(nested.whole(coarse, level + 1), 0, level + 1)
+                again = nested.coarsen(nested.expand(coarse, level + 1), 0, level + 1)
                 np.testing.assert_array_equal(again.ids, coarse.ids)
 
 
@@ -98,7 +98,7 @@ def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_lev
     assert sorted(map(len, files), reverse=True) == [len(data) for data in files]
     whole = codec.encode(original)
     for level, data in enumerate(files):
-        expected = codec.nested.whole(codec.nested.coarser(whole, 0, level), level)
+        expected = codec.nested.expand(codec.nested.coarsen(whole, 0, level), level)
         found = codec.unpack(data).tokens
         np.testing.assert_array_equal(found.ids, expected.ids)
         np.testing.assert_array_equal(codec.decompress(data), codec.at_level(level).decompress(data))
@@ -106,24 +106,27 @@ def test_tokens_of_every_level_come_back_and_smaller_files_are_those_of_that_lev
         if with_prior and level < 2:
             assert streams.get('ids, coded', 0) > 0
         for start in range(level + 1):
-            assert transcode(files[start], codec.nested, level, codec.prior) == data
+            assert transcode_to_level(files[start], codec.nested, level, codec.prior) == data
 
 
 def test_packets_stay_packets(codecs):
     codec = dataclasses.replace(codecs['plain', True], packets=PacketShape(2, 2))
     files = [codec.at_level(level).compress(image(2)) for level in range(3)]
-    assert transcode(files[0], codec.nested, 2, codec.prior) == files[2]
-    assert transcode(files[1], codec.nested, 2, codec.prior) == files[2]
+    assert transcode_to_level(files[0], codec.nested, 2, codec.prior) == files[2]
+    assert transcode_to_level(files[1], codec.nested, 2, codec.prior) == files[2]
 
 
 def test_the_most_codewords_that_fit_are_kept(codecs):
     codec = codecs['plain', False]
     files = [codec.at_level(level).compress(image(3)) for level in range(4)]
-    assert transcode_to_size(files[0], codec.nested, len(files[0])) == files[0]
-    assert transcode_to_size(files[0], codec.nested, len(files[0]) - 1) == files[1]
-    assert transcode_to_size(files[1], codec.nested, len(files[2])) == files[2]
+    assert transcode(files[0], codec.nested, max_bytes=len(files[0])) == files[0]
+    assert transcode(files[0], codec.nested, max_bytes=len(files[0]) - 1) == files[1]
+    assert transcode(files[1], codec.nested, max_bytes=len(files[2])) == files[2]
+    assert transcode(files[0], codec.nested, codewords=4) == files[2]
+    with pytest.raises(ValueError, match='give either the number of codewords or the largest number of bytes'):
+        transcode(files[0], codec.nested)
     with pytest.raises(ValueError, match=r'with 1 codewords, the fewest there are, the file has .* more than 20'):
-        transcode_to_size(files[0], codec.nested, 20)
+        transcode(files[0], codec.nested, max_bytes=20)
 
 
 def test_what_does_not_fit_is_refused_by_name(codecs):
@@ -138,18 +141,18 @@ def test_what_does_not_fit_is_refused_by_name(codecs):
     with pytest.raises(BitstreamError, match=f'{ours}, got {twisted.fingerprint.hex()}'):
         dataclasses.replace(codec, nested=twisted).decompress(data)
     with pytest.raises(BitstreamError, match=f'{ours}, got {twisted.fingerprint.hex()}'):
-        transcode(data, twisted, 2)
+        transcode_to_level(data, twisted, 2)
     with pytest.raises(BitstreamError, match='bitstream has the level 1, the codec 2'):
         codec.at_level(2).decompress(data)
     with pytest.raises(BitstreamError, match='bitstream has the level 0, the codec 2'):
         codec.at_level(2).decompress(codec.compress(original))
     with pytest.raises(BitstreamError, match='the nested codebooks are of 6f74686572212121'):
-        transcode(data, dataclasses.replace(codec.nested, weights=b'other!!!'), 2)
+        transcode_to_level(data, dataclasses.replace(codec.nested, weights_fingerprint=b'other!!!'), 2)
     with pytest.raises(ValueError, match='the bitstream has 16 codewords, fewer than 64'):
-        transcode(data, codec.nested, 0)
+        transcode_to_level(data, codec.nested, 0)
     with pytest.raises(ValueError, match='there is no level of 7 codewords; there are: 64; 16; 4; 1'):
-        codec.nested.level_of(7)
-    assert codec.nested.level_of(4) == 2
+        codec.nested.find_level(7)
+    assert codec.nested.find_level(4) == 2
     with pytest.raises(ValueError, match='there is no level 9'):
         codec.at_level(9)
     with pytest.raises(ValueError, match='no level 1: the codec has no nested codebooks'):
@@ -163,15 +166,15 @@ def test_tables_of_other_grains_are_refused(codecs):
     codec = codecs['grains', True]
     plain = dataclasses.replace(codec, tokenizer=ToyTokenizer(4, (1, 2, 8)), prior=None)
     with pytest.raises(BitstreamError, match=r'of the grains \(1, 2, 8\), the prior is one of \(1, 2, 4\)'):
-        transcode(plain.compress(image(5)), codec.nested, 1, codec.prior)
+        transcode_to_level(plain.compress(image(5)), codec.nested, 1, codec.prior)
 
 
 def test_tables_that_a_file_needs_are_asked_for(codecs):
     codec = codecs['plain', True]
     data = codec.at_level(1).compress(image(5))
-    named = coarsened(codec.prior, codec.nested, 1).fingerprint.hex()
+    named = coarsen_prior(codec.prior, codec.nested, 1).fingerprint.hex()
     with pytest.raises(BitstreamError, match=f'written with prior {named}, got none'):
-        transcode(data, codec.nested, 2)
+        transcode_to_level(data, codec.nested, 2)
     with pytest.raises(BitstreamError, match=f'written with prior {named}, got none'):
         dataclasses.replace(codec, prior=None).decompress(data)
 
@@ -180,7 +183,7 @@ def test_counts_of_a_level_are_sums(codecs):
     for name in TOKENIZERS:
         codec = codecs[name, True]
         for level in range(1, len(SIZES[name]) + 1):
-            smaller = coarsened(codec.prior, codec.nested, level)
+            smaller = coarsen_prior(codec.prior, codec.nested, level)
             assert smaller.codebook_sizes == codec.nested.sizes(level)
             for table, before in zip(smaller.tables, codec.prior.tables, strict=True):
                 np.testing.assert_array_equal(table.counts.sum(1), before.counts.sum(1))
@@ -201,7 +204,7 @@ def test_tables_are_kept_in_a_file(codecs, tmp_path):
     nested.save(tmp_path / 'nested.safetensors')
     found = NestedCodebooks.load(tmp_path / 'nested.safetensors')
     assert found.fingerprint == nested.fingerprint
-    assert found.weights == WEIGHTS
+    assert found.weights_fingerprint == WEIGHTS
     assert found.about == nested.about
     codecs['factorized', True].prior.save(tmp_path / 'prior.safetensors')
     with pytest.raises(UserError, match='holds no nested codebooks but a prior'):

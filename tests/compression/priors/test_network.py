@@ -16,17 +16,18 @@ from markov_generator import Markov
 from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
-from vistok.compression.entropy.entropy_coder import Decoder, Encoder, Meter
+from vistok.compression.entropy.entropy_coder import BitCounter, SymbolDecoder, SymbolEncoder
 from vistok.compression.entropy.token_coding import decode_tile, encode_tile
-from vistok.compression.format.bitstream import BitstreamReader, id_bits
+from vistok.compression.format.bitstream import BitstreamReader, count_id_bits
 from vistok.compression.format.description import describe
 from vistok.compression.format.header import BitstreamError, Feature, TileArea
 from vistok.compression.priors.fitting import fit_prior
-from vistok.compression.priors.network import FEATURE, NetworkPrior, probe_of
+from vistok.compression.priors.network import NETWORK_FEATURE, NetworkPrior, read_probe
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+from vistok.weights.fingerprints import fingerprint_weights
 
 SPECS = {'plain': TokenSpec((64,), 8, ('colour',)), 'factorized': TokenSpec((4, 4, 4), 8, ('red', 'green', 'blue'))}
 WEIGHTS = b'weights!'
@@ -36,26 +37,25 @@ import pathlib, sys
 import jax
 import numpy as np
 from golden_packs import random_variables
-from vistok.compression.entropy.entropy_coder import Decoder, Encoder
+from vistok.compression.entropy.entropy_coder import SymbolDecoder, SymbolEncoder
 from vistok.compression.priors.network import NetworkPrior
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.tokenizers.tokenizer import TokenSpec
-from vistok.weights.fingerprints import fingerprint_weights
 
 generator = LlamaGen(TokenSpec((1024,), 16), grid=(8, 8), num_classes=20, layers=2, heads=4, width=256)
 variables = random_variables(jax.eval_shape(generator.init, jax.random.key(0)))
-prior = NetworkPrior.of(generator, variables)
+prior = NetworkPrior.from_variables(generator, variables)
 ids = np.random.default_rng(0).integers(0, 1024, (10, 20, 1)).astype(np.int32)
 path = pathlib.Path(sys.argv[1])
 if not path.exists():
-    encoder = Encoder()
+    encoder = SymbolEncoder()
     prior.code(encoder, ids, None)
     path.write_bytes(prior.probe + encoder.finish())
 elif path.read_bytes()[:8] != prior.probe:
     sys.exit(3)
 else:
     found = np.zeros_like(ids)
-    prior.code(Decoder(path.read_bytes()[8:]), found, None)
+    prior.code(SymbolDecoder(path.read_bytes()[8:]), found, None)
     sys.exit(0 if (found == ids).all() else 4)
 """
 
@@ -68,15 +68,15 @@ def prior(request):
 @functools.cache
 def markov(name, **changes):
     generator = Markov(SPECS[name], **{'grid': (3, 4), 'num_classes': 3} | changes)
-    return NetworkPrior.of(generator, generator.init(jax.random.key(0)))
+    return NetworkPrior.from_variables(generator, generator.init(jax.random.key(0)))
 
 
 def coded(prior, ids):
     """Bytes, after they have been decoded to the same ids."""
-    encoder, found = Encoder(), np.zeros_like(ids)
+    encoder, found = SymbolEncoder(), np.zeros_like(ids)
     prior.code(encoder, ids.copy(), None)
     data = encoder.finish()
-    decoder = Decoder(data)
+    decoder = SymbolDecoder(data)
     prior.code(decoder, found, None)
     decoder.finish()
     np.testing.assert_array_equal(found, ids)
@@ -99,9 +99,9 @@ def test_a_tile_costs_what_the_generator_says(prior):
     named = prior.generator.bits(prior.variables, 1, ids) + 12 * np.log2(6)  # a class, of three, for every block
     size = 8 * len(coded(prior, ids))
     assert named < size <= 1.01 * named + 32
-    assert size < 0.8 * 144 * id_bits(prior.codebook_sizes)
+    assert size < 0.8 * 144 * count_id_bits(prior.codebook_sizes)
     record = encode_tile(ids, None, prior.generator.spec, prior)
-    assert record.ids.modelled
+    assert record.ids.entropy_coded
     np.testing.assert_array_equal(decode_tile(record, TileArea(0, 0, 9, 16), prior.generator.spec, prior)[0], ids)
 
 
@@ -113,7 +113,7 @@ def test_the_class_is_the_one_that_costs_least(prior):
     best = [
         min(generator.bits(variables, c, block) + (1 if c == 3 else np.log2(6)) for c in range(4)) for block in blocks
     ]
-    meter = Meter()
+    meter = BitCounter()
     prior.code(meter, np.concatenate(blocks, axis=1), None)
     assert meter.bits == pytest.approx(sum(best), rel=1e-3)
     assert meter.bits < sum(generator.bits(variables, 3, block) + 1 for block in blocks)
@@ -128,15 +128,15 @@ def test_generators_without_a_null_condition_and_with_many_classes_fit():
 def test_what_does_not_decode_is_not_trusted(prior):
     class Unsteady(NetworkPrior):
         def code(self, coder, ids, grain):
-            asked = self if isinstance(coder, Encoder) else other
+            asked = self if isinstance(coder, SymbolEncoder) else other
             NetworkPrior.code(asked, coder, ids, grain)
 
     changed = dataclasses.replace(prior.generator, sharpness=1.02)
     other = NetworkPrior(changed, prior.variables, prior.fingerprint)
     unsteady = Unsteady(prior.generator, prior.variables, prior.fingerprint)
     ids = prior.generator.drawn(prior.variables, 1, (6, 16))
-    assert encode_tile(ids, None, prior.generator.spec, prior).ids.modelled
-    assert not encode_tile(ids, None, prior.generator.spec, unsteady).ids.modelled
+    assert encode_tile(ids, None, prior.generator.spec, prior).ids.entropy_coded
+    assert not encode_tile(ids, None, prior.generator.spec, unsteady).ids.entropy_coded
 
 
 class Drawn(ToyTokenizer):
@@ -160,8 +160,8 @@ def test_a_file_says_what_it_was_written_with(written):
     assert len(data) < len(dataclasses.replace(codec, network=None).compress(image()))
     content = codec.unpack(data)
     assert content.header.prior_kind == 2
-    assert content.header.prior == codec.network.fingerprint
-    assert probe_of(content.header).probe == codec.network.probe
+    assert content.header.prior_fingerprint == codec.network.fingerprint
+    assert read_probe(content.header).probe == codec.network.probe
     np.testing.assert_array_equal(content.tokens.ids, tokens.ids)
     assert 'a network on cpu' in dict(describe(data).lines())['prior']
 
@@ -169,14 +169,14 @@ def test_a_file_says_what_it_was_written_with(written):
 def test_other_probabilities_are_refused(written):
     codec, data = written
     slightly = dataclasses.replace(codec.network.generator, sharpness=1 + 1e-6)
-    elsewhere = NetworkPrior.of(slightly, codec.network.variables)
+    elsewhere = NetworkPrior.from_variables(slightly, codec.network.variables)
     assert elsewhere.fingerprint == codec.network.fingerprint
     with pytest.raises(BitstreamError, match=r'gives other probabilities here \(on cpu, jaxlib .*so its ids cannot'):
         dataclasses.replace(codec, network=elsewhere).decompress(data)
     with pytest.raises(BitstreamError, match=f'written with prior {codec.network.fingerprint.hex()}, got none'):
         dataclasses.replace(codec, network=None).decompress(data)
     changed = {'params': {'table_0': codec.network.variables['params']['table_0'] + 1}}
-    other = NetworkPrior.of(codec.network.generator, changed)
+    other = NetworkPrior.from_variables(codec.network.generator, changed)
     with pytest.raises(BitstreamError, match=f'got {other.fingerprint.hex()}'):
         dataclasses.replace(codec, network=other).decompress(data)
 
@@ -194,8 +194,8 @@ def test_of_two_priors_the_smaller_file_is_written(written):
 def test_what_a_file_says_about_its_computer_is_one_line(written):
     codec, data = written
     header = BitstreamReader(data).header
-    said = Feature(FEATURE, codec.network.probe + b'cpu\n\x1b[31m\xff')
-    assert probe_of(dataclasses.replace(header, features=(said,))).computer == 'cpu??[31m\ufffd'
+    said = Feature(NETWORK_FEATURE, codec.network.probe + b'cpu\n\x1b[31m\xff')
+    assert read_probe(dataclasses.replace(header, features=(said,))).computer == 'cpu??[31m\ufffd'
 
 
 def test_a_network_fits_its_tokens_only():
@@ -209,7 +209,7 @@ def test_a_network_fits_its_tokens_only():
 def test_networks_cost_what_their_loss_says(name):
     """The loss is computed in one pass over all positions and is only nearly what single steps give."""
     generator, variables = GENERATORS[name], variables_of(name)
-    prior, labels = NetworkPrior.of(generator, variables), generator.num_classes + 1
+    prior, labels = NetworkPrior.from_variables(generator, variables), generator.num_classes + 1
     rng = np.random.default_rng(0)
     ids = np.stack([rng.integers(0, size, (4, 6)) for size in prior.codebook_sizes], -1).astype(np.int32)
     blocks = ids.reshape(2, 2, 2, 3, -1).swapaxes(1, 2).reshape(4, 6, -1)

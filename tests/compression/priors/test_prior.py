@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from vistok.compression.entropy.entropy_coder import Meter
+from vistok.compression.entropy.entropy_coder import BitCounter
 from vistok.compression.entropy.token_coding import decode_tile, encode_tile
-from vistok.compression.format.bitstream import id_bits
+from vistok.compression.format.bitstream import count_id_bits
 from vistok.compression.format.header import BitstreamError, TileArea
 from vistok.compression.priors.fitting import fit_prior
-from vistok.compression.priors.prior import StaticPrior, check_fits
+from vistok.compression.priors.prior import StaticPrior, check_prior_fits
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 from vistok.weights.files import save_variables
@@ -74,11 +74,11 @@ def test_a_file_costs_what_the_tables_say(case):
     spec, prior = case
     tokens = image(np.random.default_rng(2), spec, (128, 96))
     grain = None if tokens.grain is None else tokens.grain[0]
-    meter, ids = Meter(), tokens.ids[0].copy()
+    meter, ids = BitCounter(), tokens.ids[0].copy()
     prior.code(meter, ids, grain)
     np.testing.assert_array_equal(ids, tokens.ids[0])
     record = coded(tokens, spec, prior)
-    assert record.ids.modelled
+    assert record.ids.entropy_coded
     assert meter.bits <= 8 * len(record.ids.data) <= 1.01 * meter.bits + 32
 
 
@@ -98,8 +98,8 @@ def test_fixed_lengths_are_kept_where_tables_do_not_help(case):
     ids = np.stack([rng.integers(0, k, (16, 16)) for k in spec.codebook_sizes], -1)
     grain = None if spec.grains == (1,) else np.ones((16, 16), np.int32)
     record = encode_tile(ids, grain, spec, prior)
-    assert not record.ids.modelled
-    assert len(record.ids.data) == 256 * id_bits(spec.codebook_sizes) // 8
+    assert not record.ids.entropy_coded
+    assert len(record.ids.data) == 256 * count_id_bits(spec.codebook_sizes) // 8
 
 
 def test_a_stored_prior_is_the_same(case, tmp_path):
@@ -109,9 +109,9 @@ def test_a_stored_prior_is_the_same(case, tmp_path):
     assert loaded.fingerprint == prior.fingerprint
     tokens = image(np.random.default_rng(5), spec)
     assert coded(tokens, spec, loaded) == coded(tokens, spec, prior)
-    check_fits(loaded, spec)
+    check_prior_fits(loaded, spec)
     with pytest.raises(ValueError, match='the tokenizer has'):
-        check_fits(loaded, TokenSpec((61,), 8))
+        check_prior_fits(loaded, TokenSpec((61,), 8))
 
 
 def test_other_tables_have_another_fingerprint(case):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vistok.data.text import features
-from vistok.data.text.features import TextFeatureSource, padded, write_text_features
+from vistok.data.text.features import TextFeatureSource, pad_features, write_text_features
 from vistok.errors import UserError
-from vistok.pretrained.text_encoder import StandInText, T5Encoder, cleaned, load_text_encoder
+from vistok.pretrained.text_encoder import StandInText, T5Encoder, clean_text, load_text_encoder
 
 ENCODER = StandInText(tokens=5, width=3)
 CAPTIONS = {
@@ -39,7 +39,7 @@ def test_features_are_those_of_the_encoder_with_padding_in_front(tmp_path):
 
 
 def test_a_full_text_has_no_padding():
-    full = padded(np.ones((5, 3), np.float16), 5)
+    full = pad_features(np.ones((5, 3), np.float16), 5)
     assert full.mask.all()
     assert full.features.all()
 
@@ -88,7 +88,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
 
 
 def test_a_text_is_cleaned():
-    assert cleaned('A <b>Cat</b> &amp;  a Dog\n at https://cats.org/x?y and www.dogs.org') == 'a cat & a dog at and'
+    assert clean_text('A <b>Cat</b> &amp;  a Dog\n at https://cats.org/x?y and www.dogs.org') == 'a cat & a dog at and'
 
 
 def test_the_stand_in_knows_words_and_where_a_text_ends():

@@ -98,7 +98,7 @@ def test_a_killed_extraction_goes_on_without_holes_or_duplicates(tmp_path, stops
         assert [r.name for r in a] == [r.name for r in b]
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x.ids, y.ids)
-    assert resumed.skipped() == {'train 1': 'damaged', 'validation 1': 'damaged'}
+    assert resumed.read_skipped() == {'train 1': 'damaged', 'validation 1': 'damaged'}
 
 
 def test_a_kill_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):

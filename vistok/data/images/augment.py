@@ -1,4 +1,4 @@
-"""From an image of any size to a square one: random crops for training, one fixed crop for evaluation.
+"""Augmentation and cropping: random square crops for training, one fixed square crop for evaluation.
 
 Each function maps 8-bit RGB to 8-bit RGB and takes all its randomness from the generator it is given, so that the same
 generator state gives the same crop on every machine, in every thread.
@@ -17,7 +17,7 @@ Augmentation = Literal['resize_crop', 'zoom_crop', 'shorter_side_crop', 'random_
 
 
 class TooSmall(ValueError):  # noqa: N818 - it says what is wrong with the image
-    """The image is smaller than the crop that is to be cut from it unresized."""
+    """Error for images that are smaller than a crop of native pixels."""
 
 
 def augment(
@@ -28,7 +28,7 @@ def augment(
     how: Augmentation,
     flip: bool,
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """Cuts one training view.
+    """Cuts one random training crop from an image.
 
     Args:
       image: RGB of any size.
@@ -61,7 +61,7 @@ def augment(
 def resize_crop(
     image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """Shorter side resized to a random whole number in [size, 1.25 size] (256 to 320 at 256), then a random crop.
+    """Resizes the shorter side to a random integer in [size, 1.25 size] (256 to 320 at 256), then crops at random.
 
     The recipe of LlamaGen (Sun et al. 2024) and of the papers built on it.  Small images are enlarged.
     """
@@ -72,7 +72,7 @@ def resize_crop(
 def zoom_crop(
     image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """Shorter side resized to between 1 and 4 times `size`, all zooms equally likely, then a random crop.
+    """Resizes the shorter side to between 1 and 4 times `size`, uniform in the zoom, then crops at random.
 
     From the whole image to a sixteenth of it: many different views of few photographs.
     """
@@ -83,7 +83,7 @@ def zoom_crop(
 def random_crop(
     image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, size: int
 ) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """A random square of the pixels as they are; every position is equally likely.
+    """Crops a random square without resizing; every position is equally likely.
 
     Raises:
       TooSmall: the square is larger than the image.
@@ -97,7 +97,7 @@ def random_crop(
 
 
 def centre_crop(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """Shorter side resized to `size`, then the square in the middle: the crop of ADM (Dhariwal and Nichol 2021).
+    """Resizes the shorter side to `size` and crops the central square, as ADM does (Dhariwal and Nichol 2021).
 
     Reconstruction figures in the literature are measured on this crop.
     """
@@ -108,7 +108,7 @@ def centre_crop(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarra
 
 
 def resize_shorter_side(image: UInt8[np.ndarray, 'h w 3'], size: int) -> UInt8[np.ndarray, 'H W 3']:
-    """Resizes to a shorter side of `size` pixels: halved by box filter while at least twice as large, then bicubic."""
+    """Resizes the shorter side to `size` pixels: halved by a box filter while at least twice as large, then bicubic."""
     height, width = image.shape[:2]
     shrunk = Image.fromarray(image)
     while min(shrunk.size) >= 2 * size:

@@ -1,4 +1,4 @@
-"""Writes a folder or .zip file of images as a TFDS dataset, which `tfds:<name>` then reads.
+"""TFDS datasets written from a folder or .zip file of images; `tfds:<name>` reads them.
 
 The files are stored as they are where they are JPEG or PNG, and as PNG otherwise, so that any reader of TFDS can open
 them.  A dataset appears at its place only when it is complete.
@@ -29,14 +29,14 @@ _STORED_AS_THEY_ARE = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What was written.
+class PreparedDataset:
+    """Summary of a dataset that `prepare_dataset` wrote.
 
     Attributes:
       path: folder of the dataset.
-      counts: images of each split.
-      class_names: of the labels.
-      skipped: names of the images that could not be decoded, and why.
+      counts: number of images per split.
+      class_names: names of the labels.
+      skipped: names of the undecodable images, with the reasons.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class Prepared:
 
 def prepare_dataset(
     source: str | os.PathLike[str], name: str, data_dir: str | os.PathLike[str], *, progress: bool = False
-) -> Prepared:
-    """Writes the dataset `name` into `data_dir`.
+) -> PreparedDataset:
+    """Writes a folder or .zip file of images as the TFDS dataset `name`.
 
     Args:
       source: folder or .zip file of images, in a layout that `ImageFolder` knows.
-      name: of the dataset: small letters, digits and underscores.
+      name: name of the dataset: small letters, digits and underscores.
       data_dir: root folder of the datasets; created if it is missing.
       progress: shows a progress bar.
 
@@ -82,15 +82,15 @@ def prepare_dataset(
         with contextlib.suppress(OSError):
             (data_dir / name).rmdir()  # which fails unless it is empty, as after an error
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Prepared(path, counts, folders['train'].class_names, skipped)
+    return PreparedDataset(path, counts, folders['train'].class_names, skipped)
 
 
 def _builder_class(
     dataset_name: str, folders: dict[str, ImageFolder], skipped: dict[str, str], bar: tqdm
 ) -> type[tfds.core.GeneratorBasedBuilder]:
-    """A builder class for these folders; TFDS knows a dataset by its class."""
+    """Returns a TFDS builder class for these folders; TFDS identifies a dataset by its class."""
 
-    class PictureFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    class ImageFolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name = dataset_name
         VERSION = tfds.core.Version(_VERSION)
 
@@ -111,7 +111,7 @@ def _builder_class(
             for i in range(len(folder)):
                 name = folder.file_name(i)
                 try:
-                    stored = _stored(folder.read(i), name)
+                    stored = _stored_bytes(folder.read(i), name)
                 except BadImage as bad:
                     skipped[bad.name] = bad.reason
                 else:
@@ -121,11 +121,11 @@ def _builder_class(
             if usable == 0:
                 raise UserError(f'none of the {len(folder)} images of {folder.name} can be used')
 
-    return PictureFolderBuilder
+    return ImageFolderBuilder
 
 
-def _stored(data: bytes, name: str) -> bytes:
-    """The bytes to store for an image file; a file that cannot be decoded raises `BadImage`."""
+def _stored_bytes(data: bytes, name: str) -> bytes:
+    """Returns the bytes to store: JPEG and PNG files as they are, others as PNG; raises `BadImage` for damaged ones."""
     image = decode_image(data, name)
     if data.startswith(_STORED_AS_THEY_ARE):
         return data

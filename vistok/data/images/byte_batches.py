@@ -1,4 +1,4 @@
-"""Sets of images as batches of bytes, for metrics: `.npz` files of samples, folders, and every source."""
+"""Batches of 8-bit images for metrics: from `.npz` files of samples, folders, and every other source."""
 
 import abc
 import contextlib
@@ -21,7 +21,7 @@ from vistok.visualization import to_uint8
 
 @dataclasses.dataclass(frozen=True)
 class ByteBatch:
-    """Some images.
+    """Batch of 8-bit images with optional labels.
 
     Attributes:
       images: RGB.
@@ -33,13 +33,13 @@ class ByteBatch:
 
 
 class ByteBatches(abc.ABC):
-    """Every image once, in order; can be iterated again.
+    """Iterable over a set of 8-bit images: every image once, in order; can be iterated again.
 
     Attributes:
-      name: of the set.
+      name: name of the set of images.
       image_size: side of the images in pixels.
-      batch_size: of all batches but the last, and but those with images that cannot be read.
-      settings: how the images were made, as far as the file says.
+      batch_size: number of images per batch; smaller for the last batch and for those with unreadable images.
+      settings: sampling settings, if the file states them.
     """
 
     def __init__(self, name: str, image_size: int, batch_size: int, settings: dict[str, Any] | None = None) -> None:
@@ -49,19 +49,19 @@ class ByteBatches(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """The number of images."""
+        """Returns the number of images."""
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[ByteBatch]: ...
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be read so far, and why."""
+        """Names of the unreadable images so far, with the reasons."""
         return {}
 
 
 class SampleFile(ByteBatches):
-    """An `.npz` file as evaluators exchange it, read in pieces: it may be larger than the memory.
+    """`.npz` file of samples in ADM's format, read in pieces because it may be larger than the memory.
 
     `arr_0` holds the images, uint8 `[n, h, w, 3]`; 'labels' (ADM: `arr_1`) their classes; 'settings', a string of
     JSON, how they were sampled.  The last two may be missing.
@@ -107,7 +107,7 @@ class SampleFile(ByteBatches):
 
 @contextlib.contextmanager
 def _images_of(path: pathlib.Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The stream of `arr_0` inside the file, behind its header, and its shape."""
+    """Opens the array `arr_0` inside the file; returns the stream behind its header, and its shape."""
     with zipfile.ZipFile(path) as archive, archive.open('arr_0.npy') as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -118,7 +118,7 @@ def _images_of(path: pathlib.Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]
 
 
 class SourceImages(ByteBatches):
-    """ADM's centre crops of the images of a source."""
+    """Centre crops (ADM's) of the images of a source."""
 
     def __init__(self, source: ImageSource, image_size: int, batch_size: int) -> None:
         super().__init__(source.name, image_size, batch_size)
@@ -136,7 +136,6 @@ class SourceImages(ByteBatches):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be read so far, and why."""
         return self._batches.skipped
 
 
@@ -148,15 +147,15 @@ def open_byte_batches(
     image_size: int | None = None,
     batch_size: int = 64,
 ) -> ByteBatches:
-    """Opens a set of images.
+    """Opens a set of images as 8-bit batches.
 
     Args:
       spec: an `.npz` file of samples, or what `open_source` takes.
-      split: of a source; None: all images of a folder, the training split of any other source.
-      data_dir: where TFDS datasets are.
+      split: split of a source; None: all images of a folder, the training split of any other source.
+      data_dir: folder of the TFDS datasets.
       image_size: side of the centre crops; None: of the shorter side of the first image.  A file of samples is taken
         as it is.
-      batch_size: images at a time.
+      batch_size: number of images per batch.
 
     Raises:
       UserError: there is no such set, it has no images, or a file of samples is not of that size.

@@ -1,4 +1,4 @@
-"""Bytes of an image file -> 8-bit RGB, with one stated rule for every kind of file.
+"""Image decoding: bytes of an image file to upright 8-bit RGB, with a stated rule for every pixel format.
 
 Grey is replicated to three channels.  Transparency is composited over white.  16-bit grey is divided by 257 and
 rounded.  CMYK and the other colour models are converted by Pillow.  The EXIF orientation is applied, so that images
@@ -19,11 +19,11 @@ MAX_PIXELS = 89_478_485
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, 'h w 3']:
-    """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF ... file.
+    """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF ... file to 8-bit RGB.
 
     Args:
-      data: the content of the file.
-      name: of the image, for the error.
+      data: bytes of the file.
+      name: name of the image, for error messages.
 
     Returns:
       The upright image, RGB, read-only.

@@ -1,4 +1,4 @@
-"""Real images that need no download: they ship inside the wheels of scikit-image and scikit-learn.
+"""Embedded datasets: photographs and digits that ship inside the wheels of scikit-image and scikit-learn.
 
 The files are opened by path inside the installed packages.  The packages' own loaders are not used, because they may go
 to the network for images that a release no longer ships.  Authors and licences: docs/data.md.
@@ -45,7 +45,7 @@ _CROP_ROWS, _CROP_COLUMNS = 2, 3
 
 
 class Photographs:
-    """Sixteen photographs, divided by image: what validation measures was never seen in training.
+    """Sixteen photographs, split by image: no pixel of a validation image occurs in training.
 
     The training split lists every image 64 times, so that an epoch is 64 random views of each.  The validation split
     lists each whole image first, then six crops of 256x256 pixels spread evenly over each.

@@ -1,4 +1,4 @@
-"""A folder or a .zip file of images, with or without class folders, with or without split folders.
+"""Image folders and .zip files, with or without class folders, with or without split folders.
 
 Layouts, all of them also below one common outer folder:
   image.jpg                                one class
@@ -27,10 +27,10 @@ _MAX_BYTES = 1 << 29  # of one file; more is no image, or a decompression bomb
 
 
 class ImageFolder:
-    """The images of one split of a folder or .zip file, sorted by name; decoded when asked for.
+    """One split of a folder or .zip file of images, sorted by name and decoded on access.
 
     Args:
-      path: of the folder or the .zip file.
+      path: path of the folder or .zip file.
       split: 'train' or 'validation'; None: all images, without a look at split folders.
 
     Raises:
@@ -61,7 +61,7 @@ class ImageFolder:
         return ImageRecord(decode_image(self.read(index), name), self._labels[index], name)
 
     def read(self, index: int) -> bytes:
-        """The file of one image, undecoded.
+        """Returns the bytes of one image file, undecoded.
 
         Raises:
           BadImage: it cannot be read.
@@ -69,11 +69,11 @@ class ImageFolder:
         return self._files.read(self._names[index])
 
     def label(self, index: int) -> int:
-        """The label of one image."""
+        """Returns the class label of one image."""
         return self._labels[index]
 
     def file_name(self, index: int) -> str:
-        """The name of one image, relative to the folder, with '/' between the parts."""
+        """Returns the name of one image, relative to the folder, with '/' between the parts."""
         return self._names[index]
 
 
@@ -83,7 +83,7 @@ def _is_image(name: str) -> bool:
 
 
 def _outer_folders(names: list[str]) -> int:
-    """How many folders all images share."""
+    """Counts the leading folders that all images share."""
     parts = [name.split('/') for name in names]
     depth = 0
     while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
@@ -92,7 +92,7 @@ def _outer_folders(names: list[str]) -> int:
 
 
 def _split(names: list[str], path: str | os.PathLike[str]) -> tuple[dict[Split, list[str]], int]:
-    """Names of each split, and how many leading folders of a name are not its class."""
+    """Assigns images to splits; returns the names in each, and how many leading folders of a name are not its class."""
     parts = [name.split('/') for name in names]
     depth = _outer_folders(names)
     first = {p[depth] for p in parts if len(p) > depth + 1}

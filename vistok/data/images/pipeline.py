@@ -1,4 +1,4 @@
-"""From a source to batches: endless shuffled ones for training, each image exactly once for evaluation.
+"""Input pipeline: endless shuffled training batches, and evaluation batches with each image exactly once.
 
 Grain shuffles, draws the randomness of each sample, and reads ahead in threads.  Everything about a sample follows
 from the seed and its place in the stream, so batches do not depend on threads, on how often training stopped, or on the
@@ -28,12 +28,12 @@ _EMBEDDED: dict[str, Callable[[Split], ImageSource]] = {'embedded:photographs': 
 
 
 def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> ImageSource:
-    """Opens a set of images.
+    """Opens one split of a dataset of images.
 
     Args:
       spec: 'embedded:photographs', 'embedded:digits', 'tfds:<name>', or the path of a folder or .zip file of images.
       split: 'train' or 'validation'.
-      data_dir: where TFDS datasets are; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      data_dir: folder of the TFDS datasets; None: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
 
     Raises:
       UserError: there is no such set, or it has no images.
@@ -51,8 +51,8 @@ def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> Imag
     return ImageFolder(spec, split)
 
 
-class _Skipped:
-    """Names and reasons of the images that could not be used; each is reported once."""
+class _SkippedImages:
+    """Record of the images that could not be used, with reasons; each is logged once."""
 
     def __init__(self, source_name: str) -> None:
         self._source_name = source_name
@@ -73,13 +73,16 @@ class _Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainSample:
-    """Index and randomness -> augmented sample; an image that cannot be used is replaced by the next one that can."""
+    """Grain transform from an index and a random generator to an augmented sample.
+
+    An unusable image is replaced by the next usable one.
+    """
 
     source: ImageSource
     size: int
     how: Augmentation
     flip: bool
-    skipped: _Skipped
+    skipped: _SkippedImages
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         reasons = []
@@ -102,7 +105,7 @@ class _TrainSample:
 
 
 def to_model_range(images: UInt8[np.ndarray, '*b h w c']) -> Float[np.ndarray, '*b h w c']:
-    """Bytes to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
+    """Converts 8-bit images to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
@@ -128,21 +131,21 @@ class TrainIterator(Iterator[Batch]):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be used so far, and why."""
+        """Names of the unusable images so far, with the reasons."""
         return self._skipped()
 
     def state(self) -> dict[str, int]:
-        """The place in the stream after the batches taken so far, as JSON.
+        """Returns the position after the batches taken so far, as JSON values.
 
         The same for every process; valid for any number of processes and threads.
         """
         return {'batches': self._batches, **self._identity}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a place in the stream, forwards or backwards, without reading what lies between.
+        """Moves to a position, forwards or backwards, without reading the batches between.
 
         Args:
-          state: from `state()`, of this run or of a stopped one.
+          state: result of `state()`, in this run or in a stopped one.
 
         Raises:
           UserError: the state belongs to another stream: other batch size, seed or number of images.
@@ -173,18 +176,18 @@ def train_batches(
     process_count: int = 1,
     threads: int = 4,
 ) -> TrainIterator:
-    """Endless shuffled batches.
+    """Returns endless shuffled training batches.
 
     Args:
-      source: the images.
+      source: dataset of images.
       image_size: side of the square crops in pixels.
-      batch_size: of all processes together.
-      seed: of order and augmentation.
-      augmentation: how a crop is cut; see `vistok.data.images.augment.augment`.
+      batch_size: global batch size, over all processes.
+      seed: seed of shuffling and augmentation.
+      augmentation: method of cropping; see `vistok.data.images.augment.augment`.
       flip: mirror every other image, at random; wrong for digits and text.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that decode, each a whole batch at a time and one batch ahead; 0: decode when asked.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of decoding threads, each a whole batch at a time and one batch ahead; 0: decode on demand.
 
     Returns:
       An iterator over the batches of this process: `batch_size / process_count` samples each.
@@ -193,7 +196,7 @@ def train_batches(
       UserError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
       UserError: while iterating: no image of the source can be used.
     """
-    skipped = _Skipped(source.name)
+    skipped = _SkippedImages(source.name)
     return shuffled_batches(
         len(source),
         _TrainSample(source, image_size, augmentation, flip, skipped),
@@ -219,13 +222,13 @@ def shuffled_batches(
     finish: Callable[[Batch], Batch] = dict,
     skipped: Callable[[], dict[str, str]] = dict,
 ) -> TrainIterator:
-    """Endless shuffled batches of anything; `train_batches` has the arguments that are not explained here.
+    """Returns endless shuffled batches of samples that a function makes; see `train_batches` for other arguments.
 
     Args:
-      count: of the images.
-      sample: gives one, with the randomness that it may use.
-      finish: what happens to a whole batch in the end.
-      skipped: names of the images that could not be used so far, and why.
+      count: number of samples per epoch.
+      sample: function from an index and a random generator to a sample.
+      finish: function that is applied to each whole batch.
+      skipped: function that returns the names of the unusable images so far, with the reasons.
 
     Raises:
       UserError: as `train_batches`.
@@ -241,17 +244,17 @@ def shuffled_batches(
 
 
 class EvaluationBatches:
-    """Every image exactly once, in order, in batches of one shape; can be iterated again."""
+    """Iterable over every image exactly once, in order, in batches of one shape; can be iterated again."""
 
     def __init__(
         self, source: ImageSource, *, image_size: int, local: int, process_index: int, process_count: int, threads: int
     ) -> None:
         self._source, self._size, self._local = source, image_size, local
         self._index, self._processes, self._threads = process_index, process_count, threads
-        self._skipped = _Skipped(source.name)
+        self._skipped = _SkippedImages(source.name)
 
     def __len__(self) -> int:
-        """Number of batches, the same for every process."""
+        """Returns the number of batches, which is equal in all processes."""
         return -(-len(self._source) // (self._local * self._processes))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -261,7 +264,7 @@ class EvaluationBatches:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be decoded so far, and why."""
+        """Names of the images that could not be decoded so far, with the reasons."""
         return self._skipped.reasons()
 
     def _sample(self, position: int) -> Batch:
@@ -287,18 +290,18 @@ def evaluation_batches(
     process_count: int = 1,
     threads: int = 4,
 ) -> EvaluationBatches:
-    """The whole source once, ADM's centre crop of each image, in the order of the source.
+    """Returns the whole source once: the centre crop (ADM's) of each image, in the order of the source.
 
     Where 'mask' is False (padding of the last batch, or an image that cannot be decoded) the image is black and must
     not count.
 
     Args:
-      source: the images.
+      source: dataset of images.
       image_size: side of the square crops in pixels.
-      batch_size: of all processes together.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that decode ahead; 0: decode when asked.
+      batch_size: global batch size, over all processes.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of prefetching threads; 0: decode on demand.
 
     Raises:
       UserError: the batch size cannot be divided among the processes.
@@ -315,7 +318,7 @@ def evaluation_batches(
 
 
 def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
-    """One process's share of a batch; UserError if there is none."""
+    """Computes one process's share of a batch; raises UserError if the processes cannot share it equally."""
     if batch_size <= 0 or batch_size % process_count:
         raise UserError(f'batch size must be a positive multiple of the {process_count} processes, got {batch_size}')
     if not 0 <= process_index < process_count:
@@ -324,5 +327,5 @@ def local_batch_size(batch_size: int, process_index: int, process_count: int) ->
 
 
 def read_options(threads: int) -> grain.ReadOptions:
-    """How far and in how many threads grain reads ahead."""
+    """Returns the prefetching options of grain: number of threads and of buffered records."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -1,4 +1,4 @@
-"""What a set of images is: random access to decoded images with a label and a name."""
+"""Interface of image datasets: random access to decoded images with a label and a name."""
 
 import dataclasses
 from typing import Literal, Protocol, runtime_checkable
@@ -10,11 +10,11 @@ Split = Literal['train', 'validation']
 
 
 class BadImage(Exception):  # noqa: N818 - a property of the image, not of the program
-    """One image cannot be used; the others can.
+    """Error for a single unusable image; the rest of the dataset stays usable.
 
     Attributes:
-      name: which image.
-      reason: why, as the rest of a sentence that starts with the name.
+      name: name of the image.
+      reason: the reason, as the rest of a sentence that starts with the name.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -25,7 +25,7 @@ class BadImage(Exception):  # noqa: N818 - a property of the image, not of the p
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One decoded image.
+    """Decoded image with label and name.
 
     Attributes:
       image: RGB, 8 bits, of its own size.
@@ -40,22 +40,22 @@ class ImageRecord:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A list of images, decoded when they are asked for; safe to use from several threads.
+    """Sequence of images, decoded on access; safe to use from several threads.
 
     Attributes:
-      name: of the set, for messages.
-      class_names: of the labels; a set without classes has a single one.
+      name: name of the dataset, for messages.
+      class_names: names of the labels; a dataset without classes has a single one.
     """
 
     name: str
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """The number of records in one epoch."""
+        """Returns the number of images in one epoch."""
         ...
 
     def __getitem__(self, index: int) -> ImageRecord:
-        """Decodes one record.
+        """Returns the decoded image at an index.
 
         Raises:
           BadImage: this image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Any TFDS dataset of images that is prepared as `array_record`, read without TensorFlow and without the network."""
+"""TFDS datasets of images that are prepared as `array_record`, read without TensorFlow and without network access."""
 
 import os
 import re
@@ -18,19 +18,19 @@ _HELD_OUT = 5  # per cent of 'train', where there is none of them
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps its datasets: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
+    """Returns the folder of TFDS datasets: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
     return Path(os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')).expanduser()
 
 
 class TfdsSource:
-    """One split of a prepared dataset with an image feature; its class label, where there is one, is the label.
+    """One split of a prepared dataset with an image feature; its class label, if any, is the label.
 
     Validation is the split 'validation', 'val' or 'test', whichever exists first, or else the last 5 % of 'train'.
 
     Args:
       name: 'cifar10', 'cifar10:3.0.2', 'imagenet_resized/64x64'; without a version the newest prepared one is taken.
       split: 'train' or 'validation'.
-      data_dir: where the datasets are; None: see `default_data_dir`.
+      data_dir: folder of the datasets; None: see `default_data_dir`.
 
     Raises:
       UserError: the dataset is not there, not readable without TensorFlow, or not one of images.
@@ -65,7 +65,7 @@ class TfdsSource:
 
 
 def _find(name: str, data_dir: Path) -> Path:
-    """The folder of the newest prepared version."""
+    """Finds the folder of the newest prepared version."""
     path, _, version = name.partition(':')
     folder = data_dir / path
     if version:

@@ -1,4 +1,4 @@
-"""Captions of images, and prompts: texts by name.
+"""Captions of images and prompts: texts by image name, read from text files.
 
 Three forms:
   FOLDER         images with a `.txt` file of the same name beside each, one caption a line; or, in the folder, a file
@@ -21,7 +21,7 @@ _FILE = 'captions.jsonl'
 
 
 def read_captions(source: str | Path) -> Captions:
-    """The captions of a source, sorted by name.
+    """Reads all captions of a source, sorted by name.
 
     Raises:
       UserError: there is nothing at `source`, it is damaged, or it holds no text.
@@ -72,7 +72,7 @@ def _of_lines(path: Path) -> Captions:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines that are not blank."""
+    """Reads the lines of a text file that are not blank."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Features of captions on disk, so that training a generator on text needs no text encoder.
+"""Text features on disk: captions encoded once, so that training a text-conditional generator needs no text encoder.
 
 A folder holds parts, each of a range of captions: `000000000-000000512.npy`, the vectors of all their words below each
 other (float16, without padding, read in place), and a `.json` file of the same name, which says whose they are and
@@ -28,12 +28,12 @@ _OPEN_PARTS = 256  # each holds a file open
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """A frozen network that reads texts.
+    """Interface of frozen text encoders.
 
     Attributes:
-      name: what it is.
-      tokens: vectors of a text at most.
-      width: of a vector.
+      name: name of the encoder, which identifies its features.
+      tokens: largest number of vectors per text.
+      width: width of a feature vector.
     """
 
     name: str
@@ -41,32 +41,32 @@ class TextEncoder(Protocol):
     width: int
 
     def encode(self, texts: Sequence[str]) -> list[Float[np.ndarray, 'n c']]:
-        """The vectors of each text, between one and `tokens`."""
+        """Encodes each text as a sequence of 1 to `tokens` feature vectors."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class PaddedText:
-    """Texts as a generator takes them: padding, which is zero, comes first.
+    """Padded text features, the condition of a text-conditional generator; padding, which is zero, comes first.
 
     Attributes:
       features: one vector per word.
-      mask: which of them are real.
+      mask: False on padding.
     """
 
     features: Float[np.ndarray, '*b n c']
     mask: Bool[np.ndarray, '*b n']
 
 
-def padded(vectors: Float[np.ndarray, 'n c'], tokens: int) -> PaddedText:
-    """One text, brought to `tokens` vectors."""
+def pad_features(vectors: Float[np.ndarray, 'n c'], tokens: int) -> PaddedText:
+    """Pads the feature vectors of one text to `tokens` vectors."""
     blank = np.zeros((tokens - len(vectors), vectors.shape[1]), vectors.dtype)
     return PaddedText(np.concatenate([blank, vectors]), np.arange(tokens) >= len(blank))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A text, and where its vectors lie: rows `start` to `stop` (excluded) of a part."""
+    """Text with the location of its vectors: rows `start` to `stop` (excluded) of a part."""
 
     name: str
     text: str
@@ -85,16 +85,16 @@ def write_text_features(
     process_count: int = 1,
     progress: bool = False,
 ) -> bool:
-    """Encodes the texts of this process's parts that are not done yet.
+    """Encodes the texts of this process's unfinished parts and writes their features.
 
     Args:
-      folder: for the features.
+      folder: output folder of the features.
       captions: texts by name.
-      encoder: of the texts.
-      part_size: texts of a part.
-      batch_size: texts that are encoded at a time.
-      process_id: of this process.
-      process_count: among which the parts are divided.
+      encoder: text encoder.
+      part_size: number of texts per part.
+      batch_size: number of texts that are encoded at a time.
+      process_id: index of this process.
+      process_count: number of processes that share the parts.
       progress: shows a progress bar.
 
     Returns:
@@ -133,7 +133,7 @@ def write_text_features(
 
 
 def _parts(settings: Mapping[str, Any]) -> list[range]:
-    """The texts of each part."""
+    """Returns the range of texts of each part."""
     count, size = settings['texts'], settings['part_size']
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -143,16 +143,16 @@ def _index(folder: Path, part: range) -> Path:
 
 
 class TextFeatureSource:
-    """What `write_text_features` wrote; random access, safe to use from several threads.
+    """Text features on disk as `write_text_features` wrote them; random access, safe to use from several threads.
 
     Args:
-      folder: of the features.
+      folder: folder of the features.
 
     Attributes:
       encoder: name of the text encoder.
-      tokens: vectors of a padded text.
-      width: of a vector.
-      names: of the images or prompts, in order.
+      tokens: number of vectors of a padded text.
+      width: width of a feature vector.
+      names: names of the images or prompts, in order.
 
     Raises:
       UserError: there are none, some are missing, or they are damaged.
@@ -186,7 +186,7 @@ class TextFeatureSource:
         self._vectors = functools.lru_cache(_OPEN_PARTS)(functools.partial(np.load, mmap_mode='r'))
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """The captions of an image.
+        """Returns the captions of an image.
 
         Raises:
           UserError: it has none.
@@ -196,7 +196,7 @@ class TextFeatureSource:
         return tuple(entry.text for _, entry in self._entries[name])
 
     def features(self, name: str, which: int = 0) -> PaddedText:
-        """Those of one caption of an image.
+        """Reads the features of one caption of an image.
 
         Raises:
           UserError: there are none, or they are damaged.
@@ -209,10 +209,10 @@ class TextFeatureSource:
             raise UserError(f'{path} is damaged: {error}') from error
         if vectors.shape != (entry.stop - entry.start, self.width):
             raise UserError(f'{path} is damaged: the vectors of {name} are not there')
-        return padded(np.asarray(vectors), self.tokens)
+        return pad_features(np.asarray(vectors), self.tokens)
 
     def first_features(self, names: Sequence[str]) -> PaddedText:
-        """Those of the first captions of several images."""
+        """Reads the features of the first captions of several images."""
         each: Iterator[PaddedText] = map(self.features, names)
         features, masks = zip(*((text.features, text.mask) for text in each), strict=True)
         return PaddedText(np.stack(features), np.stack(masks))

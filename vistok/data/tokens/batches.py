@@ -1,4 +1,4 @@
-"""From tokens on disk to batches, with the order, randomness and places in the stream of `pipeline.py`."""
+"""Batches of stored tokens, with the shuffling, seeds and resumable positions of `images/pipeline.py`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def train_token_batches(
     threads: int = 4,
     text: TextFeatureSource | None = None,
 ) -> TrainIterator:
-    """Endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, and 'grain' where there are grains.
+    """Returns endless shuffled batches: 'ids' int32 `[b, h, w, k]`, 'label' int32 `[b]`, 'grain' if there are grains.
 
     Every image comes once in an epoch, in one of its views, at random, with one of its captions where there is
     `text`: 'text' float16 `[b, n, c]` and 'text_mask' `[b, n]`.  Other arguments and errors as `train_batches`.
@@ -60,18 +60,18 @@ def train_token_batches(
 
 
 class EvaluationTokenBatches:
-    """The first view of every image exactly once, in order, in batches of one shape; can be iterated again.
+    """Iterable over the first view of every image exactly once, in order; can be iterated again.
 
     Args:
-      source: the tokens.
-      batch_size: of all processes together.
-      process_index: of this process.
-      process_count: among which each batch is divided.
-      threads: that read ahead; 0: read when asked.
-      text: captions, of which each image comes with its first.
+      source: token dataset.
+      batch_size: global batch size, over all processes.
+      process_index: index of this process.
+      process_count: number of processes that share each batch.
+      threads: number of prefetching threads; 0: read on demand.
+      text: features of captions; each image comes with its first caption.
 
     Attributes:
-      skipped: nothing, since whatever lies on disk can be used.
+      skipped: empty, as all stored tokens are usable.
 
     Raises:
       UserError: the batch size cannot be divided among the processes.
@@ -93,11 +93,11 @@ class EvaluationTokenBatches:
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """Number of batches, the same for every process."""
+        """Returns the number of batches, which is equal in all processes."""
         return -(-len(self._source) // (self._local * self._processes))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches as those of training, with 'mask': False on padding."""
+        """Yields batches as those of training, with 'mask': False on padding."""
         positions = grain.MapDataset.range(len(self) * self._local)
         return iter(positions.map(self._sample).batch(self._local).to_iter_dataset(read_options(self._threads)))
 

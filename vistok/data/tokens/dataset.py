@@ -1,4 +1,4 @@
-"""Tokens on disk: a TFDS dataset, stored as `array_record`, of the token grids of several views of each image.
+"""Token datasets: the token grids of several views of each image, as a TFDS dataset stored as `array_record`.
 
 A folder of tokens holds the dataset in `tokens/1.0.0/`; who wrote it may put further files beside.  What the tokens are
 of (tokenizer, images, views) is the dataset's metadata, `TokenSource.about`.
@@ -28,13 +28,13 @@ PREFIX = 'tokens:'
 
 @dataclasses.dataclass(frozen=True)
 class TokenRecord:
-    """Tokens of one image.
+    """Tokens of all views of one image, with its label and name.
 
     Attributes:
-      ids: of v views.
-      grain: of the same views, or None for tokenizers without grains.
+      ids: ids of v views.
+      grain: grains of the same views, or None for tokenizers without grains.
       label: index into the source's `class_names`.
-      name: of the image.
+      name: name of the image.
     """
 
     ids: Int[np.ndarray, 'v h w k']
@@ -44,28 +44,28 @@ class TokenRecord:
 
 
 def token_folder(source: str) -> Path | None:
-    """The folder that `config.data.source` names, if it is one of tokens: 'tokens:DIR', or DIR where tokens lie."""
+    """Returns the token folder that `config.data.source` names ('tokens:DIR', or DIR if it holds tokens), else None."""
     if source.startswith(PREFIX):
         return Path(source.removeprefix(PREFIX)).expanduser()
     return Path(source).expanduser() if has_tokens(Path(source).expanduser()) else None
 
 
 def has_tokens(folder: Path) -> bool:
-    """Whether a complete dataset of tokens lies in `folder`."""
+    """Returns whether `folder` holds a complete dataset of tokens."""
     return (folder / _NAME / _VERSION / 'dataset_info.json').is_file()
 
 
 class TokenSource:
-    """One split of a dataset of tokens; random access, safe to use from several threads.
+    """One split of a token dataset; random access, safe to use from several threads.
 
     Args:
-      folder: that `write_tokens` wrote.
+      folder: folder that `write_tokens` wrote.
       split: 'train' or 'validation'.
 
     Attributes:
-      name: for messages.
-      about: what was said when it was written.
-      class_names: of the labels.
+      name: name of the dataset, for messages.
+      about: metadata that was given to `write_tokens`.
+      class_names: names of the labels.
 
     Raises:
       UserError: there are no tokens, or they are damaged.
@@ -111,15 +111,15 @@ def write_tokens(
     largest_id: int,
     progress: tqdm,
 ) -> None:
-    """Writes the dataset; it appears at its place only when it is complete.
+    """Writes a token dataset, which appears at its place only when it is complete.
 
     Args:
-      folder: that will hold it.
-      splits: gives the records of each split.
-      about: values that JSON can hold.
-      class_names: of the labels.
-      largest_id: decides how wide the numbers are stored.
-      progress: counts records.
+      folder: folder that will hold the dataset.
+      splits: by split, a function that returns the records.
+      about: metadata (JSON values).
+      class_names: names of the labels.
+      largest_id: largest possible id, which decides the stored integer type.
+      progress: progress bar that counts records.
 
     Raises:
       UserError: it cannot be written.

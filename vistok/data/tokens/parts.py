@@ -1,4 +1,4 @@
-"""Work that is cut into parts, so that several processes can share it and a killed one can go on: tokens on their way.
+"""Resumable token extraction: parts that several processes can share and that a killed process can continue.
 
 Each part is a range of the images of a split and one file, which appears when it is complete.  A part that is there
 is done; one that is not is done from its beginning.  Hence no image is ever missing or there twice.
@@ -21,8 +21,8 @@ from vistok.files import keep_settings, write_arrays
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Images `start` to `stop` (excluded) of a split."""
+class ImageRange:
+    """Range of images of a split: `start` to `stop` (excluded)."""
 
     split: Split
     start: int
@@ -30,13 +30,13 @@ class Part:
 
 
 class TokenParts:
-    """The parts of an extraction, in a folder of their own.
+    """Folder of the finished parts of a token extraction.
 
     Args:
-      folder: made if it is not there.
-      settings: what decides the tokens; JSON values.
-      counts: images of each split.
-      part_size: images of a part.
+      folder: folder of the parts; created if it is missing.
+      settings: everything that the tokens depend on (JSON values).
+      counts: number of images per split.
+      part_size: number of images per part.
 
     Raises:
       UserError: the folder holds parts that were made with other settings, or cannot be written.
@@ -45,19 +45,19 @@ class TokenParts:
     def __init__(self, folder: Path, settings: Mapping[str, Any], counts: Mapping[Split, int], part_size: int) -> None:
         self.folder = folder
         self._parts = [
-            Part(split, start, min(start + part_size, counts[split]))
+            ImageRange(split, start, min(start + part_size, counts[split]))
             for split in get_args(Split)
             for start in range(0, counts[split], part_size)
         ]
         noted = {**settings, 'pictures': dict(counts), 'part_size': part_size}
         keep_settings(folder / 'extraction.json', noted, f'the unfinished extraction in {folder}')
 
-    def missing(self, process_index: int = 0, process_count: int = 1) -> list[Part]:
-        """The parts of this process that are not done."""
+    def missing(self, process_index: int = 0, process_count: int = 1) -> list[ImageRange]:
+        """Returns the unfinished parts that belong to this process."""
         mine = self._parts[process_index::process_count]
         return [part for part in mine if not self._path(part).exists()]
 
-    def write(self, part: Part, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
+    def write(self, part: ImageRange, records: list[TokenRecord], skipped: Mapping[str, str]) -> None:
         """Writes a part: its usable images, and the names of the others with the reasons."""
         grains = [r.grain for r in records if r.grain is not None]
         grain = {'grain': np.stack(grains)} if grains else {}
@@ -70,7 +70,7 @@ class TokenParts:
         write_arrays(self._path(part), **stored, **grain)
 
     def records(self, split: Split) -> Iterator[TokenRecord]:
-        """All usable images of a split, in order.
+        """Yields all usable images of a split, in order.
 
         Raises:
           UserError: a part is damaged.
@@ -83,21 +83,21 @@ class TokenParts:
                 for ids, grain, label, name in zip(stored['ids'], grains, stored['label'], names, strict=True):
                     yield TokenRecord(ids, grain, int(label), name)
 
-    def skipped(self) -> dict[str, str]:
-        """Names of the images that could not be used, and why."""
+    def read_skipped(self) -> dict[str, str]:
+        """Reads the names of the unusable images of all parts, with the reasons."""
         found: dict[str, str] = {}
         for part in self._parts:
             found |= json.loads(str(self._read(part)['skipped']))
         return found
 
     def remove(self) -> None:
-        """Deletes the folder."""
+        """Deletes the folder with all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, part: Part) -> Path:
+    def _path(self, part: ImageRange) -> Path:
         return self.folder / f'{part.split}-{part.start:010d}-{part.stop:010d}.npz'
 
-    def _read(self, part: Part) -> dict[str, Any]:
+    def _read(self, part: ImageRange) -> dict[str, Any]:
         path = self._path(part)
         try:
             with np.load(path, allow_pickle=False) as stored:

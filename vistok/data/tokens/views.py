@@ -1,4 +1,4 @@
-"""The views of an image that are turned into tokens once and for all.
+"""Fixed views (zooms, crops, flips) of an image whose tokens are extracted before training.
 
 LlamaGen's recipe (Sun et al. 2024, training code): ADM's centre crop to 1.1 times the size, then the corners and the
 centre of that, and their mirrors; a second set comes from 1.05 times the size.  Training draws one view of each image
@@ -27,7 +27,7 @@ def cut_views(
       size: side of the views in pixels.
       views: 'centre', the centre crop that evaluation uses; 'five_crop', four corners and the centre of an enlarged
         centre crop; 'ten_crop', these and their mirrors.
-      zooms: how much larger than `size` that crop is; each gives one set of views.
+      zooms: ratios of that crop to `size`; each gives one set of views.
 
     Returns:
       `view_count(views, zooms)` images.
@@ -51,7 +51,7 @@ def cut_views(
 
 
 def view_count(views: Views, zooms: Sequence[float] = (1.1,)) -> int:
-    """How many views `cut_views` gives.
+    """Counts the views that `cut_views` returns.
 
     Raises:
       UserError: a zoom is below 1, or there is none.
