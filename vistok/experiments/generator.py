@@ -16,7 +16,7 @@ from vistok.data.text.features import PaddedText
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments import assembly, registry, run_folder
-from vistok.experiments.experiment import Evaluation, run_initializers
+from vistok.experiments.experiment import Evaluation, Experiment, run_initializers
 from vistok.experiments.loading import TOKENIZER_FILE, build_run_generator, load_component, load_tokenizer
 from vistok.experiments.sampling import draw_images, sample_batch
 from vistok.generators.evaluation import Batch, evaluate_generator
@@ -30,7 +30,7 @@ from vistok.training.writers import MetricWriter
 from vistok.visualization import class_sheet, save_png
 
 
-class GeneratorExperiment:
+class GeneratorExperiment(Experiment):
     """Experiment of a generator, see `Experiment`.
 
     The tokenizer is the one that the run began with, the one that `config.tokenizer` names, or the one beside the

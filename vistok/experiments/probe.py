@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.experiments import assembly, registry, run_folder
-from vistok.experiments.experiment import Evaluation, run_initializers
+from vistok.experiments.experiment import Evaluation, Experiment, run_initializers
 from vistok.experiments.loading import load_component
 from vistok.generators.evaluation import Batch, evaluate_generator
 from vistok.generators.masked.linear_probe import LinearProbeObjective
@@ -23,7 +23,7 @@ from vistok.training.writers import MetricWriter
 _SIZES = {'width': 'width', 'layers': 'encoder_layers', 'heads': 'encoder_heads'}  # ours: the generator's
 
 
-class ProbeExperiment:
+class ProbeExperiment(Experiment):
     """Experiment of a classifier on a trained encoder, see `Experiment`.
 
     `config.encoder` names the model with the encoder: a run folder, one of our files, or an official file.

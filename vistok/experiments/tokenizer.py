@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vistok.data.tokens.dataset import token_folder
 from vistok.errors import UserError
 from vistok.experiments import assembly
-from vistok.experiments.experiment import Evaluation, run_initializers
+from vistok.experiments.experiment import Evaluation, Experiment, run_initializers
 from vistok.tokenizers.evaluation import evaluate_tokenizer
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.training.initialization import Arrays
@@ -20,7 +20,7 @@ from vistok.training.writers import MetricWriter
 from vistok.visualization import save_png
 
 
-class TokenizerExperiment:
+class TokenizerExperiment(Experiment):
     """Experiment of a tokenizer, see `Experiment`.
 
     Raises:
