@@ -66,7 +66,7 @@ def test_tokens_that_have_no_such_sequences_are_refused():
     with pytest.raises(ValueError, match='unknown layout'):
         GrainSequences.of(DUAL, (4, 4), 1, layout='loose')
     with pytest.raises(ValueError, match='tokens with grains'):
-        GrainSequences.of(DUAL, (4, 4), 1).sequence(Tokens(jnp.zeros((1, 4, 4, 1), jnp.int32)), jnp.zeros(1, jnp.int32))
+        GrainSequences.of(DUAL, (4, 4), 1).encode(Tokens(jnp.zeros((1, 4, 4, 1), jnp.int32)), jnp.zeros(1, jnp.int32))
 
 
 def tiny(spec=DUAL, grid=(4, 4), **changes):
