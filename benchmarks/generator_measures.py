@@ -23,6 +23,7 @@ import numpy as np
 from sklearn.svm import SVC
 
 import vistok
+from vistok.data.images.pipeline import to_model_range
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.experiments import registry, run_folder
 from vistok.generators.autoregressive.ctf import CTF
@@ -240,9 +241,7 @@ def real_rows(folder: pathlib.Path, given: Judges) -> tuple[list[Row], dict[str,
     """Unseen digits, and their reconstructions: as good as it gets.  With them an image of each class."""
     model: Any = vistok.load(folder)
     unseen, labels = digits.real('validation')
-    rebuilt = digits.in_batches(
-        lambda i: model.tokenizer(unseen[i].astype(np.float32) / 127.5 - 1).reconstruction, len(unseen)
-    )
+    rebuilt = digits.in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))
     images = {'unseen digits': unseen, 'rebuilt': to_uint8(rebuilt)}
     rows = [Row(name, **given.measures(name, each, labels)) for name, each in images.items()]
     first = np.asarray([np.flatnonzero(labels == label)[0] for label in range(10)])

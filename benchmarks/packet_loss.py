@@ -20,11 +20,12 @@ from vistok.compression.format.bitstream import BitstreamReader
 from vistok.compression.format.packets import PacketShape, find_packets, read_packet_shape, serialize_packet
 from vistok.compression.format.token_file import read_partial_tokens
 from vistok.compression.loss_concealment import Restorer, copy_nearest_known
-from vistok.data.images.pipeline import evaluation_batches, open_source
+from vistok.data.images.pipeline import evaluation_batches, open_source, to_model_range
 from vistok.experiments.codecs import open_codec, open_restorer
 from vistok.metrics.image_quality import psnr
 from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
 from vistok.tokenizers.tokenizer import Tokens
+from vistok.visualization import to_uint8
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 SHOWN = 12  # images in the figure
@@ -75,14 +76,14 @@ def measure(
     files = [codec.compress(image) for image in originals]
     truth = [np.asarray(codec.unpack(data).tokens.ids)[0] for data in files]
     chances = rng.random((len(files), 1 << 12))
-    images = originals.astype(np.float32) / 127.5 - 1
+    images = to_model_range(originals)
     rows, shown = list[Row](), {'original': originals[:SHOWN]}
     for share in SHARES:
         partial = [with_losses(data, chances[i], share) for i, data in enumerate(files)]
         for name, restore in restorers.items():
             found = [decoded(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
             made, known = np.stack([image for image, _, _ in found]), np.stack([there for _, there, _ in found])
-            lossy = made.astype(np.float32) / 127.5 - 1
+            lossy = to_model_range(made)
             distance = float(np.asarray(network.module.apply(network.variables, images, lossy)).mean())
             hit = ~known.all((1, 2))
             right = float(np.mean([right for _, _, right in found], where=hit)) if hit.any() else 1.0
@@ -146,7 +147,7 @@ def main() -> None:
     restorers = {'nearest': copy_nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
-    images = np.round((batch['image'][batch['mask']] + 1) * 127.5).astype(np.uint8)
+    images = to_uint8(batch['image'][batch['mask']])
     rows, shown = measure(codec, images, restorers, load_frozen_network('stand_in_perceptual'), args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / 'packet_loss.csv').open('w', newline='') as file:

@@ -17,7 +17,8 @@ import numpy as np
 
 import vistok
 from vistok.data.tokens.dataset import TokenSource
-from vistok.generators.autoregressive.decoding import Autoregressive, SampledToken, decode
+from vistok.generators.autoregressive.base import Autoregressive
+from vistok.generators.autoregressive.decoding import SampledToken, decode
 from vistok.generators.autoregressive.int8 import int8_weights
 from vistok.generators.generator import Variables
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from vistok.compression.codec import Codec
 from vistok.compression.rate_control import binomial_grain_ratios
+from vistok.data.images.pipeline import to_model_range
 from vistok.experiments.codecs import open_codec
 from vistok.experiments.image_files import IMAGES, read_image
 from vistok.pretrained.frozen_network import FrozenNetwork, load_frozen_network
@@ -152,7 +153,7 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 def _quality(image: np.ndarray, decoded: np.ndarray, network: FrozenNetwork) -> tuple[float, float, float]:
     image = image[: decoded.shape[0], : decoded.shape[1]]  # of half the size: an odd row and column less
     error = np.mean((image.astype(np.float64) - decoded) ** 2)
-    images = [x[None].astype(np.float32) / 127.5 - 1 for x in (image, decoded)]
+    images = [to_model_range(x[None]) for x in (image, decoded)]
     distance = np.asarray(network.module.apply(network.variables, *images)).mean()
     return 10 * np.log10(255**2 / max(error, 1e-9)), ms_ssim(image, decoded), float(distance)
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of ids under a linear head, without the logits of all positions at once."""
+"""Memory-efficient cross-entropy under a linear head, computed in chunks of positions."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 MOST_LOGITS = 2**25
-"""Logits that may exist at a time: 128 MiB of float32."""
+"""Upper bound of the logits in memory at a time: 128 MiB of float32."""
 
 
 @flax.struct.dataclass
 class CrossEntropy:
-    """In nats, for each position: `[b, n]`.
+    """Cross-entropy of each position in nats, `[b, n]`.
 
     Attributes:
-      nll: minus the log-probability of the target.
-      uniform: minus the mean log-probability of all ids, which label smoothing mixes in.
+      nll: negative log-probability of the target.
+      uniform: negative mean log-probability of all ids, for label smoothing.
     """
 
     nll: Any
@@ -34,39 +34,39 @@ def cross_entropy(
     shares: Float[Array, ' K'] | None = None,
     most_logits: int = MOST_LOGITS,
 ) -> CrossEntropy:
-    """Cross-entropy of `targets` under the softmax of `hidden @ kernel + bias`, in float32.
+    """Computes the cross-entropy of `targets` under the softmax of `hidden @ kernel + bias`, in float32.
 
-    The positions are walked in parts, and a backward pass computes the logits of a part again.  Parts are cut along
-    the positions, so that a batch or a vocabulary that is split over devices stays split.
+    Positions are processed in chunks, and the backward pass recomputes the logits of a chunk.  Chunks divide the
+    positions only, so that a batch or a vocabulary that is sharded over devices stays sharded.
 
     Args:
-      hidden: what the head sees, in the type of the product.
-      kernel: of the head.
+      hidden: inputs of the head, in the type of the product.
+      kernel: weights of the head.
       targets: ids in [0, K).
-      groups: of the ids; the softmax is over those of the target's group.  None: all are in one.
-      bias: of the logits; None: 0.
-      shares: weights of the ids, which add up to 1, in the mean that is `CrossEntropy.uniform`; None: equal ones.
-      most_logits: upper bound of `b * K * positions` in a part (one position is the least).
+      groups: group of each id; the softmax is over the ids of the target's group.  None: all ids.
+      bias: bias of the logits; None: 0.
+      shares: weights of the ids in the mean `CrossEntropy.uniform`, which add up to 1; None: equal ones.
+      most_logits: upper bound of `b * K * positions` of a chunk (which has at least one position).
     """
     b, n, d = hidden.shape
-    wanted = max(1, most_logits // (b * kernel.shape[1]))
-    part = max(size for size in range(1, n + 1) if n % size == 0 and size <= wanted)
-    if part == n:
-        return _part(hidden, kernel, targets, groups, bias, shares)
+    limit = max(1, most_logits // (b * kernel.shape[1]))
+    length = max(size for size in range(1, n + 1) if n % size == 0 and size <= limit)
+    if length == n:
+        return _chunk_cross_entropy(hidden, kernel, targets, groups, bias, shares)
 
-    def walk(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, CrossEntropy]:
-        return None, _part(chunk[0], kernel, chunk[1], groups, bias, shares)
+    def visit(_: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, CrossEntropy]:
+        return None, _chunk_cross_entropy(chunk[0], kernel, chunk[1], groups, bias, shares)
 
-    parts = (
-        jnp.moveaxis(hidden.reshape(b, n // part, part, d), 1, 0),
-        jnp.moveaxis(targets.reshape(b, n // part, part), 1, 0),
+    chunks = (
+        jnp.moveaxis(hidden.reshape(b, n // length, length, d), 1, 0),
+        jnp.moveaxis(targets.reshape(b, n // length, length), 1, 0),
     )
-    _, found = jax.lax.scan(jax.checkpoint(walk, prevent_cse=False), None, parts)
+    _, found = jax.lax.scan(jax.checkpoint(visit, prevent_cse=False), None, chunks)
     join = lambda x: jnp.moveaxis(x, 0, 1).reshape(b, n)  # noqa: E731
     return CrossEntropy(join(found.nll), join(found.uniform))
 
 
-def _part(
+def _chunk_cross_entropy(
     hidden: jax.Array,
     kernel: jax.Array,
     targets: jax.Array,

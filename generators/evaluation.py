@@ -1,4 +1,4 @@
-"""How well a generator predicts images it has not seen."""
+"""Evaluation of generators: mean loss over held-out images."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,15 +15,15 @@ Batch = Mapping[str, np.ndarray]
 def evaluate_generator(
     losses: Callable[[Batch], Mapping[str, Float[np.ndarray, ' b']]], batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Means over every image of `batches`, each counted once: 'loss', the generator's metrics, and how many 'images'.
+    """Averages 'loss' and metrics over all images of `batches`, each counted once, and counts the 'images'.
 
-    In a run of several processes each calls this with its own share of the images, in equally many batches; all get
-    the means over the whole set.
+    With several processes, each calls this with its own share of the images, in equally many batches; all get the
+    means over the whole set.
 
     Args:
-      losses: values of each image of a batch, as `GeneratorObjective.losses_by_image` gives them; the batch has the
+      losses: computes values for each image of a batch, see `GeneratorObjective.losses_by_image`; the batch gets the
         entry 'index', the number of each image.
-      batches: of images or tokens, with 'label' and 'mask' (False on padding, which does not count).
+      batches: batches of images or tokens, with 'label' and 'mask' (False on padding, which does not count).
 
     Raises:
       UserError: there are no images.

@@ -1,4 +1,4 @@
-"""The interface between conditions and tokens: `Generator`, `Condition`, `SampleConfig`."""
+"""Interface of generators: a condition goes in, token grids come out."""
 
 import abc
 import dataclasses
@@ -19,11 +19,11 @@ Variables = dict[str, Any]
 
 @flax.struct.dataclass
 class TextFeatures:
-    """Features of captions from a frozen text encoder.
+    """Caption features from a frozen text encoder.
 
     Attributes:
       features: one vector per text token; padding comes first.
-      mask: which of them are real.
+      mask: True at text tokens, False at padding.
     """
 
     features: Float[Array, 'b n c']
@@ -31,7 +31,7 @@ class TextFeatures:
 
 
 Condition = Int[Array, ' b'] | TextFeatures
-"""What is asked for: class numbers in [0, num_classes), or text."""
+"""Class numbers in [0, num_classes], where `num_classes` means no condition, or text features."""
 
 
 def class_labels(cond: Condition) -> Int[Array, ' b']:
@@ -56,25 +56,31 @@ def text_features(cond: Condition) -> TextFeatures:
     return cond
 
 
+def require_null_condition(condition_dropout: float) -> None:
+    """Raises UserError unless a null condition was trained, which classifier-free guidance needs."""
+    if not condition_dropout:
+        raise UserError('guidance needs a generator that was trained with condition_dropout above 0')
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """How ids are drawn from logits, in this order: guidance, temperature, top-k, top-p.
+    """Sampling options, applied to logits in this order: guidance, temperature, top-k, top-p.
 
     Attributes:
       temperature: divides the logits; 0 takes the most likely id.
-      top_k: the k most likely ids remain, and those that tie with the last of them; 0 keeps all.
-      top_p: the most likely ids remain whose probabilities add up to p, the one that crosses p included; 1 keeps all.
+      top_k: keeps the k most likely ids, and those that tie with the last of them; 0 keeps all.
+      top_p: keeps the most likely ids whose probabilities add up to p, the one that crosses p included; 1 keeps all.
       guidance_scale: s in `null + s * (conditional - null)`; 1 needs no null condition.
-      guidance_schedule: 'constant'; 'interval', guidance only for the first `guidance_interval` positions;
-        'power_cosine', rising from 1 to s over the positions.
-      guidance_interval: positions, for 'interval'.
+      guidance_schedule: 'constant'; 'interval': guidance at the first `guidance_interval` positions only;
+        'power_cosine': a scale that rises from 1 to s over the positions.
+      guidance_interval: number of positions, for 'interval'.
       guidance_power: exponent, for 'power_cosine'.
-      window: ids that an autoregressive method guesses at a time and checks in one pass: the same ids in fewer passes;
-        0: one id after the other.
-      steps: network calls of a method that refines all positions again and again, whose steps the schedules of guidance
-        then run over; 0: as the method has it.
-      second: how the second kind of ids is drawn, for methods that have two (CTF: fine ids, DQ-Transformer: positions);
-        None: as the method has it.
+      window: number of ids that speculative Jacobi decoding drafts and verifies per pass, for autoregressive
+        generators with one id per position: the same ids in fewer passes; 0: one id per pass.
+      steps: network calls of iterative methods (masked, diffusion), over which the guidance schedule then runs; 0: the
+        generator's own number.
+      second: options for the second kind of ids, for methods that have two (CTF: fine ids, DQ-Transformer: positions);
+        None: the method's defaults.
     """
 
     temperature: float = 1.0
@@ -98,12 +104,12 @@ class SampleConfig:
 
 @flax.struct.dataclass
 class GeneratorLoss:
-    """What training minimises.
+    """Training loss of a batch.
 
     Attributes:
-      loss: scalar.
-      metrics: other scalars worth logging; 'bits_per_token' where the method has a likelihood or a bound on it.
-      state: new values of collections besides 'params', by name, of a method that keeps statistics while it trains.
+      loss: scalar to be minimised.
+      metrics: other scalars to log; 'bits_per_token' where the method has a likelihood or a bound on it.
+      state: new values of collections other than 'params', by name, for methods with training statistics.
     """
 
     loss: Float[Array, '']
@@ -113,14 +119,14 @@ class GeneratorLoss:
 
 @dataclasses.dataclass(frozen=True)
 class Generator(abc.ABC):
-    """(condition) -> tokens: an algorithm around a network, as pure functions of its variables.
+    """Generative model of token grids: an algorithm around a network, as pure functions of its variables.
 
     Hashable, so that it can be a static argument of `jax.jit`.
 
     Attributes:
-      spec: of the tokenizer whose tokens are generated.
+      spec: description of the tokens, as their tokenizer gives it.
       grid: rows and columns of the token grid.
-      num_classes: labels are in [0, num_classes); label `num_classes` means no condition.
+      num_classes: number of classes; label `num_classes` means no condition.
     """
 
     initializers: ClassVar[tuple[Initializer, ...]] = ()
@@ -133,7 +139,7 @@ class Generator(abc.ABC):
 
     @abc.abstractmethod
     def init(self, rng: jax.Array) -> Variables:
-        """Fresh variables."""
+        """Returns freshly initialized variables."""
 
     @abc.abstractmethod
     def loss(
@@ -145,20 +151,20 @@ class Generator(abc.ABC):
         *,
         train: bool,
     ) -> GeneratorLoss:
-        """What is minimised, over a batch of tokens `[b, *grid, k]`.
+        """Computes the training loss of a batch of tokens `[b, *grid, k]`.
 
         Args:
           variables: as `init` gives them.
           tokens: of the tokenizer that `spec` describes.
-          cond: of each sample.
-          rng: for dropout, dropped conditions and noise.
+          cond: condition of each sample.
+          rng: random key of dropout, dropped conditions and noise.
           train: whether dropout and dropped conditions are on.
         """
 
     def prepare_for_sampling(self, variables: Variables) -> Variables:
-        """Variables as `sample` reads them fastest, which takes them as well; by default as they are.
+        """Prepares variables for repeated `sample` calls, for example by casting weights once (idempotent).
 
-        Whoever draws many samples does this once; done again, it changes nothing and costs nothing.
+        `sample` takes prepared and unprepared variables.  By default nothing changes.
         """
         return variables
 
@@ -171,15 +177,15 @@ class Generator(abc.ABC):
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
     ) -> Tokens:
-        """Draws one token grid for each condition.
+        """Samples one token grid for each condition.
 
-        Row i is drawn with `jax.random.fold_in(rng, sample_ids[i])`: what a sample looks like does not depend on the
-        other samples of its batch, on the batch size or on the devices.
+        Row i is drawn with the key `jax.random.fold_in(rng, sample_ids[i])`, so a sample does not depend on the other
+        samples of its batch, on the batch size or on the devices.
 
         Args:
           variables: as `init` or `prepare_for_sampling` gives them.
-          cond: of each sample.
-          rng: of the whole run of sampling.
+          cond: condition of each sample.
+          rng: random key of the whole sampling run.
           sample_ids: number of each sample in that run.
-          config: how ids are drawn.
+          config: sampling options.
         """

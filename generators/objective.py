@@ -1,4 +1,4 @@
-"""What a generator is trained for: its own loss, over tokens that a frozen tokenizer makes or that lie on disk."""
+"""Training objective of generators, over extracted tokens or tokens that a frozen tokenizer encodes."""
 
 import dataclasses
 from typing import Any
@@ -12,27 +12,27 @@ from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, TextFeatures, Variables
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
-from vistok.training.state import Batch, StepReport
+from vistok.training.state import Batch, Objective, StepReport
 
 
 def condition(batch: Batch) -> Condition:
-    """What is asked for in each row of a batch: its caption ('text', 'text_mask') if it has one, else its class."""
+    """Returns the condition of each row of a batch: captions ('text', 'text_mask') if there are any, else classes."""
     if 'text' not in batch:
         return batch['label']
     return TextFeatures(jnp.asarray(batch['text'], jnp.float32), jnp.asarray(batch['text_mask']))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GeneratorObjective:
-    """An `Objective` with one player, 'generator'.
+class GeneratorObjective(Objective):
+    """Generator objective with one player, 'generator' (an `Objective`).
 
-    Batches hold 'label', or captions, see `condition`, and either 'image', which the tokenizer encodes inside the
-    step, or 'ids' (and 'grain', for tokenizers with grains).  Collections of the generator besides 'params' are the
-    model state, some of which `GeneratorLoss.state` may replace.
+    Batches contain 'label', or captions (see `condition`), and either 'image', which the tokenizer encodes inside the
+    step, or 'ids' (and 'grain', for tokenizers with grains).  The collections of the generator other than 'params' are
+    the model state; `GeneratorLoss.state` replaces some of it.
 
     Attributes:
       generator: the model.
-      tokenizer: whose tokens are learned; may be None where all batches hold tokens.
+      tokenizer: tokenizer of the images; may be None where all batches contain tokens.
     """
 
     generator: Generator
@@ -40,26 +40,23 @@ class GeneratorObjective:
 
     @property
     def players(self) -> tuple[str, ...]:
-        """See `Objective`."""
         return ('generator',)
 
     @property
     def frozen(self) -> Variables | None:
-        """See `Objective`: the variables of the tokenizer."""
         return None if self.tokenizer is None else self.tokenizer.variables
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Objective`."""
         del batch
         variables = dict(self.generator.init(rng))
         params = {'generator': variables.pop('params')}
         return params, {'generator': variables}
 
     def tokens(self, frozen: Variables | None, batch: Batch) -> Tokens:
-        """The tokens of a batch.
+        """Returns the tokens of a batch, encoding images where it has no tokens.
 
         Raises:
-          UserError: it holds images, and there is no tokenizer.
+          UserError: the batch contains images, and there is no tokenizer.
         """
         if 'ids' in batch:
             return Tokens(batch['ids'], batch.get('grain'))
@@ -77,7 +74,6 @@ class GeneratorObjective:
         rng: jax.Array,
         step: jax.Array,
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
-        """See `Objective`."""
         del step
         axis = replica_axis()
         if axis is not None:  # each replica sees its own part of the batch, and drops other values
@@ -94,14 +90,14 @@ class GeneratorObjective:
         batch: Batch,
         rng: jax.Array,
     ) -> dict[str, Float[Array, ' b']]:
-        """Evaluation loss and metrics of each image alone.
+        """Computes evaluation loss and metrics for each image separately.
 
         Args:
           variables: of the generator.
           frozen: of the tokenizer.
-          batch: as in training, with 'index', the number of each image: it decides, together with `rng`, the random
-            numbers of methods that have some, so that these depend neither on the batch nor on its size.
-          rng: of the evaluation.
+          batch: as in training, with 'index', the number of each image.  It seeds, together with `rng`, the random
+            numbers of methods that need some, so that these do not depend on the batch.
+          rng: random key of the evaluation.
         """
 
         tokens = self.tokens(frozen, batch)

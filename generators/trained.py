@@ -1,4 +1,4 @@
-"""A generator together with its variables, ready to call."""
+"""Trained generators: a generator together with its variables."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ ConditionLike = Condition | Int[np.ndarray, ' b'] | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedGenerator:
-    """Conditions -> tokens, compiled once per shape and `SampleConfig`.
+    """Generator with its variables; calls are compiled once per shape and `SampleConfig`.
 
     Attributes:
       generator: the generator; its arguments are hashable (tuples, not lists).
       variables: its collections ('params', ...).
-      ignored: names of official entries it was made without.
+      ignored: names of the entries of official files that were not used.
       tokenizer: decoder of its tokens, where one is known: an object with `decode(tokens) -> images`.
       class_names: names of the classes in the order of their numbers; empty where they are unknown.
       sample_config: sampling defaults of the model (guidance, temperature, top-k, ...).
@@ -72,17 +72,17 @@ class TrainedGenerator:
         config: SampleConfig = SampleConfig(),  # noqa: B008 (frozen)
         sample_ids: Sequence[int] | Int[np.ndarray | Array, ' b'] | None = None,
     ) -> Tokens:
-        """One token grid for each condition.
+        """Samples one token grid for each condition.
 
         Args:
-          cond: class numbers in [0, num_classes), or text; `num_classes` asks for nothing.
-          seed: of the run of sampling, or a key.
-          config: how ids are drawn.
+          cond: class numbers in [0, num_classes], where `num_classes` means no condition, or text features.
+          seed: seed of the sampling run, or a random key.
+          config: sampling options.
           sample_ids: number of each sample in the run, 0, 1, ... by default.  A sample depends on the seed, its number
-            and its condition, not on what else is in the batch.
+            and its condition, not on the rest of the batch.
 
         Raises:
-          UserError: a class number that there is none of.
+          UserError: a class number is out of range.
         """
         cond = self._check_condition(cond)
         rng = jax.random.key(seed) if isinstance(seed, int) else seed
@@ -92,14 +92,14 @@ class TrainedGenerator:
 
     @functools.cached_property
     def sampling_variables(self) -> dict[str, Any]:
-        """`variables` as `sample` reads them fastest; made at the first call, and kept beside them.
+        """Variables prepared for `sample`; computed at the first use and kept.
 
-        Not compiled: a compiled function would copy what stays as it is.
+        The preparation is not compiled, because a compiled function would copy arrays that do not change.
         """
         return self.generator.prepare_for_sampling(self.variables)
 
     def loss(self, tokens: Tokens, cond: ConditionLike) -> GeneratorLoss:
-        """The loss of a batch of tokens, without dropout and with every condition; needs no images."""
+        """Computes the loss of a batch of tokens, without dropout and with every condition."""
         return _loss(self.generator, self.variables, tokens, self._check_condition(cond))
 
     def _check_condition(self, cond: ConditionLike) -> Condition:

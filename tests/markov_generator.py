@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vistok.generators.autoregressive.decoding import Autoregressive, DecodeStep
+from vistok.generators.autoregressive.base import Autoregressive
+from vistok.generators.autoregressive.decoding import DecodeStep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,8 @@ from jaxtyping import Float, Int, Integer
 from vistok.compression.entropy.entropy_coder import BitCounter, FrequencyTable, SymbolCoder, SymbolDecoder
 from vistok.compression.format.header import FINGERPRINT_BYTES, BitstreamError, Feature, Header, TileArea
 from vistok.generators.autoregressive import decoding
-from vistok.generators.autoregressive.decoding import Autoregressive, SampledToken
+from vistok.generators.autoregressive.base import Autoregressive
+from vistok.generators.autoregressive.decoding import SampledToken
 from vistok.generators.generator import Variables
 from vistok.weights.fingerprints import fingerprint_weights
 

@@ -1,7 +1,7 @@
-"""CTF: the clusters of all codewords first, one after the other; then, at once, which member of its cluster each is.
+"""CTF: autoregression over clusters of codewords, then parallel prediction of the codewords within their clusters.
 
-Guo et al., "Improving Autoregressive Image Generation through Coarse-to-Fine Token Prediction", 2025.  What the paper
-leaves open is decided here: the second network attends in both directions, is told the class, and chooses among the
+Guo et al., "Improving Autoregressive Image Generation through Coarse-to-Fine Token Prediction", 2025.  Choices that the
+paper leaves open: the second network attends in both directions, is conditioned on the class, and chooses among the
 members of the cluster only.
 """
 
@@ -27,17 +27,25 @@ from vistok.generators.autoregressive.transformer import (
     Linear,
 )
 from vistok.generators.cross_entropy import cross_entropy
-from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
-from vistok.generators.sampling import at_position, draw, guidance_scales, guide, row_keys
+from vistok.generators.generator import (
+    Condition,
+    Generator,
+    GeneratorLoss,
+    SampleConfig,
+    Variables,
+    class_labels,
+    require_null_condition,
+)
+from vistok.generators.sampling import draw, fold_in_rows, guidance_scales, guide, row_keys
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 
 class FineNetwork(nn.Module):
-    """The second network of `CTF`: LlamaGen's blocks, without the causal mask.
+    """Second network of CTF: LlamaGen's blocks, without the causal mask.
 
     Attributes:
-      codebook_size: of the ids that are told apart.
-      clusters: of the ids that are seen.
+      codebook_size: number of ids that are predicted.
+      clusters: number of clusters that are the inputs.
       grid: rows and columns.
       num_classes: label `num_classes` means no condition.
       layers, heads, width, dropout, remat, dtype: of the blocks.
@@ -55,7 +63,6 @@ class FineNetwork(nn.Module):
     dtype: Any
 
     def setup(self) -> None:
-        """Embeddings of clusters and classes, blocks, last norm and head; the head starts at zero."""
         self.coarse = nn.Embed(self.clusters, self.width, dtype=self.dtype, embedding_init=NORMAL)
         self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
         self.drop = nn.Dropout(self.dropout)
@@ -65,10 +72,10 @@ class FineNetwork(nn.Module):
             self.codebook_size, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros
         )
 
-    def hidden(
+    def head_inputs(
         self, coarse: Int[Array, 'b n'], labels: Int[Array, ' b'], *, train: bool = False
     ) -> Float[Array, 'b n d']:
-        """What the head sees at each position, given the clusters of all."""
+        """Computes the inputs of the head at each position, given the clusters of all positions."""
         x = jnp.concatenate([self.label(labels)[:, None], self.coarse(coarse)], axis=1)
         x = self.drop(x, deterministic=not train)
         n = x.shape[1]
@@ -77,28 +84,28 @@ class FineNetwork(nn.Module):
         return self.norm(self.decoder(DecoderState(x), at, train=train).x)[:, 1:]
 
     def logits(self, hidden: Float[Array, '*b d']) -> Float[Array, '*b K']:
-        """Of all codewords, whatever their cluster."""
+        """Computes the logits of all codewords, whatever their cluster."""
         return self.output(hidden)
 
     def __call__(self, coarse: Int[Array, 'b n'], labels: Int[Array, ' b']) -> Float[Array, 'b n K']:
-        """Logits of all codewords; for small cases only."""
-        return self.logits(self.hidden(coarse, labels))
+        """Computes the logits of all codewords; for small cases only."""
+        return self.logits(self.head_inputs(coarse, labels))
 
 
 @dataclasses.dataclass(frozen=True)
 class CTF(Generator):
-    """LlamaGen over clusters, and a network that fills in the codewords in one pass.
+    """Coarse-to-fine generator: LlamaGen over clusters, and a network that predicts the codewords in one pass.
 
-    The variable 'cluster_of' in the collection 'frozen' is the partition (`CodeClusters`).  Fresh variables hold equal
-    runs of ids there, which mean nothing: whoever trains puts the clusters of the codebook in their place.
+    The variable 'cluster_of' in the collection 'frozen' is the cluster of each codeword (`CodeClusters`).  In fresh
+    variables it is a placeholder, equal runs of ids, which training replaces by clusters of the codebook.
 
     For tokens of one codebook and one grain.
 
     Attributes:
-      clusters: of the codewords.
+      clusters: number of clusters of the codewords.
       layers, heads, width: of LlamaGen.
       fine_layers, fine_heads, fine_width: of the second network.
-      dropout, condition_dropout, remat, dtype: of both.
+      dropout, condition_dropout, remat, dtype: of both networks.
       cond_rope, cache_dtype: of LlamaGen.
     """
 
@@ -129,7 +136,7 @@ class CTF(Generator):
 
     @property
     def coarse(self) -> LlamaGen:
-        """The first stage: it knows clusters only."""
+        """First stage, a LlamaGen over clusters."""
         return LlamaGen(
             TokenSpec((self.clusters,), self.spec.downsample_factor),
             self.grid,
@@ -147,7 +154,7 @@ class CTF(Generator):
 
     @property
     def fine(self) -> FineNetwork:
-        """The second stage."""
+        """Second stage, which predicts codewords."""
         return FineNetwork(
             self.spec.codebook_sizes[0],
             self.clusters,
@@ -162,7 +169,6 @@ class CTF(Generator):
         )
 
     def init(self, rng: jax.Array) -> Variables:
-        """Fresh variables."""
         for_coarse, for_fine = jax.random.split(rng)
         ids = jnp.zeros((1, math.prod(self.grid)), jnp.int32)
         size = self.spec.codebook_sizes[0]
@@ -183,10 +189,10 @@ class CTF(Generator):
         *,
         train: bool,
     ) -> GeneratorLoss:
-        """Cross-entropy of the clusters plus that of the codewords given all clusters, both in nats per position.
+        """Computes the cross-entropy of clusters plus that of codewords given all clusters, in nats per position.
 
-        The sum is minus the log-likelihood of the ids.  The stages share no parameters, so each learns as if alone,
-        apart from the clipping of the gradient that both are in.
+        The sum is minus the log-likelihood of the ids.  The stages share no parameters, so each trains as if alone,
+        apart from gradient clipping by the norm over both.
         """
         labels = class_labels(cond)
         for_coarse, for_drop, for_fine = jax.random.split(rng, 3)
@@ -205,7 +211,7 @@ class CTF(Generator):
             labels,
             train=train,
             rngs={'dropout': for_fine},
-            method='hidden',
+            method='head_inputs',
         )
         fine = cross_entropy(hidden, params['fine']['output']['kernel'], ids, groups=cluster_of).nll.mean()
         return GeneratorLoss(
@@ -213,7 +219,7 @@ class CTF(Generator):
         )
 
     def prepare_for_sampling(self, variables: Variables) -> Variables:
-        """See `Generator.prepare_for_sampling`: the first stage, step by step, reads its weights again and again."""
+        """Prepares the first stage, which runs position by position."""
         params = variables['params']
         coarse = self.coarse.prepare_for_sampling({'params': params['coarse']})
         return variables | {'params': params | {'coarse': coarse['params']}}
@@ -226,9 +232,9 @@ class CTF(Generator):
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
     ) -> Tokens:
-        """See `Generator.sample`; `config.second` is how codewords are drawn from their clusters.
+        """Samples clusters, then codewords with the options `config.second`.
 
-        None: at the temperature of the clusters, from all members, without guidance.
+        `second=None` samples codewords at the temperature of the clusters, without top-k, top-p and guidance.
         """
         for_coarse, for_fine = jax.random.split(rng)
         first = dataclasses.replace(config, second=None)
@@ -245,30 +251,29 @@ class CTF(Generator):
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
     ) -> Tokens:
-        """Draws a member of each cluster; the arguments are those of `sample`.
+        """Samples a member of each cluster; the arguments are those of `sample`.
 
         Raises:
-          UserError: guidance without a null condition.
+          UserError: guidance is on, but the generator was trained without a null class.
         """
         labels, clusters = class_labels(cond), jnp.asarray(coarse.ids).reshape(len(sample_ids), -1)
         guided, b = config.guidance_scale != 1, len(sample_ids)
-        if guided and not self.condition_dropout:
-            raise UserError('guidance needs a generator that was trained with condition_dropout above 0')
         seen = clusters
         if guided:
+            require_null_condition(self.condition_dropout)
             labels = jnp.concatenate([labels, jnp.full_like(labels, self.num_classes)])
             seen = jnp.tile(clusters, (2, 1))
         fine = {'params': variables['params']['fine']}
-        hidden: Any = self.fine.apply(fine, seen, labels, method='hidden')
+        hidden: Any = self.fine.apply(fine, seen, labels, method='head_inputs')
         scales = jnp.asarray(guidance_scales(config, clusters.shape[1]))
         keys, cluster_of = row_keys(rng, sample_ids), variables['frozen']['cluster_of']
 
-        def one(position: jax.Array) -> jax.Array:  # the logits of all positions at once could be gigabytes
+        def sample_position(position: jax.Array) -> jax.Array:  # the logits of all positions could be gigabytes
             logits: Any = self.fine.apply(fine, hidden[:, position], method='logits')
             if guided:
                 logits = guide(logits, scales[position])
             member = cluster_of == clusters[:, position, None]
-            return draw(jnp.where(member, logits, -jnp.inf), at_position(keys, position), config)
+            return draw(jnp.where(member, logits, -jnp.inf), fold_in_rows(keys, position), config)
 
-        ids = jax.lax.map(one, jnp.arange(clusters.shape[1]))
+        ids = jax.lax.map(sample_position, jnp.arange(clusters.shape[1]))
         return Tokens(ids.T.reshape(b, *self.grid, 1))

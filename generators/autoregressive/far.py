@@ -1,7 +1,7 @@
 """FAR: factorized autoregression over tokens with several sub-codebooks.
 
-Bai et al., "Factorized Visual Tokenization and Generation", 2024.  A Llama reads the positions; at each position a
-small one reads what it says and then the ids of the sub-codebooks one after the other.
+Bai et al., "Factorized Visual Tokenization and Generation", 2024.  A Llama runs over the positions; at each position a
+small one runs over the ids of the sub-codebooks, after the output of the first.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.generators.autoregressive import kv_cache
-from vistok.generators.autoregressive.conditioned_decoder import DecoderCache, DecoderOnlyGenerator
+from vistok.generators.autoregressive.conditioned_decoder import DecoderCache
+from vistok.generators.autoregressive.decoder_only import DecoderOnlyGenerator
 from vistok.generators.autoregressive.decoding import DecodeStep
 from vistok.generators.autoregressive.llamagen import LlamaGenNetwork
 from vistok.generators.autoregressive.transformer import CausalTransformer, DecoderState, Linear, causal_context
@@ -20,16 +21,15 @@ SIZES: dict[str, dict[str, int]] = {
     'b': {'layers': 24, 'heads': 16, 'width': 1024, 'head_layers': 3},
     'l': {'layers': 36, 'heads': 20, 'width': 1280, 'head_layers': 4},
 }
-"""The published sizes, as arguments of `FAR`."""
+"""Published sizes, as arguments of `FAR`."""
 
 
 class FARNetwork(LlamaGenNetwork):
-    """The network of `FAR`, which see."""
+    """Network of FAR; for its attributes see `FAR`."""
 
     head_layers: int
 
     def setup(self) -> None:
-        """What LlamaGen has, a vector from the codeword vectors of a position, and the second decoder."""
         super().setup()
         self.merge = Linear(self.width, bias=True, dtype=self.dtype)
         self.head = CausalTransformer(
@@ -37,11 +37,11 @@ class FARNetwork(LlamaGenNetwork):
         )
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
-        """A linear map of the codeword vectors side by side."""
+        """Merges the codeword embeddings of a position by a linear layer."""
         return self.merge(jnp.concatenate([words(ids[..., i]) for i, words in enumerate(self.codewords)], axis=-1))
 
-    def hidden(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n k d']:
-        """What the heads see: at slot j, with the true ids of the slots before."""
+    def head_inputs(self, ids: Int[Array, 'b n k'], cond: Condition, *, train: bool = False) -> Float[Array, 'b n k d']:
+        """Computes the inputs of each head, given the true ids of the sub-codebooks before."""
         context = self.features(ids, cond, train=train)
         known = [words(ids[..., i]) for i, words in enumerate(self.codewords[:-1])]
         x = jnp.stack([context, *known], axis=2)
@@ -51,7 +51,7 @@ class FARNetwork(LlamaGenNetwork):
         return self.final_norm(x).reshape(b, n, k, d)
 
     def init_cache(self, cond: Condition) -> DecoderCache:
-        """Both caches, empty."""
+        """Creates empty caches of both decoders."""
         cache = super().init_cache(cond)
         num_codebooks, head_width = len(self.codebook_sizes), self.width // self.heads
         rows = len(cache.start)
@@ -59,13 +59,13 @@ class FARNetwork(LlamaGenNetwork):
         return dataclasses.replace(cache, inner=inner)
 
     def step(self, cache: DecoderCache, ids: Int[Array, 'b k'], codebook_index: int) -> DecodeStep:
-        """See `Autoregressive.step`: at slot 0 the decoder goes one position on, at the others only the head does."""
+        """Computes the logits of the next id; only codebook index 0 advances the outer decoder."""
         if codebook_index == 0:
             state = self.decode(cache, ids[:, None])
             x, cache = state.x, state.cache
         else:
             x = self.codewords[codebook_index - 1](ids[:, codebook_index - 1 : codebook_index])
-        # Entries of the position before lie at later slots, which are not visible.
+        # Later cache positions still contain entries of the position before, which are not visible.
         at = causal_context(codebook_index, 1, len(self.codebook_sizes), self.rotation())
         state = self.head(DecoderState(x, cache.inner), at)
         cache = dataclasses.replace(cache, inner=state.cache)
@@ -74,11 +74,11 @@ class FARNetwork(LlamaGenNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class FAR(DecoderOnlyGenerator):
-    """Next-position prediction, where a position has several ids.
+    """FAR: next-position prediction, where a position has several ids.
 
     Attributes:
       head_layers: blocks of the second decoder.
-      cond_rope: rotation of the class's position, and of the first position of the second decoder: 'zero', as the
+      cond_rope: rotary embedding of the class, and of the first position of the second decoder: 'zero', as the
         published weights need it, or 'identity'.
     """
 
@@ -87,7 +87,7 @@ class FAR(DecoderOnlyGenerator):
 
     @property
     def network(self) -> FARNetwork:
-        """The network."""
+        """Pair of decoders of FAR."""
         return FARNetwork(
             **self._sizes(),
             style='llama',

@@ -1,4 +1,4 @@
-"""What may follow what in a sequence of grains, and what must."""
+"""Grammar of grain sequences: which pairs may follow, and which must."""
 
 import dataclasses
 
@@ -15,11 +15,12 @@ FINEST_POSITIONS = ('drawn', 'remaining')
 
 @dataclasses.dataclass(frozen=True)
 class GrainGrammar:
-    """Sequences are written pair by pair; positions and contents are proposed from outside, the rest is here.
+    """Rules for writing a sequence pair by pair, from sampled positions and contents.
 
     Attributes:
-      sequences: how grids are written.
-      finest_positions: whether the positions of the last part are free ('drawn'), or those that remain in order.
+      sequences: serialization of the grids.
+      finest_positions: 'drawn': positions of the last segment are sampled; 'remaining': they are the uncovered cells in
+        order.
     """
 
     sequences: GrainSequences
@@ -30,7 +31,7 @@ class GrainGrammar:
             raise UserError(f'unknown finest_positions {self.finest_positions!r}; known: {", ".join(FINEST_POSITIONS)}')
 
     def begin(self, rows: int) -> GrainSequence:
-        """A start, of class 0, and padding."""
+        """Returns sequences `[rows, n]` that consist of a start of class 0, then padding."""
         sequences = self.sequences
         shape = (rows, sequences.length)
         first = jnp.arange(sequences.length) == 0
@@ -44,20 +45,20 @@ class GrainGrammar:
         )
 
     def with_labels(self, pairs: GrainSequence, labels: Int[Array, ' r']) -> GrainSequence:
-        """Pairs `[b, n]` with class 0 in the starts, repeated for r rows, each with its own class."""
+        """Replaces class 0 in the starts of pairs `[b, n]`, repeated for r rows, by the class of each row."""
         pairs = jax.tree.map(lambda x: jnp.tile(x, (len(labels) // len(x), 1)), pairs)
         starts = self._numbers('start')[pairs.segment]
         shift = jnp.where(pairs.position == starts, labels[:, None], 0)
         return dataclasses.replace(pairs, content=pairs.content + shift, position=pairs.position + shift)
 
-    def allowed(self, covered: Bool[Array, 'b finest'], segment: Int[Array, ' b']) -> Bool[Array, 'b K']:
-        """Which positions may come next: cells that are not covered, and an end where one fits.
+    def position_mask(self, covered: Bool[Array, 'b finest'], segment: Int[Array, ' b']) -> Bool[Array, 'b K']:
+        """Computes the mask of positions that may come next: cells that are not covered, and an end where one fits.
 
-        A part may end when every coarsest cell is complete or untouched, the last part when all are complete.
+        A segment may end when every coarsest cell is complete or untouched, the last segment when all are complete.
 
         Args:
           covered: cells of the finest grid that have an id.
-          part: that each row is in.
+          segment: current segment of each row.
         """
         sequences, b = self.sequences, len(segment)
         coarsest = sequences.grains[0]
@@ -73,44 +74,44 @@ class GrainGrammar:
             if p == sequences.num_segments - 1:
                 ends = ~free.any(axis=1)
                 if self.finest_positions == 'remaining':
-                    order = sequences.walking_order(p)
+                    order = sequences.cell_order(p)
                     first = jnp.asarray(order)[jnp.argmax(free[:, order], axis=1)]
                     free = free & (jnp.arange(free.shape[1]) == first[:, None])
             mask = jnp.zeros((b, sequences.positions[-1].total), bool)
             masks.append(mask.at[:, : free.shape[1]].set(free).at[:, words.end].set(ends))
         return jnp.take_along_axis(jnp.stack(masks, axis=1), segment[:, None, None], axis=1)[:, 0]
 
-    def is_finished(self, newest: GrainSequence, done: Bool[Array, ' b']) -> Bool[Array, ' b']:
-        """Which rows have nothing but padding after the newest pairs `[b, 1]`."""
+    def finished_rows(self, newest: GrainSequence, done: Bool[Array, ' b']) -> Bool[Array, ' b']:
+        """Returns which rows have nothing but padding after the newest pairs `[b, 1]`."""
         last = newest.segment[:, 0] == self.sequences.num_segments - 1
         return done | (last & (newest.position[:, 0] == self.sequences.positions[-1].end))
 
-    def next(self, newest: GrainSequence, drawn: Int[Array, ' b'], done: Bool[Array, ' b']) -> GrainSequence:
-        """The pairs `[b, 1]` that follow, yet without content: a start after an end, else the position drawn."""
+    def next_pairs(self, newest: GrainSequence, drawn: Int[Array, ' b'], done: Bool[Array, ' b']) -> GrainSequence:
+        """Returns the next pairs `[b, 1]`, still without content: a start after an end, else the sampled position."""
         sequences = self.sequences
         ended = newest.position == self._numbers('end')[newest.segment]
         segment = jnp.minimum(newest.segment + ended, sequences.num_segments - 1)
         position = jnp.where(ended, self._numbers('start')[segment], drawn[:, None])
-        position = jnp.where(self.is_finished(newest, done)[:, None], sequences.positions[-1].pad, position)
+        position = jnp.where(self.finished_rows(newest, done)[:, None], sequences.positions[-1].pad, position)
         index = newest.index + 1
         if sequences.layout == 'compact':
             index = jnp.where(segment > newest.segment, jnp.asarray(sequences.origins)[segment], index)
         return GrainSequence(jnp.zeros_like(position), position, segment, index)
 
-    def fill_contents(self, pairs: GrainSequence, drawn: Int[Array, ' b']) -> GrainSequence:
-        """The pairs `[b, 1]` with their contents: what was drawn for a cell, else what belongs there.
+    def fill_contents(self, pairs: GrainSequence, drawn: Int[Array, 'b n']) -> GrainSequence:
+        """Fills in the contents of pairs `[b, n]`: sampled ids for cells, the special symbols for all others.
 
-        The published sampler puts padding where the sequences it learned from have the content of an end.
+        The published sampler uses padding where its training sequences have the content of an end.
         """
         contents = self.sequences.contents
         end = contents.pad if self.sequences.layout == 'official' else contents.end
         content = jnp.where(pairs.position == self._numbers('end')[pairs.segment], end, contents.pad)
         content = jnp.where(pairs.position == self._numbers('start')[pairs.segment], contents.start, content)
-        content = jnp.where(pairs.position < self._numbers('size')[pairs.segment], drawn[:, None], content)
+        content = jnp.where(pairs.position < self._numbers('size')[pairs.segment], drawn, content)
         return dataclasses.replace(pairs, content=content)
 
     def covered_cells(self, pairs: GrainSequence) -> Bool[Array, 'b finest']:
-        """Which cells of the finest grid the pairs `[b, 1]` name."""
+        """Returns which cells of the finest grid the pairs `[b, 1]` cover."""
         blocks = np.stack([self.sequences.block_numbers(segment) for segment in range(self.sequences.num_segments)])
         return jnp.asarray(blocks)[pairs.segment[:, 0]] == pairs.position
 

@@ -1,8 +1,9 @@
-"""Token grids with grains as sequences of (content, position) pairs, and back.
+"""Serialization of token grids with grains as sequences of (content, position) pairs.
 
 Huang et al., "Towards Accurate Image Coding: Improved Autoregressive Image Generation with Dynamic Vector Quantization"
-(2023).  A sequence has one part for each grain, from coarse to fine.  A part begins with a start, names the cells that
-have its grain, and ends with an end; a pair says where a cell lies on the grid of its grain and what its id is.
+(2023).  A sequence has one segment for each grain, from coarse to fine.  A segment begins with a start, lists the
+cells that have its grain, and ends with an end; a pair consists of the position of a cell on the grid of its grain and
+its id.
 """
 
 import dataclasses
@@ -24,11 +25,11 @@ ORDERS = ('row', 'region')
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What the numbers of one table mean: `size` proper ones, then padding, the end of a part, the starts of a part.
+    """Vocabulary of contents or positions: `size` proper entries, then padding, the end and the starts of a segment.
 
     Attributes:
-      size: ids of codewords, or cells of a grid.
-      starts: one for each class.
+      size: number of codewords, or of cells of a grid.
+      starts: number of start symbols, one for each class.
     """
 
     size: int
@@ -36,34 +37,34 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
-        """What comes after the last end."""
+        """Padding after the last end."""
         return self.size
 
     @property
     def end(self) -> int:
-        """The end of a part."""
+        """End symbol of a segment."""
         return self.size + 1
 
     @property
     def start(self) -> int:
-        """The start of a part for class 0; the other classes follow."""
+        """Start symbol of a segment for class 0; the other classes follow."""
         return self.size + 2
 
     @property
     def total(self) -> int:
-        """Rows of the table."""
+        """Size of the whole vocabulary."""
         return self.size + 2 + self.starts
 
 
 @flax.struct.dataclass
 class GrainSequence:
-    """A batch of sequences of one static length, int32; what is after the last end is padding.
+    """Batch of sequences of one static length, int32; padding follows the last end.
 
     Attributes:
       content: in the vocabulary of contents, `[b, n]`.
-      position: in the vocabulary of the positions of the pair's part, `[b, n]`.
-      part: number of the part, 0 is the coarsest grain, `[b, n]`.
-      index: row of the table that tells the place in the sequence, `[b, n]`.
+      position: in the position vocabulary of the pair's segment, `[b, n]`.
+      segment: number of the segment, 0 is the coarsest grain, `[b, n]`.
+      index: row in the table of sequence indices (a learned positional embedding), `[b, n]`.
     """
 
     content: Any
@@ -74,16 +75,17 @@ class GrainSequence:
 
 @dataclasses.dataclass(frozen=True)
 class GrainSequences:
-    """How grids of one size are written.
+    """Serialization of grids of one size.
 
     Attributes:
       grid: rows and columns of the finest grid.
       grains: sides of the blocks, from coarse to fine; each is a multiple of the next, the last is 1.
       contents: vocabulary of the ids.
-      positions: vocabulary of each part's positions; their sizes are at least the cells of the part.
-      order: of the cells in a part: 'row', over the whole grid, or 'region', one coarsest cell after the other.
-      layout: 'compact': parts follow each other, and each has rows of its own in the table of places.  'official': in a
-        batch all parts with the same number begin at one place, padding fills the gaps, and places are counted through.
+      positions: position vocabulary of each segment; their sizes are at least the cells of the segment.
+      order: order of the cells in a segment: 'row': over the whole grid; 'region': one coarsest cell after another.
+      layout: 'compact': segments follow each other, and each has rows of its own in the table of sequence indices.
+        'official': in a batch all segments with the same number begin at the same index, padding fills the gaps, and
+        indices are counted through.
     """
 
     grid: tuple[int, int]
@@ -119,15 +121,15 @@ class GrainSequences:
         order: str = 'row',
         layout: str = 'compact',
     ) -> 'GrainSequences':
-        """For the tokens that `spec` describes.
+        """Creates the serialization of tokens that `spec` describes.
 
         Args:
-          spec: of a tokenizer with several grains and one codebook.
+          spec: tokens of a tokenizer with several grains and one codebook.
           grid: rows and columns of the finest grid.
-          starts: classes.
-          position_sizes: of the vocabularies of positions, from coarse to fine; None: the cells there are.
-          order: see above.
-          layout: see above.
+          starts: number of classes.
+          position_sizes: sizes of the position vocabularies, from coarse to fine; None: the number of cells.
+          order: see `GrainSequences`.
+          layout: see `GrainSequences`.
 
         Raises:
           UserError: the tokens are of one grain, or of several sub-codebooks, or do not fit the grid.
@@ -144,31 +146,31 @@ class GrainSequences:
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """Cells of each part's grid."""
+        """Number of cells of each segment's grid."""
         return tuple(math.prod(self.grid) // grain**2 for grain in self.grains)
 
     @property
     def num_segments(self) -> int:
-        """Parts of a sequence."""
+        """Number of segments, one per grain."""
         return len(self.grains)
 
     @property
-    def places(self) -> int:
-        """Rows that the table of places needs."""
+    def index_rows(self) -> int:
+        """Rows that the table of sequence indices needs."""
         return sum(self.cells) + 2 * self.num_segments
 
     @property
     def length(self) -> int:
-        """Pairs that are enough for every grid, and in the official layout for every batch."""
-        return self.places if self.layout == 'official' else self.cells[-1] + 2 * self.num_segments
+        """Length of the longest sequence, in the official layout of the longest batch, in pairs."""
+        return self.index_rows if self.layout == 'official' else self.cells[-1] + 2 * self.num_segments
 
     @functools.cached_property
     def origins(self) -> Int[np.ndarray, ' p']:
-        """Rows in the table of places where the parts of a compact sequence begin."""
+        """First row of each segment of a compact sequence in the table of sequence indices."""
         return np.cumsum([0, *(cells + 2 for cells in self.cells[:-1])]).astype(np.int32)
 
-    def walking_order(self, segment: int) -> Int[np.ndarray, ' cells']:
-        """The cells of a part in the order in which they are named."""
+    def cell_order(self, segment: int) -> Int[np.ndarray, ' cells']:
+        """Returns the cells of a segment in the order in which they are listed."""
         side = self.grains[0] // self.grains[segment]
         numbers = np.arange(self.cells[segment], dtype=np.int32)
         if self.order == 'row':
@@ -177,17 +179,17 @@ class GrainSequences:
         return numbers.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
 
     def block_numbers(self, segment: int) -> Int[np.ndarray, ' finest']:
-        """For each cell of the finest grid, in raster order, the number of the cell of `segment` that it lies in."""
+        """Returns, for each cell of the finest grid in raster order, the number of the cell of `segment` around it."""
         grain, (rows, columns) = self.grains[segment], self.grid
         coarse = np.arange(self.cells[segment], dtype=np.int32).reshape(rows // grain, columns // grain)
         return coarse.repeat(grain, 0).repeat(grain, 1).reshape(-1)
 
-    def sequence(self, tokens: Tokens, labels: Int[Array, ' b']) -> GrainSequence:
-        """Writes a batch of grids.
+    def encode(self, tokens: Tokens, labels: Int[Array, ' b']) -> GrainSequence:
+        """Writes a batch of token grids as sequences.
 
         Args:
           tokens: `[b, *grid, 1]` with grains; in each coarsest cell there is one grain.
-          labels: below the number of starts.
+          labels: class of each grid, below the number of starts.
 
         Raises:
           UserError: the tokens have no grains.
@@ -196,7 +198,7 @@ class GrainSequences:
             raise UserError('sequences of grains need tokens with grains')
         ids, grain = jnp.asarray(tokens.ids)[..., 0], jnp.asarray(tokens.grain)
         b = len(ids)
-        orders = [self.walking_order(segment) for segment in range(self.num_segments)]
+        orders = [self.cell_order(segment) for segment in range(self.num_segments)]
         found = [
             (grain[:, ::side, ::side].reshape(b, -1)[:, order] == side, ids[:, ::side, ::side].reshape(b, -1)[:, order])
             for side, order in zip(self.grains, orders, strict=True)
@@ -220,15 +222,15 @@ class GrainSequences:
             position = position.at[row, begin].set(words.start + labels)
             content = content.at[row, begin + counts[p] + 1].set(self.contents.end)
             position = position.at[row, begin + counts[p] + 1].set(words.end)
-        return GrainSequence(content, position, segment, self.index(jnp.stack(starts, axis=1)))
+        return GrainSequence(content, position, segment, self.sequence_indices(jnp.stack(starts, axis=1)))
 
     def segments_of(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
-        """The part of each place, of parts that begin at `starts`."""
+        """Returns the segment of each pair, where segments begin at `starts`."""
         indices = jnp.arange(self.length)
         return (indices >= starts[:, :, None]).sum(axis=1).astype(jnp.int32) - 1
 
-    def index(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
-        """The row in the table of places of each place, of parts that begin at `starts`."""
+    def sequence_indices(self, starts: Int[Array, 'b p']) -> Int[Array, 'b n']:
+        """Returns the row of each pair in the table of sequence indices, where segments begin at `starts`."""
         indices = jnp.broadcast_to(jnp.arange(self.length, dtype=jnp.int32), (len(starts), self.length))
         if self.layout == 'official':
             return indices
@@ -236,13 +238,13 @@ class GrainSequences:
         return indices + jnp.take_along_axis(shift, self.segments_of(starts), axis=1)
 
     def is_cell(self, sequence: GrainSequence) -> Bool[Array, 'b n']:
-        """Which pairs name a cell, and are no start, end or padding."""
+        """Returns which pairs are cells rather than a start, an end or padding."""
         return sequence.position < jnp.asarray([words.size for words in self.positions])[sequence.segment]
 
-    def tokens(self, sequence: GrainSequence) -> Tokens:
-        """The grids that sequences describe; the inverse of `sequence`.
+    def decode(self, sequence: GrainSequence) -> Tokens:
+        """Reads token grids from sequences; the inverse of `encode`.
 
-        Cells that no pair names have the id 0 and the finest grain.
+        Cells that are in no pair get the id 0 and the finest grain.
         """
         b = len(sequence.content)
         real = self.is_cell(sequence)

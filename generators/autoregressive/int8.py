@@ -1,4 +1,4 @@
-"""Weights as integers of 8 bits with a scale for each column: half the memory of bfloat16, and half the reading."""
+"""Weight-only int8 quantization, with a scale for each column: half the memory traffic of bfloat16."""
 
 import flax.traverse_util
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from vistok.generators.generator import Variables
 
 
 def int8_weights(variables: Variables) -> Variables:
-    """Variables whose matrices are integers, with the scales in a collection of their own; see `Linear`.
+    """Quantizes matrices to int8, with the scales in the collection 'scales' (see `Linear`).
 
-    Tables of vectors, norms and biases stay as they are.  For sampling and measuring only: integers have no gradient.
+    Embedding tables, norms and biases are not changed.  For sampling and evaluation only: integers have no gradient.
     """
     flat = flax.traverse_util.flatten_dict(variables)
     for path, kernel in list(flat.items()):

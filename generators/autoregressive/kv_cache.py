@@ -1,6 +1,7 @@
-"""Keys and values of the positions that a decoder has seen: a static array that every step writes one place of.
+"""Key-value cache of causal transformers, in arrays of static shape.
 
-All layers share one array, which the scan over layers carries along: what is scanned over, every layer would copy.
+All layers share one array, which the scan over layers carries along; an array that is scanned over would be copied by
+every layer.
 """
 
 from typing import Any
@@ -13,13 +14,13 @@ from jaxtyping import Array, Float, Int
 
 @flax.struct.dataclass
 class LayerKV:
-    """What one layer attends to.
+    """Keys and values of one layer.
 
     Attributes:
-      keys: `[b, h, m, c]`.
-      values: `[b, h, m, c]`.
-      key_scales: `[b, h, m]` that multiply the keys; None means 1.
-      value_scales: likewise.
+      keys: `[b, h, m, c]`, of m cache positions.
+      values: `[b, h, m, c]`, of m cache positions.
+      key_scales: factors of the keys, `[b, h, m]`; None: 1.
+      value_scales: factors of the values, `[b, h, m]`; None: 1.
     """
 
     keys: Any
@@ -30,7 +31,7 @@ class LayerKV:
 
 @flax.struct.dataclass
 class KVCache:
-    """The entries of all layers: the same attributes with a layer axis in front."""
+    """Keys and values of all layers: the attributes of `LayerKV` with a leading layer axis."""
 
     keys: Any
     values: Any
@@ -39,7 +40,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Positions that there is room for."""
+        """Number of cache positions, m."""
         return self.keys.shape[3]
 
     def write(
@@ -49,15 +50,15 @@ class KVCache:
         keys: Float[Array, 'b h n c'],
         values: Float[Array, 'b h n c'],
     ) -> 'KVCache':
-        """With the entries of `n` positions from slot `first` on."""
+        """Writes keys and values of n tokens to the cache positions `first`, `first + 1`, ... of a layer."""
 
-        def put(where: Any, what: Any) -> Any:
-            start = (layer, 0, 0, first, 0)[: where.ndim]
-            return jax.lax.dynamic_update_slice(where, what[None].astype(where.dtype), start)
+        def put(array: Any, update: Any) -> Any:
+            start = (layer, 0, 0, first, 0)[: array.ndim]
+            return jax.lax.dynamic_update_slice(array, update[None].astype(array.dtype), start)
 
         if self.key_scales is None:
             return KVCache(put(self.keys, keys), put(self.values, values))
-        (keys, key_scales), (values, value_scales) = _rounded(keys), _rounded(values)
+        (keys, key_scales), (values, value_scales) = _quantize_int8(keys), _quantize_int8(values)
         return KVCache(
             put(self.keys, keys),
             put(self.values, values),
@@ -66,7 +67,7 @@ class KVCache:
         )
 
     def read(self, layer: Int[Array, '']) -> LayerKV:
-        """What `layer` attends to."""
+        """Reads keys and values of one layer."""
         take = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)  # noqa: E731
         return LayerKV(*(None if x is None else take(x) for x in self._arrays()))
 
@@ -86,8 +87,8 @@ def empty(layers: int, rows: int, heads: int, capacity: int, head_width: int, dt
     return KVCache(keys, values, jnp.zeros(shape[:-1], jnp.float32), jnp.zeros(shape[:-1], jnp.float32))
 
 
-def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Integers in [-127, 127] and the scale of each vector."""
+def _quantize_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Quantizes vectors to integers in [-127, 127], with one scale each."""
     x = x.astype(jnp.float32)
     scales = jnp.maximum(jnp.abs(x).max(axis=-1), 1e-30) / 127
     return jnp.round(x / scales[..., None]).astype(jnp.int8), scales

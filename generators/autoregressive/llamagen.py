@@ -13,12 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
 from vistok.generators.autoregressive.codeword_clusters import SharedOutputVectors
-from vistok.generators.autoregressive.conditioned_decoder import (
-    ConditionedDecoder,
-    ConditionPrefix,
-    DecoderOnlyGenerator,
-    head_kernel,
-)
+from vistok.generators.autoregressive.conditioned_decoder import ConditionedDecoder, ConditionPrefix
+from vistok.generators.autoregressive.decoder_only import DecoderOnlyGenerator, head_kernel
 from vistok.generators.autoregressive.rotary import rotary_table
 from vistok.generators.autoregressive.transformer import NORMAL, Linear
 from vistok.generators.autoregressive.vq_logits import OutputVectors, vector_cross_entropy
@@ -32,14 +28,14 @@ SIZES: dict[str, dict[str, int]] = {
     'xxl': {'layers': 48, 'heads': 24, 'width': 1536},
     '3b': {'layers': 24, 'heads': 32, 'width': 3200},
 }
-"""The published sizes, as arguments of `LlamaGen`."""
+"""Published sizes, as arguments of `LlamaGen`."""
 
 
 class CaptionPrefix(nn.Module):
-    """Features of a caption, brought to the width of the decoder.
+    """Projection of caption features to the width of the decoder.
 
     Attributes:
-      width: of the decoder.
+      width: channels of the decoder.
       dtype: computation type.
     """
 
@@ -48,13 +44,13 @@ class CaptionPrefix(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, 'b n c']) -> Float[Array, 'b n d']:
-        """Two layers."""
+        """Projects by a two-layer MLP."""
         hidden = nn.gelu(Linear(self.width, dtype=self.dtype, name='mlp_in')(features), approximate=True)
         return Linear(self.width, dtype=self.dtype, name='mlp_out')(hidden)
 
 
 class LlamaGenNetwork(ConditionedDecoder):
-    """The network of `LlamaGen`, which see."""
+    """Network of LlamaGen; for its attributes see `LlamaGen`."""
 
     num_classes: int
     text_width: int
@@ -62,7 +58,6 @@ class LlamaGenNetwork(ConditionedDecoder):
     output_vectors: int
 
     def setup(self) -> None:
-        """Embeddings of the tokens and of the condition, decoder, last norm and heads."""
         super().setup()
         self.codewords = [
             nn.Embed(size, self.width, dtype=self.dtype, embedding_init=NORMAL) for size in self.codebook_sizes
@@ -75,7 +70,7 @@ class LlamaGenNetwork(ConditionedDecoder):
             self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
 
     def make_output(self, codebook_size: int) -> nn.Module:
-        """A vector for each id, or fewer."""
+        """Creates a head with one vector for each id, or with shared vectors."""
         if not self.output_vectors:
             return super().make_output(codebook_size)
         return OutputVectors(codebook_size, self.output_vectors, self.dtype)
@@ -85,11 +80,11 @@ class LlamaGenNetwork(ConditionedDecoder):
         return jax.random.normal(self.make_rng('params'), shape) * self.text_width**-0.5
 
     def null_caption(self) -> Float[Array, 'p c']:
-        """Fixed noise, as the published model has it."""
+        """Returns fixed noise as null caption, as in the published model."""
         return self.no_caption.value
 
     def prefix(self, cond: Condition) -> ConditionPrefix:
-        """One vector for a class, one per text token for text."""
+        """Embeds a class as one vector, a caption as one vector per text token."""
         if not self.text_width:
             return ConditionPrefix(self.label(class_labels(cond))[:, None])
         captions = text_features(cond)
@@ -101,27 +96,27 @@ class LlamaGenNetwork(ConditionedDecoder):
         return ConditionPrefix(self.caption(captions.features.astype(self.dtype)), captions.mask)
 
     def embed(self, ids: Int[Array, 'b n k']) -> Float[Array, 'b n d']:
-        """The codeword vectors."""
+        """Looks up codeword embeddings of the ids."""
         return self.codewords[0](ids[:, :, 0])
 
     def final_norm(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
-        """The last norm."""
         return self.norm(x)
 
     def rotation(self) -> Any:
-        """The position of a token is its cell."""
+        """Returns the rotary table of the condition and then of the cells."""
         return rotary_table(self.grid, self.width // self.heads, self.prefix_length, self.cond_rope)
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaGen(DecoderOnlyGenerator):
-    """Next-token prediction, class-conditional or text-conditional.
+    """LlamaGen: next-token prediction, class-conditional or text-conditional.
 
     Attributes:
-      text_tokens: vectors of a caption; 0 makes the generator class-conditional.
-      text_width: their width.
-      cond_rope: rotation of the condition's positions: 'zero', as the published weights need it, or 'identity'.
-      output_vectors: of the head, for large vocabularies, see `OutputVectors`; 0: one for each id, as published.
+      text_tokens: vectors of a caption; 0: class-conditional.
+      text_width: width of these vectors.
+      cond_rope: rotary embedding of the condition: 'zero', as the published weights need it, or 'identity'.
+      output_vectors: number of shared output vectors for large vocabularies, see `OutputVectors`; 0: one for each id,
+        as published.
     """
 
     initializers = (SharedOutputVectors('frozen/output_0/vector_of'),)
@@ -140,12 +135,12 @@ class LlamaGen(DecoderOnlyGenerator):
 
     @property
     def network(self) -> LlamaGenNetwork:
-        """The network."""
+        """Decoder-only transformer of LlamaGen."""
         return LlamaGenNetwork(**self._sizes())
 
     @property
     def empty_condition(self) -> Condition:
-        """One condition, for shapes."""
+        """Condition of one row, for shapes."""
         if self.text_tokens:
             shape = (1, self.text_tokens)
             return TextFeatures(jnp.zeros((*shape, self.text_width)), jnp.ones(shape, bool))
@@ -154,7 +149,6 @@ class LlamaGen(DecoderOnlyGenerator):
     def head_cross_entropy(
         self, variables: Variables, codebook_index: int, hidden: Float[Array, 'b n d'], targets: Int[Array, 'b n']
     ) -> CrossEntropy:
-        """See `DecoderOnlyGenerator.head_cross_entropy`."""
         if not self.output_vectors:
             return super().head_cross_entropy(variables, codebook_index, hidden, targets)
         head = f'output_{codebook_index}'

@@ -1,4 +1,4 @@
-"""Rotary positions of a token grid (Su et al., "RoFormer", 2021; in two dimensions as LlamaGen has them)."""
+"""Rotary position embedding of token grids (Su et al., "RoFormer", 2021; in two dimensions as LlamaGen has them)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ PREFIX_ROTATIONS = ('zero', 'identity')
 def rotary_table(
     grid: tuple[int, int], head_width: int, prefix: int, prefix_rotation: str, base: float = 10000.0
 ) -> Float[np.ndarray, 'n half 2']:
-    """Cosine and sine for each pair of channels, at the positions of a prefix and then of the cells in raster order.
+    """Computes cosine and sine of each channel pair, at the positions of a prefix, then of the cells in raster order.
 
     The first half of the pairs rotates by the row, the second by the column.
 
@@ -21,10 +21,10 @@ def rotary_table(
       grid: rows and columns.
       head_width: channels of a head, a multiple of 4.
       prefix: number of positions before the first cell.
-      prefix_rotation: of the prefix: 'identity', or 'zero', where cosine and sine are both 0.  With zero the queries
-        and keys of a prefix vanish: every query gives it the score 0, and what it says travels through its values
-        alone.  The released LlamaGen and FQGAN weights were trained with zero.
-      base: of the frequencies.
+      prefix_rotation: rotation of the prefix: 'identity', or 'zero', where cosine and sine are both 0.  With zero the
+        queries and keys of a prefix vanish: every query gives it the score 0, so only its values carry information.
+        The released LlamaGen and FQGAN weights were trained with zero.
+      base: base of the frequencies.
 
     Raises:
       UserError: a width that cannot be halved twice, or an unknown rotation.
@@ -44,7 +44,7 @@ def rotary_table(
 
 
 def rotate(x: Float[Array, 'b n h c'], table: Float[Array, 'n half 2']) -> Float[Array, 'b n h c']:
-    """Rotates the channels (2i, 2i + 1) of each position by its entry i; computed in float32."""
+    """Rotates the channels (2i, 2i + 1) of each position by entry i of its table row; computed in float32."""
     cos, sin = table[:, None, :, 0], table[:, None, :, 1]
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]

@@ -1,10 +1,10 @@
-"""Speculative Jacobi decoding: the ids of plain sampling, in fewer passes.
+"""Speculative Jacobi decoding: the ids of sequential sampling, in fewer passes.
 
 Teng et al., "Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi Decoding",
-2024, guess a window of ids, let one causal pass look at all of them, keep what stands and guess the rest anew.  Here
-the noise of each position is fixed beforehand (as in Wiggers and Hoogeboom, "Predictive Sampling with Forecasting
-Autoregressive Models", 2020): an id is a function of the ids before it, so a guess stands when the pass draws it again,
-and what comes out is what plain sampling with the same keys gives, id for id.
+2024, draft a window of ids, verify all of them in one causal pass, accept a prefix and draft the rest again.  Here the
+Gumbel noise of each position is fixed beforehand (as in Wiggers and Hoogeboom, "Predictive Sampling with Forecasting
+Autoregressive Models", 2020): an id is then a function of the ids before it, so a draft is right when the pass samples
+the same id again, and the result equals that of sequential sampling with the same keys, id for id.
 """
 
 import dataclasses
@@ -21,26 +21,26 @@ from vistok.generators.sampling import draw, guidance_scales, guide
 
 @runtime_checkable
 class MultiPositionDecoder(Protocol):
-    """A generator with one id per position that takes several positions in one pass."""
+    """Generator with one id per position that can process several positions in one pass."""
 
     @property
     def positions(self) -> int:
-        """Positions of the grid."""
+        """Number of positions of the grid."""
 
     def init_cache(self, variables: Variables, cond: Condition) -> Any:
-        """See `Autoregressive.init_cache`; its field `position` counts positions."""
+        """Creates a cache whose field `position` counts positions; see `Autoregressive.init_cache`."""
 
     def next_logits(self, variables: Variables, cache: Any, ids: Int[Array, 'b n k']) -> Any:
-        """A `DecodeStep` with logits `[b, n, K]` of the next n positions."""
+        """Computes a `DecodeStep` with logits `[b, n, K]` of the next n positions."""
 
 
 @flax.struct.dataclass
 class SpeculativeResult:
-    """What came out.
+    """Result of speculative decoding.
 
     Attributes:
-      ids: `[b, n]`.
-      passes: how many passes each row took, `[b]`; plain sampling takes n.
+      ids: sampled ids, `[b, n]`.
+      passes: number of passes of each row, `[b]`; sequential sampling takes n.
     """
 
     ids: Any
@@ -55,15 +55,15 @@ def speculative_jacobi_decode(
     keys: Array,
     config: SampleConfig,
 ) -> SpeculativeResult:
-    """Samples of a generator with one id per position; rows advance each at its own pace.
+    """Decodes a batch speculatively; each row advances at its own pace.
 
     Args:
-      generator: gives the logits of `config.window` positions in one pass.
+      generator: computes the logits of `config.window` positions in one pass.
       variables: of the generator.
-      cond: of each sample.
-      null: null conditions, for guidance; None goes without.
-      keys: of each sample.
-      config: how ids are drawn.
+      cond: condition of each sample.
+      null: null condition of each sample, for guidance; None: no guidance.
+      keys: random key of each sample.
+      config: sampling options.
     """
     count = generator.positions
     window = min(config.window, count)
@@ -75,32 +75,32 @@ def speculative_jacobi_decode(
     def one(leaves: list[jax.Array], key: jax.Array) -> SpeculativeResult:
         cache = generator.init_cache(variables, jax.tree.unflatten(tree, leaves))
 
-        def improve(state: tuple[Any, jax.Array, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+        def verify(state: tuple[Any, jax.Array, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
             cache, ids, known, passes = state
             first = jnp.minimum(known, count - window)
             number = first + jnp.arange(window)
             before = jax.lax.dynamic_slice_in_dim(jnp.pad(ids, (1, 0)), first, window)
             step = generator.next_logits(
                 variables,
-                dataclasses.replace(cache, position=first),  # what was written beyond is written again
+                dataclasses.replace(cache, position=first),  # entries of rejected drafts are overwritten
                 jnp.broadcast_to(before[:, None], (len(both), window, 1)),
             )
             logits = step.logits.reshape(-1, step.logits.shape[-1])
             if null is not None:
                 logits = guide(logits, scales[number][:, None])
             drawn = draw(logits, jax.vmap(lambda n: jax.random.fold_in(key, n))(number), config)
-            guessed = jax.lax.dynamic_slice_in_dim(ids, first, window)
-            better = jnp.where(number < known, guessed, drawn)
-            # Up to the first wrong guess everything was drawn after right ids; so was the id in its place.
-            standing = jnp.cumprod(guessed == better).sum()
-            known = first + jnp.minimum(standing + 1, window)
-            ids = jax.lax.dynamic_update_slice_in_dim(ids, better, first, axis=0)
-            ids = jnp.where(jnp.arange(count) < first + window, ids, better[-1])  # guesses for the next window
+            drafts = jax.lax.dynamic_slice_in_dim(ids, first, window)
+            samples = jnp.where(number < known, drafts, drawn)
+            # Accepts the longest prefix of drafts that equals the samples, plus the corrected token after it.
+            accepted = jnp.cumprod(drafts == samples).sum()
+            known = first + jnp.minimum(accepted + 1, window)
+            ids = jax.lax.dynamic_update_slice_in_dim(ids, samples, first, axis=0)
+            ids = jnp.where(jnp.arange(count) < first + window, ids, samples[-1])  # drafts of the next window
             return step.cache, ids, known, passes + 1
 
         zero = jnp.zeros((), jnp.int32)
         start = (cache, jnp.zeros((count,), jnp.int32), zero, zero)
-        _, ids, _, passes = jax.lax.while_loop(lambda state: state[2] < count, improve, start)
+        _, ids, _, passes = jax.lax.while_loop(lambda state: state[2] < count, verify, start)
         return SpeculativeResult(ids, passes)
 
     return jax.vmap(one)(leaves, keys)

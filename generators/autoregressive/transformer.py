@@ -1,7 +1,7 @@
-"""A causal transformer: one pass over a whole sequence for training, or a few positions at a time after a cache.
+"""Causal transformer: one pass over a whole sequence for training, or a few positions at a time with a cache.
 
 Both run the same code over the same parameters.  Layers are stacked on a leading axis and scanned over, so that a
-program is compiled for one layer; steps on a CPU take them one by one (`separate_layers.py`).
+program is compiled for one layer; decoding on a CPU uses unstacked layers (`unstack_layers.py`).
 """
 
 import functools
@@ -24,12 +24,12 @@ NORMAL = nn.initializers.normal(0.02)
 
 @flax.struct.dataclass
 class AttentionContext:
-    """Where the n tokens of a pass lie among the m slots that can be attended to.
+    """Attention mask and positions of the n tokens of a pass, among m cache positions.
 
     Attributes:
-      first: slot of the first token, a scalar.
-      visible: which slots a token attends to, `[1 or b, n, m]`.
-      rotation: rotary table of the tokens, `[n, half, 2]`; None where positions are told otherwise.
+      first: cache position of the first token, a scalar.
+      visible: mask of the cache positions that a token attends to, `[1 or b, n, m]`.
+      rotation: rotary table of the tokens, `[n, half, 2]`; None: no rotary embedding.
     """
 
     first: Any
@@ -44,14 +44,14 @@ def causal_context(
     table: Any = None,
     allowed: Bool[Array, 'b m'] | None = None,
 ) -> AttentionContext:
-    """Tokens at `first`, `first + 1`, ... each see the slots up to their own.
+    """Creates the context of tokens at `first`, `first + 1`, ..., each of which attends up to its own position.
 
     Args:
-      first: slot of the first token; `first + count` is at most `capacity`.
-      count: tokens.
-      slots: slots there are.
-      table: rotary table of all slots (or more).
-      allowed: slots that may be seen by other tokens than their own (padding may not).
+      first: cache position of the first token; `first + count` is at most `capacity`.
+      count: number of tokens.
+      capacity: number of cache positions.
+      table: rotary table of all cache positions (or more).
+      allowed: cache positions that other tokens may attend to (padding may be attended to by itself only).
     """
     first = jnp.asarray(first, jnp.int32)
     own, cache_position = first + jnp.arange(count)[:, None], jnp.arange(capacity)
@@ -63,16 +63,17 @@ def causal_context(
 
 
 class Linear(nn.Module):
-    """x W (+ b).  Where the collection 'scales' has an entry for W, W holds integers and each column is scaled.
+    """Linear layer x W (+ b), also with int8 or transposed weights.
 
-    W is the parameter 'kernel', or the transpose of the parameter 'rows'; see `separate_layers.py`.
+    W is the parameter 'kernel', or the transpose of the parameter 'rows' (see `unstack_layers.py`).  Where the
+    collection 'scales' has an entry for W, W contains integers and each column is multiplied by its scale.
 
     Attributes:
       features: width of the result.
-      bias: whether there is one.
-      dtype: of the product.
-      result: type of the result; None is `dtype`.
-      kernel_init: of W.
+      bias: whether a bias is added.
+      dtype: type of the product.
+      result: type of the result; None: `dtype`.
+      kernel_init: initializer of W.
     """
 
     features: int
@@ -83,7 +84,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
-        """Multiplies."""
+        """Applies the linear map to the last axis."""
         dtype = self.result or self.dtype
         turned = self.has_variable('params', 'rows')
         kernel: Any = (
@@ -100,35 +101,33 @@ class Linear(nn.Module):
         return y
 
 
-def attend(
-    q: Float[Array, 'b n h c'], entries: LayerKV, visible: Bool[Array, 'one_or_b n m']
-) -> Float[Array, 'b n h c']:
-    """Softmax attention over entries; scores and softmax in float32."""
+def attend(q: Float[Array, 'b n h c'], kv: LayerKV, visible: Bool[Array, 'one_or_b n m']) -> Float[Array, 'b n h c']:
+    """Computes softmax attention to cached keys and values; scores and softmax in float32."""
     scores = jnp.einsum(
-        'bnhc,bhmc->bhnm', q, entries.keys.astype(q.dtype), preferred_element_type=jnp.float32
+        'bnhc,bhmc->bhnm', q, kv.keys.astype(q.dtype), preferred_element_type=jnp.float32
     ) * q.shape[-1] ** -0.5  # fmt: skip
-    if entries.key_scales is not None:
-        scores = scores * entries.key_scales[:, :, None]
+    if kv.key_scales is not None:
+        scores = scores * kv.key_scales[:, :, None]
     weights = nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
-    if entries.value_scales is not None:
-        weights = weights * entries.value_scales[:, :, None]
-    return jnp.einsum('bhnm,bhmc->bnhc', weights.astype(q.dtype), entries.values.astype(q.dtype))
+    if kv.value_scales is not None:
+        weights = weights * kv.value_scales[:, :, None]
+    return jnp.einsum('bhnm,bhmc->bnhc', weights.astype(q.dtype), kv.values.astype(q.dtype))
 
 
 @flax.struct.dataclass
 class DecoderState:
-    """What goes through the layers: the tokens `[b, n, d]`, and the cache where there is one."""
+    """State that passes through the layers: features x of tokens `[b, n, d]`, and a `KVCache` or None."""
 
     x: Any
     cache: Any = None
 
 
 class CausalAttention(nn.Module):
-    """Multi-head attention to the visible slots.
+    """Multi-head attention to the visible cache positions.
 
     Attributes:
       heads: attention heads; they divide the width.
-      bias: whether the products have one.
+      bias: whether linear layers have a bias.
       dtype: computation type.
     """
 
@@ -138,7 +137,7 @@ class CausalAttention(nn.Module):
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> DecoderState:
-        """What the tokens of the stream see, and the cache with their keys and values in it."""
+        """Attends from each token and writes its keys and values to the cache."""
         b, n, d = state.x.shape
         qkv = Linear(3 * d, bias=self.bias, dtype=self.dtype, name='qkv')(state.x)
         q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
@@ -146,19 +145,19 @@ class CausalAttention(nn.Module):
             q, k = rotate(q, at.rotation), rotate(k, at.rotation)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         cache = None if state.cache is None else state.cache.write(layer, at.first, k, v)
-        entries = LayerKV(k, v) if cache is None else cache.read(layer)
-        seen = attend(q, entries, at.visible).reshape(b, n, d)
+        kv = LayerKV(k, v) if cache is None else cache.read(layer)
+        seen = attend(q, kv, at.visible).reshape(b, n, d)
         return DecoderState(Linear(d, bias=self.bias, dtype=self.dtype, name='out')(seen), cache)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
       heads: attention heads.
       mlp_width: hidden width of the MLP.
       style: 'llama' (RMS norms, gated SiLU, no biases) or 'gpt' (layer norms, exact GELU, biases).
-      dropout: of what each branch adds.
+      dropout: dropout rate of both branches.
       train: whether dropout is on.
       dtype: computation type.
     """
@@ -172,7 +171,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> tuple[DecoderState, None]:
-        """Applies both branches; the form is that of a scan's body."""
+        """Applies both branches; the signature is that of the body of a scan."""
         gpt = self.style == 'gpt'
         norm = functools.partial(nn.LayerNorm if gpt else nn.RMSNorm, epsilon=1e-5, dtype=self.dtype)
         linear = functools.partial(Linear, bias=gpt, dtype=self.dtype)
@@ -192,16 +191,16 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """A stack of blocks.
+    """Stack of causal transformer blocks.
 
     Attributes:
       layers: blocks.
       heads: attention heads.
       mlp_width: hidden width of the MLPs; None: 4 times the width ('gpt'), or 2/3 of that, rounded up to a multiple of
         256 ('llama').
-      style: of the blocks.
-      dropout: inside the blocks.
-      remat: whether a backward pass computes the blocks again instead of keeping what is inside them.
+      style: style of the blocks, 'llama' or 'gpt'.
+      dropout: dropout rate inside the blocks.
+      remat: whether the backward pass recomputes the blocks instead of storing their activations.
       dtype: computation type.
     """
 
@@ -215,7 +214,7 @@ class CausalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, *, train: bool = False) -> DecoderState:
-        """All blocks, over a whole sequence (no cache) or over the next positions (with a cache)."""
+        """Applies all blocks to a whole sequence (no cache) or to the next positions (with a cache)."""
         width = state.x.shape[-1]
         if width % self.heads:
             raise UserError(f'width {width} is not a multiple of heads {self.heads}')

@@ -1,7 +1,7 @@
-"""Weights as a CPU reads them fastest when few rows pass at a time: each layer's on its own, a row for each output.
+"""Weight layout for fast decoding on a CPU: unstacked layers and transposed matrices.
 
-A step of sampling does little but read the weights.  Out of a stack of layers a CPU copies a layer's matrices before it
-multiplies, and a product with one vector runs along the rows of a matrix, not down its columns.
+A decoding step is bound by reading the weights.  From a stack of layers a CPU copies a layer's matrices before it
+multiplies, and a product with one vector is fastest along the rows of a matrix, hence one row for each output.
 """
 
 import flax.traverse_util
@@ -12,9 +12,9 @@ STACK = 'layers'
 
 
 def unstack_layers(variables: Variables) -> Variables:
-    """Stacks `layers` as `layers_0`, `layers_1`, ...; matrices `kernel` as their transposes, `rows`.
+    """Unstacks `layers` into `layers_0`, `layers_1`, ..., and transposes matrices `kernel` into `rows` (idempotent).
 
-    What is in that form already stays as it is.  `Linear` and `CausalTransformer` understand both.
+    `Linear` and `CausalTransformer` accept both forms.
     """
     found = {}
     for path, x in flax.traverse_util.flatten_dict(variables).items():

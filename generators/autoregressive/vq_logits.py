@@ -1,12 +1,12 @@
-"""A head with fewer output vectors than ids: each id uses one of M, so that a large vocabulary costs M logits.
+"""Output head with shared vectors (VQ-Logits): each of K ids uses one of M vectors, so only M logits are computed.
 
 Shao et al., "VQ-Logits: Compressing the Output Bottleneck of Large Language Models via Vector Quantized Logits", 2025:
-the logit of id i is that of vector m(i), and the softmax is over all K ids.  There ids of one vector are equally likely
-whatever they are.  Ours is a bias b of each id, learned, and with it the form that the loss takes:
+the logit of id i is that of vector m(i), and the softmax is over all K ids, so ids of one vector are equally likely.
+Added here are a learned bias b of each id, and the form that the loss then takes:
 
   log p(i) = log softmax(h c_m + B_m)[m(i)] + b_i - B_m(i),   where B_m = log sum of exp(b_j) over the ids j of m
 
-This is the softmax over all K ids, but only M logits are there for each position.
+This is the softmax over all K ids, from M logits for each position.
 """
 
 from typing import Any
@@ -21,21 +21,21 @@ from vistok.generators.autoregressive.transformer import Linear
 from vistok.generators.cross_entropy import MOST_LOGITS, CrossEntropy, cross_entropy
 
 
-def scattered(codebook_size: int, vectors: int) -> Int[np.ndarray, ' K']:
-    """A vector for each id, at random but always the same, where shares differ by one id at most."""
+def assign_vectors_randomly(codebook_size: int, vectors: int) -> Int[np.ndarray, ' K']:
+    """Assigns each id one of the vectors by a fixed random permutation; group sizes differ by at most one."""
     return (np.random.default_rng(0).permutation(codebook_size) % vectors).astype(np.int32)
 
 
 class OutputVectors(nn.Module):
-    """The head.  It starts at zero, so the first loss is that of a uniform guess.
+    """Output head with shared vectors; it starts at zero, so the first loss is that of a uniform guess.
 
-    The variable 'vector_of' in the collection 'frozen' tells the vector of each id.  In fresh variables it is
-    `scattered`; whoever trains puts clusters of the codewords in its place, so that ids that look alike share a vector.
+    The variable 'vector_of' in the collection 'frozen' is the vector of each id.  In fresh variables it is
+    `assign_vectors_randomly`; a training run replaces it by clusters of the codewords, so that similar ids share one.
 
     Attributes:
-      codebook_size: ids.
-      vectors: of the head, at most as many as ids.
-      dtype: of the product.
+      codebook_size: number of ids, K.
+      vectors: number of output vectors, M <= K.
+      dtype: type of the product.
     """
 
     codebook_size: int
@@ -43,15 +43,14 @@ class OutputVectors(nn.Module):
     dtype: Any
 
     def setup(self) -> None:
-        """The vectors, the biases of the ids, and which vector is whose."""
         self.head = Linear(self.vectors, dtype=self.dtype, result=jnp.float32, kernel_init=nn.initializers.zeros)
         self.bias = self.param('bias', nn.initializers.zeros, (self.codebook_size,))
         self.vector_of = self.variable(
-            'frozen', 'vector_of', lambda: jnp.asarray(scattered(self.codebook_size, self.vectors))
+            'frozen', 'vector_of', lambda: jnp.asarray(assign_vectors_randomly(self.codebook_size, self.vectors))
         )
 
     def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b K']:
-        """The logits of all ids: for sampling, where there is one position at a time."""
+        """Computes the logits of all ids; for sampling, one position at a time."""
         return jnp.take(self.head(x), self.vector_of.value, axis=-1) + self.bias
 
 
@@ -64,11 +63,11 @@ def vector_cross_entropy(
     *,
     most_logits: int = MOST_LOGITS,
 ) -> CrossEntropy:
-    """Cross-entropy under `OutputVectors`, as `cross_entropy` gives that of a linear head.
+    """Computes the cross-entropy under `OutputVectors`, as `cross_entropy` does for a linear head.
 
     Args:
-      hidden: what the head sees.
-      kernel: the vectors.
+      hidden: inputs of the head.
+      kernel: output vectors.
       bias: of the ids.
       vector_of: number of each id's vector; each vector has an id.
       targets: ids in [0, K).

@@ -1,4 +1,4 @@
-"""Official ADDP models, and the MAGE models that they learn from <-> ADDP, MAGE."""
+"""Conversion of official ADDP and MAGE weights to `ADDP` and `MAGE`, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from vistok.weights.official import find_numbers, read_shape
 from vistok.weights.rules import CONV, LINEAR, ConversionError, Rule, StateDict, Transform, stack_layers
 
 PREDICTOR = 'token_predictor.'
-"""Of the predictor's entries in files of ADDP."""
+"""Prefix of the predictor's entries in files of ADDP."""
 _UNUSED = ('decoder_pos_embed', 'decoder_pred.*')
 MAGE_IGNORED = (
     *_UNUSED, 'pos_embed', 'cls_token', 'mask_token', 'patch_embed.*', 'token_emb.position_ids', 'vqgan.*',
@@ -18,7 +18,7 @@ MAGE_IGNORED = (
 ADDP_IGNORED = (
     *_UNUSED, 'pos_token_embed', 'pos_mask_embed', 'vqgan.*', *(PREDICTOR + pattern for pattern in MAGE_IGNORED),
 )  # fmt: skip
-"""Tables and layers that take no part, and the tokenizer, which is a model of its own."""
+"""Unused tables and layers, and the tokenizer, which is a model of its own."""
 
 _CODES = 1024  # of the tokenizer that all released models share
 _FAKE_LABEL = 76  # a class's row of the vocabulary, which stands for no class in the released MAGE models
@@ -36,7 +36,7 @@ def _norm(source: str, target: str) -> tuple[Rule, Rule]:
 
 
 def _blocks(source: str, target: str, count: int) -> tuple[Rule, ...]:
-    """`count` blocks, which are one stack on our side."""
+    """Creates the rules of `count` blocks, which are stacked in `Bidirectional`."""
     layers = {
         'norm1': ('norm1', 'scale'),
         'attn.qkv': ('attention/qkv', 'kernel'),
@@ -55,7 +55,7 @@ def _blocks(source: str, target: str, count: int) -> tuple[Rule, ...]:
 
 
 def _end(source: str, target: str) -> tuple[Rule, ...]:
-    """The decoder's last layers."""
+    """Creates the rules of the decoder's last layers."""
     return (
         *_norm(f'{source}decoder_norm', f'{target}/decoder/norm'),
         *_affine(f'{source}mlm_layer.fc', f'{target}/head/dense'),
@@ -65,12 +65,12 @@ def _end(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def mage_rules(layers: tuple[int, int], source: str = '', target: str = 'params') -> tuple[Rule, ...]:
-    """The pairs of names of a MAGE.
+    """Creates the conversion rules of a MAGE.
 
     Args:
-      layers: of encoder and decoder.
-      source: what its names begin with.
-      target: what its paths begin with.
+      layers: number of layers of encoder and decoder.
+      source: prefix of the official names.
+      target: prefix of the paths in `MAGE`'s variables.
     """
     return (
         Rule(f'{source}token_emb.word_embeddings.weight', f'{target}/tokens'),
@@ -86,11 +86,11 @@ def mage_rules(layers: tuple[int, int], source: str = '', target: str = 'params'
 
 
 def addp_rules(layers: tuple[int, int], predictor_layers: tuple[int, int] | None) -> tuple[Rule, ...]:
-    """The pairs of names of an ADDP.
+    """Creates the conversion rules of an ADDP.
 
     Args:
-      layers: of encoder and decoder.
-      predictor_layers: likewise; None where there is no predictor.
+      layers: number of layers of encoder and decoder.
+      predictor_layers: likewise of the predictor; None where there is none.
     """
     encoder, blocks = 'params/encoder', 'params/encoder/blocks'
     return (
@@ -113,7 +113,7 @@ def addp_rules(layers: tuple[int, int], predictor_layers: tuple[int, int] | None
 
 
 def layers_of(state_dict: StateDict, prefix: str = '') -> tuple[int, int]:
-    """Layers of encoder and decoder of official weights."""
+    """Counts the layers of encoder and decoder of official weights."""
     start = prefix.replace('.', r'\.')
     return (
         len(find_numbers(state_dict, rf'{start}blocks\.(\d+)\.')),
@@ -122,24 +122,24 @@ def layers_of(state_dict: StateDict, prefix: str = '') -> tuple[int, int]:
 
 
 def has_predictor(state_dict: StateDict) -> bool:
-    """Whether official weights of ADDP hold the predictor."""
+    """Returns whether official weights of ADDP include the predictor."""
     return f'{PREDICTOR}token_emb.word_embeddings.weight' in state_dict
 
 
 def addp_import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """Rules for official weights of ADDP."""
+    """Creates the rules for official weights of ADDP."""
     return addp_rules(layers_of(state_dict), layers_of(state_dict, PREDICTOR) if has_predictor(state_dict) else None)
 
 
 def addp_export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """Rules for our variables of ADDP."""
+    """Creates the rules for variables of `ADDP`."""
     params, predictor = variables['params'], variables.get('predictor')
     layers = _stacked_layers(params['encoder']['blocks']), _stacked_layers(params['decoder'])
     return addp_rules(layers, _layers_of_mage(predictor) if predictor else None)
 
 
 def mage_export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """Rules for our variables of MAGE."""
+    """Creates the rules for variables of `MAGE`."""
     return mage_rules(_layers_of_mage(variables['params']))
 
 
@@ -152,7 +152,7 @@ def _stacked_layers(stack: Mapping[str, Any]) -> int:
 
 
 def _sizes(state_dict: StateDict, table: str, prefix: str = '') -> dict[str, Any]:
-    """Sizes as arguments; heads are 64 wide in the encoders, and 16 in the decoders of the published sizes."""
+    """Reads the sizes as arguments; heads are 64 wide in encoders, and there are 16 in decoders of published sizes."""
     rows, width = read_shape(state_dict, f'{prefix}{table}', 2)
     if width % 64 or rows <= _CODES + 1:
         raise ConversionError(f'{prefix}{table} is {rows} x {width}; released models have 2025 rows of 64 n numbers')
@@ -171,12 +171,12 @@ _TOKENS: dict[str, Any] = {'spec': TokenSpec((_CODES,), 16), 'grid': (16, 16), '
 
 
 def mage_model(state_dict: StateDict, prefix: str = '') -> MAGE:
-    """The generator with the sizes of the given weights; it knows no classes."""
+    """Creates the generator with the sizes of the given weights; it is unconditional."""
     sizes = _sizes(state_dict, 'token_emb.word_embeddings.weight', prefix)
     return MAGE(**_TOKENS, **sizes, null_row=_FAKE_LABEL)
 
 
 def addp_model(state_dict: StateDict) -> ADDP:
-    """The generator with the sizes of the given weights, without its tokenizer; it knows no classes."""
+    """Creates the generator with the sizes of the given weights, without its tokenizer; it is unconditional."""
     predictor = mage_model(state_dict, PREDICTOR) if has_predictor(state_dict) else None
     return ADDP(**_TOKENS, **_sizes(state_dict, 'token_emb.weight'), predictor=predictor)

@@ -1,4 +1,4 @@
-"""The official DQ-Transformer (two grains) <-> DQTransformer."""
+"""Conversion of official DQ-Transformer weights (two grains) to `DQTransformer`, and back."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _SPECIALS = 2  # padding and end; the starts follow
 
 
 def rules(position_layers: int, content_layers: int) -> tuple[Rule, ...]:
-    """The pairs of names of a model with so many layers."""
+    """Creates the conversion rules for the given numbers of layers."""
     return (
         Rule('transformer.content_emb.weight', 'params/contents'),
         Rule('transformer.content_coarse_pos_emb.weight', 'params/positions_0'),
@@ -34,12 +34,12 @@ def rules(position_layers: int, content_layers: int) -> tuple[Rule, ...]:
 
 
 def import_rules(state_dict: StateDict) -> tuple[Rule, ...]:
-    """Rules for official weights."""
+    """Creates the rules for official weights."""
     return rules(_layers(state_dict, 'position'), _layers(state_dict, 'content'))
 
 
 def export_rules(variables: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """Rules for our variables."""
+    """Creates the rules for variables of `DQTransformer`."""
     return rules(layers_of_ours(variables, 'position_stack'), layers_of_ours(variables, 'content_stack'))
 
 
@@ -48,7 +48,7 @@ def _layers(state_dict: StateDict, kind: str) -> int:
 
 
 def model(state_dict: StateDict) -> DQTransformer:
-    """The generator with the sizes of the given weights, in the layout that they were trained with: a square grid.
+    """Creates the generator with the sizes of the given weights: a square grid, the official layout.
 
     The tables have K, N and 4 N rows (codewords, coarse cells, fine cells), each besides those of specials and classes.
     """

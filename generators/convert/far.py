@@ -1,4 +1,4 @@
-"""Official FAR generators of FQGAN <-> FAR."""
+"""Conversion of official FAR weights of FQGAN to `FAR`, and back."""
 
 from vistok.generators.autoregressive.far import FAR
 from vistok.generators.convert import llamagen
@@ -11,7 +11,7 @@ _MOST = 8  # sub-codebooks
 
 
 def rules(layers: int, head_layers: int) -> tuple[Rule, ...]:
-    """The pairs of names; official sub-codebooks are counted from 1."""
+    """Creates the conversion rules; official sub-codebooks are counted from 1."""
     return (
         *(Rule(f'tok_embeddings_{i + 1}.weight', f'params/codewords_{i}/embedding') for i in range(_MOST)),
         *(Rule(f'output_{i + 1}.weight', f'params/output_{i}/kernel', LINEAR) for i in range(_MOST)),
@@ -25,7 +25,7 @@ def rules(layers: int, head_layers: int) -> tuple[Rule, ...]:
 
 
 def model(state_dict: StateDict) -> FAR:
-    """The generator with the sizes of the given weights, for 16 x 16 tokens."""
+    """Creates the generator with the sizes of the given weights, for 16 x 16 tokens."""
     count = len(find_numbers(state_dict, r'tok_embeddings_(\d+)\.'))
     codebooks = tuple(read_shape(state_dict, f'tok_embeddings_{i + 1}.weight', 2)[0] for i in range(max(count, 1)))
     names = _NAMES.get(count, tuple(f'code_{i}' for i in range(len(codebooks))))
@@ -33,11 +33,11 @@ def model(state_dict: StateDict) -> FAR:
         TokenSpec(codebooks, downsample_factor=16, codebook_names=names),
         (16, 16),
         read_shape(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1,
-        **llamagen.sizes(state_dict),
+        **llamagen.read_sizes(state_dict),
         head_layers=head_layers_of(state_dict),
     )
 
 
 def head_layers_of(state_dict: StateDict) -> int:
-    """Number of layers of the second decoder."""
+    """Counts the layers of the second decoder."""
     return len(find_numbers(state_dict, r'ar_head\.(\d+)\.'))

@@ -1,4 +1,4 @@
-"""Official LlamaGen generators <-> LlamaGen, and the rules for Llama layers that other models share."""
+"""Conversion of official LlamaGen weights to `LlamaGen`, and back; rules for Llama layers of other models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _HEAD_WIDTH = 64  # of all published sizes but 3B
 
 
 def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
-    """`count` Llama blocks, which are one stack on our side."""
+    """Creates the rules of `count` Llama blocks, which are stacked in `CausalTransformer`."""
 
     def rule(name: str, ours: str, transform: Transform | None = None) -> Rule:
         sources = tuple(f'{source}.{i}.{name}.weight' for i in range(count))
@@ -32,7 +32,7 @@ def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
 
 
 def rules(count: int) -> tuple[Rule, ...]:
-    """The pairs of names of a model with `count` layers, class-conditional or text-conditional."""
+    """Creates the conversion rules of a model with `count` layers, class-conditional or text-conditional."""
     return (
         Rule('tok_embeddings.weight', 'params/codewords_0/embedding'),
         Rule('cls_embedding.embedding_table.weight', 'params/label/embedding'),
@@ -45,8 +45,8 @@ def rules(count: int) -> tuple[Rule, ...]:
     )
 
 
-def sizes(state_dict: StateDict) -> dict[str, Any]:
-    """Layers, heads, width and hidden width, as arguments; heads are 64 wide in every published size but 3B."""
+def read_sizes(state_dict: StateDict) -> dict[str, Any]:
+    """Reads layers, heads, width and hidden width as arguments; heads are 64 wide in every published size but 3B."""
     width = read_shape(state_dict, 'layers.0.attention.wo.weight', 2)[0]
     published = {size['width']: size['heads'] for size in SIZES.values()}
     if width not in published and width % _HEAD_WIDTH:
@@ -60,7 +60,7 @@ def sizes(state_dict: StateDict) -> dict[str, Any]:
 
 
 def model(state_dict: StateDict) -> LlamaGen:
-    """The generator with the sizes of the given weights, for 16 x 16 tokens: the weights do not tell the grid."""
+    """Creates the generator with the sizes of the given weights, for 16 x 16 tokens, since weights lack the grid."""
     codebook_size = read_shape(state_dict, 'tok_embeddings.weight', 2)[0]
     condition: dict[str, Any] = {'num_classes': 0}
     if 'cls_embedding.uncond_embedding' in state_dict:
@@ -69,16 +69,16 @@ def model(state_dict: StateDict) -> LlamaGen:
     else:
         condition['num_classes'] = read_shape(state_dict, 'cls_embedding.embedding_table.weight', 2)[0] - 1
     spec = TokenSpec((codebook_size,), downsample_factor=16)
-    return LlamaGen(spec, (16, 16), **condition, **sizes(state_dict))
+    return LlamaGen(spec, (16, 16), **condition, **read_sizes(state_dict))
 
 
 def layers_of(state_dict: StateDict) -> int:
-    """Number of layers of official weights."""
+    """Counts the layers of official weights."""
     return len(find_numbers(state_dict, r'layers\.(\d+)\.'))
 
 
 def layers_of_ours(variables: Mapping[str, Any], decoder: str = 'decoder') -> int:
-    """Number of layers of our variables."""
+    """Counts the layers of a decoder in our variables."""
     try:
         return len(variables['params'][decoder]['layers']['attention_norm']['scale'])
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Official weights of generators, by name."""
+"""Registry of official generator weights, by name."""
 
 import dataclasses
 import functools
@@ -69,4 +69,4 @@ OFFICIAL: dict[str, Official] = {
         defaults=vq_ddm.defaults,
     ),
 }
-"""The names of one paper differ in nothing but their sizes, which the shapes give; LlamaGen's serves text as well."""
+"""Converters by name; models of one paper differ only in sizes, which the shapes give ('llamagen_gpt' serves text)."""

@@ -1,4 +1,4 @@
-"""The official VQ-DDM (the U-Net over embeddings, with its diffusion) <-> VQDDM."""
+"""Conversion of official VQ-DDM weights (U-Net and diffusion statistics) to `VQDDM`, and back."""
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def _attention(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def rules() -> tuple[Rule, ...]:
-    """The pairs of names; the same for every size."""
+    """Creates the conversion rules, which are the same for every size."""
     levels: list[Rule] = []
     for way, official, move, kind in (
         ('down', 'downs', 'downsample', CONV),
@@ -77,7 +77,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def model(state_dict: StateDict) -> VQDDM:
-    """The generator with the sizes of the given weights: no classes, the grid of the paper."""
+    """Creates the generator with the sizes of the given weights: unconditional, on the grid of the paper."""
     codebook_size, channels = read_shape(state_dict, '_nn.embedding.weight', 2)
     levels = find_numbers(state_dict, r'_nn\.downs\.(\d+)\.')
     widths = [read_shape(state_dict, f'_nn.downs.{i}.0.block1.block.0.weight', 4)[0] for i in levels]
@@ -96,5 +96,5 @@ def model(state_dict: StateDict) -> VQDDM:
 
 
 def defaults(generator: VQDDM) -> StateDict:
-    """Statistics of training, for weights without them."""
+    """Returns empty training statistics, for weights without them."""
     return {name: np.zeros(generator.timesteps, np.float32) for name in _STATISTICS}

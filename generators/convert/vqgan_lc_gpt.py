@@ -1,4 +1,4 @@
-"""The official GPT of VQGAN-LC <-> VQGANLCGPT."""
+"""Conversion of official VQGAN-LC GPT weights to `VQGANLCGPT`, and back."""
 
 import math
 
@@ -21,11 +21,11 @@ IGNORED = ('transformer.blocks.*.attn.mask', 'vqgan.*')  # a constant; the token
 _HEAD_WIDTH = 64
 _CLASSES = 1000  # of ImageNet: the vocabulary alone does not tell codewords from classes
 POSITIONS = Transform(lambda x: x[0], lambda x: x[None])
-"""A table with a batch axis."""
+"""Transform of a table with a batch axis."""
 
 
 def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
-    """`count` blocks of a minGPT, which are one stack on our side."""
+    """Creates the rules of `count` minGPT blocks, which are stacked in `CausalTransformer`."""
 
     def rule(names: tuple[str, ...], entry: str, ours: str, transform: Transform = IDENTITY) -> Rule:
         sources = tuple(f'{source}.{i}.{name}.{entry}' for i in range(count) for name in names)
@@ -47,7 +47,7 @@ def layers(source: str, target: str, count: int) -> tuple[Rule, ...]:
 
 
 def rules(count: int) -> tuple[Rule, ...]:
-    """The pairs of names of a model with `count` layers."""
+    """Creates the conversion rules of a model with `count` layers."""
     return (
         *layers('transformer.blocks', 'decoder', count),
         Rule('transformer.tok_emb.weight', 'params/words/embedding'),
@@ -59,12 +59,12 @@ def rules(count: int) -> tuple[Rule, ...]:
 
 
 def layers_of(state_dict: StateDict) -> int:
-    """Number of layers of official weights."""
+    """Counts the layers of official weights."""
     return len(find_numbers(state_dict, r'transformer\.blocks\.(\d+)\.'))
 
 
 def model(state_dict: StateDict) -> VQGANLCGPT:
-    """The generator with the sizes of the given weights: a square grid, 1000 classes."""
+    """Creates the generator with the sizes of the given weights: a square grid, 1000 classes."""
     vocabulary, width = read_shape(state_dict, 'transformer.tok_emb.weight', 2)
     length = read_shape(state_dict, 'transformer.pos_emb', 3)[1]
     side = math.isqrt(length - 1)

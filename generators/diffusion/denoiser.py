@@ -1,4 +1,4 @@
-"""What the networks that predict clean tokens from noised ones share: embeddings of tokens, time and class.
+"""Embeddings of states, time and class for denoisers of discrete diffusion.
 
 A denoiser maps states `[b, h, w, k]`, the time of each row in [0, 1) and its class to logits `[b, h, w, o]`, those of
 the first sub-codebook first.
@@ -16,12 +16,12 @@ _TIME_SCALE = 4000.0  # times are embedded as steps of a schedule of this length
 
 
 class StateEmbedding(nn.Module):
-    """Sum of one vector for each sub-codebook.
+    """Embedding of noised tokens, the sum of one vector for each sub-codebook.
 
     Attributes:
-      sizes: states of each sub-codebook: its codewords, and the mask where there is one.
-      width: of the vectors.
-      dtype: of the result.
+      sizes: number of states of each sub-codebook: its codewords, and the mask where there is one.
+      width: channels of the vectors.
+      dtype: type of the result.
     """
 
     sizes: tuple[int, ...]
@@ -30,7 +30,7 @@ class StateEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, states: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
-        """Looks up."""
+        """Looks up and adds the vectors."""
         normal = nn.initializers.normal(1.0)
         tables = [nn.Embed(n, self.width, embedding_init=normal, name=f'table_{i}') for i, n in enumerate(self.sizes)]
         first, *others = (table(states[..., i]) for i, table in enumerate(tables))
@@ -38,11 +38,11 @@ class StateEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """One vector for time and class.
+    """Embedding of time and class as one vector.
 
     Attributes:
-      width: of the vector, an even number from 4 on.
-      num_classes: classes; one more stands for no condition.  0 means that classes are not looked at.
+      width: channels of the vector, even and at least 4.
+      num_classes: number of classes; one more means no condition.  0: no class embedding.
     """
 
     width: int
@@ -50,7 +50,7 @@ class ConditionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, time: Float[Array, ' b'], cond: Int[Array, ' b']) -> Float[Array, 'b d']:
-        """Embeds, in float32: times far apart differ little in the lowest frequencies."""
+        """Embeds time and class in float32, because times far apart differ little in the lowest frequencies."""
         half = self.width // 2
         frequencies = np.exp(-np.log(10000.0) / (half - 1) * np.arange(half, dtype=np.float32)).astype(np.float32)
         angles = (time * _TIME_SCALE)[:, None] * frequencies

@@ -1,4 +1,4 @@
-"""Diffusion of categorical variables: noise that redraws or masks tokens, and the exact way back.
+"""Discrete diffusion of categorical variables: noise that redraws or masks tokens, and its exact posterior.
 
 Hoogeboom et al., "Argmax Flows and Multinomial Diffusion" (2021): every step redraws a token uniformly with a small
 probability.  Austin et al., "Structured Denoising Diffusion Models in Discrete State-Spaces" (2021): it may also put a
@@ -6,7 +6,7 @@ mask in the token's place, for good.  Gu et al., "Vector Quantized Diffusion Mod
 family: a step keeps a token, redraws it among the K tokens, or masks it.  Products of such steps are of the same kind:
 no [K, K] matrix is ever needed.  Where there are masks, the mask is the state K, after the tokens 0 ... K - 1.
 
-Everything is in log space, in float32; what depends on the schedule alone is computed in float64.
+Everything is in log space, in float32; the schedule is computed in float64.
 """
 
 import functools
@@ -27,7 +27,7 @@ _NEVER = -1e4  # of transitions that do not exist: far below LOG_ZERO, and finit
 
 @flax.struct.dataclass
 class Transition:
-    """Log-probabilities of what happens to a token; a mask stays a mask.
+    """Log-probabilities of a noise transition of a token; a mask stays a mask.
 
     Attributes:
       keep: it stays as it is.
@@ -41,14 +41,14 @@ class Transition:
 
 
 @flax.struct.dataclass
-class Steps:
-    """Noise steps 0 ... S - 1, in arrays `[S]`; an element or a selection of them has other shapes.
+class NoiseSteps:
+    """Noise process of S steps, in arrays `[S]`; indexing gives other shapes.
 
     Attributes:
-      time: number of the step on the finest schedule, divided by that schedule's length: what a network is told.
-      step: what step i does.
-      before: what the steps before i do together.
-      after: what the steps up to i do together.
+      time: number of the step on the finest schedule, divided by that schedule's length; an input of the network.
+      step: transition of step i.
+      before: transition of all steps before i together.
+      after: transition of all steps up to and including i together.
     """
 
     time: Any
@@ -56,17 +56,17 @@ class Steps:
     before: Transition
     after: Transition
 
-    def at(self, index: Any) -> 'Steps':
-        """The steps of the given numbers."""
+    def at(self, index: Any) -> 'NoiseSteps':
+        """Selects steps by their indices."""
         return jax.tree.map(lambda x: jnp.asarray(x)[index], self)
 
 
 def log_kept(schedule: str, timesteps: int) -> Float[np.ndarray, ' T']:
-    """Logarithm of the probability that a token is still untouched after each step, float64.
+    """Computes the log-probability (float64) that a token is still untouched after each step.
 
     Args:
-      schedule: 'cos2', the squared cosine of Nichol and Dhariwal (2021), as the paper of VQ-DDM writes; 'cos', its
-        root, as the code of VQ-DDM and multinomial diffusion have it; 'linear', 1 - t/T, as Austin et al. mask.
+      schedule: 'cos2', the squared cosine of Nichol and Dhariwal (2021), as in the paper of VQ-DDM; 'cos', its
+        root, as in the code of VQ-DDM and of multinomial diffusion; 'linear', 1 - t/T, as Austin et al. mask.
       timesteps: T.
 
     Raises:
@@ -84,14 +84,13 @@ def log_kept(schedule: str, timesteps: int) -> Float[np.ndarray, ' T']:
 
 
 @functools.lru_cache(maxsize=32)
-def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0) -> Steps:
-    """The steps of a schedule, or `count` jumps that do the same together.
+def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0) -> NoiseSteps:
+    """Computes the steps of a schedule, or `count` jumps with the same total effect.
 
     Args:
       schedule: see `log_kept`.
       timesteps: T.
-      mask_share: which part of what is not kept is masked rather than redrawn: 0 uniform noise, 1 masks only, values
-        between them both.
+      mask_share: share of the replaced tokens that are masked rather than redrawn: 0: uniform noise; 1: masks only.
       count: number of jumps, at most T; 0 means T.
 
     Raises:
@@ -105,7 +104,7 @@ def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0
     number = np.round(np.arange(1, count + 1) * timesteps / count).astype(np.int64) - 1
     after = log_kept(schedule, timesteps)[number]
     before = np.concatenate([[0.0], after[:-1]])
-    return Steps(
+    return NoiseSteps(
         (number / timesteps).astype(np.float32),
         _jump(before, after, mask_share),
         _jump(np.zeros(count), before, mask_share),
@@ -114,7 +113,7 @@ def noise_steps(schedule: str, timesteps: int, mask_share: float, count: int = 0
 
 
 def _jump(start: np.ndarray, end: np.ndarray, mask_share: float) -> Transition:
-    """From where exp(start) of the tokens are untouched to where exp(end) are.
+    """Computes the transitions between times with exp(start) and exp(end) of the tokens untouched.
 
     With a untouched tokens and the share s, 1 - s + s a are unmasked.  A jump from a to b then keeps b/a, and of the
     unmasked tokens it leaves (1 - s + s b) / (1 - s + s a) unmasked.
@@ -129,21 +128,21 @@ def _jump(start: np.ndarray, end: np.ndarray, mask_share: float) -> Transition:
 
 
 def log_one_hot(ids: Int[Array, '*b'], size: int) -> Float[Array, '*b K']:
-    """Distributions that are certain."""
+    """Returns one-hot distributions in log space."""
     return jnp.where(ids[..., None] == jnp.arange(size), 0.0, LOG_ZERO)
 
 
 def transition_distribution(
     log_x: Float[Array, 'b *n K'], what: Transition, *, masks: bool
 ) -> Float[Array, 'b *n states']:
-    """Distribution after a transition, of tokens that have the distribution `log_x` and are not masked before it.
+    """Computes the distribution after a transition, of unmasked tokens with the distribution `log_x`.
 
     Args:
       log_x: normalised.
-      what: scalars, or one of each row, `[b]`.
-      masks: whether the result has a state for the mask.
+      what: transition of scalars, or of one value for each row, `[b]`.
+      masks: whether the result has a mask state.
     """
-    keep, redraw, mask = (_like(x, log_x) for x in (what.keep, what.redraw, what.mask))
+    keep, redraw, mask = (_broadcast_rows(x, log_x) for x in (what.keep, what.redraw, what.mask))
     tokens = jnp.logaddexp(log_x + keep, redraw - np.log(log_x.shape[-1]))
     if not masks:
         return tokens
@@ -151,16 +150,16 @@ def transition_distribution(
 
 
 def likelihood(x_t: Int[Array, 'b *n'], what: Transition, size: int, *, masks: bool) -> Float[Array, 'b *n states']:
-    """Log-probability that a transition gives `x_t`, for each state before it.
+    """Computes the log-probability that a transition results in `x_t`, for each state before it.
 
     Args:
-      x_t: what it gave.
-      what: scalars, or one of each row, `[b]`.
-      size: K.
-      masks: whether there is a state for the mask.
+      x_t: states after the transition.
+      what: transition of scalars, or of one value for each row, `[b]`.
+      size: number of codewords, K.
+      masks: whether there is a mask state.
     """
     x_t = x_t[..., None]
-    keep, redraw, mask = (_like(x, x_t) for x in (what.keep, what.redraw, what.mask))
+    keep, redraw, mask = (_broadcast_rows(x, x_t) for x in (what.keep, what.redraw, what.mask))
     other = jnp.maximum(redraw - np.log(size), _NEVER)
     tokens = jnp.where(x_t == jnp.arange(size), jnp.logaddexp(keep, other), other)
     if not masks:
@@ -170,18 +169,18 @@ def likelihood(x_t: Int[Array, 'b *n'], what: Transition, size: int, *, masks: b
 
 
 def posterior(
-    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: Steps, *, masks: bool
+    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: NoiseSteps, *, masks: bool
 ) -> Float[Array, 'b *n states']:
-    """Distribution of the state before a step, given the state after it and what is known of x_0.
+    """Computes the distribution of the state before a step, given the state after it and a distribution of x_0.
 
     With a one-hot `log_x0` this is q(x_{t-1} | x_t, x_0).  With a prediction it is the parametrisation of multinomial
-    diffusion: the prediction takes the place of x_0 in the formula.
+    diffusion: the prediction replaces x_0 in the formula.
 
     Args:
       log_x0: normalised distribution of x_0.
       x_t: state after the step.
       at: a step, or one for each row.
-      masks: whether there is a state for the mask.
+      masks: whether there is a mask state.
     """
     joint = transition_distribution(log_x0, at.before, masks=masks) + likelihood(
         x_t, at.step, log_x0.shape[-1], masks=masks
@@ -190,29 +189,29 @@ def posterior(
 
 
 def mixture(
-    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: Steps, *, masks: bool
+    log_x0: Float[Array, 'b *n K'], x_t: Int[Array, 'b *n'], at: NoiseSteps, *, masks: bool
 ) -> Float[Array, 'b *n states']:
-    """Sum of q(x_{t-1} | x_t, x_0) over all x_0, weighted with their predicted probability (Austin et al., sec. 3.3).
+    """Sums q(x_{t-1} | x_t, x_0) over all x_0, weighted by their predicted probability (Austin et al., sec. 3.3).
 
     Each posterior is its joint over q(x_t | x_0), so that the sum is the posterior of the prediction divided by that.
     """
     seen = likelihood(x_t, at.after, log_x0.shape[-1], masks=masks)[..., : log_x0.shape[-1]]
     # Without redrawing, an unmasked token is x_0 itself, and of a masked one all x_0 are equally likely causes.
-    possible = jnp.isfinite(_like(at.after.redraw, log_x0))
+    possible = jnp.isfinite(_broadcast_rows(at.after.redraw, log_x0))
     return posterior(jax.nn.log_softmax(jnp.where(possible, log_x0 - seen, log_x0)), x_t, at, masks=masks)
 
 
 def variational_term(
     log_q: Float[Array, 'b *n states'], log_p: Float[Array, 'b *n states'], x_0: Int[Array, 'b *n'], t: Int[Array, ' b']
 ) -> Float[Array, 'b *n']:
-    """Term t of the bound in nats: KL(q || p) of the states before step t, and -log p(x_0) for step 0."""
+    """Computes term t of the bound in nats: KL(q || p) of the states before step t, or -log p(x_0) for step 0."""
     divergence = (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1)
     decoding = -jnp.take_along_axis(log_p, x_0[..., None], axis=-1)[..., 0]
     return jnp.where(t.reshape(-1, *[1] * (x_0.ndim - 1)) == 0, decoding, divergence)
 
 
-def prior_divergence(steps: Steps, size: int) -> float:
-    """Term T of the bound, in nats for each token: KL of the last state, given x_0, from what sampling starts with.
+def prior_divergence(steps: NoiseSteps, size: int) -> float:
+    """Computes term T of the bound in nats per token: KL of the last state, given x_0, from the initial distribution.
 
     Sampling starts with uniformly drawn tokens of which as many are masked as after the last step.
     """
@@ -222,7 +221,7 @@ def prior_divergence(steps: Steps, size: int) -> float:
 
 
 def add_noise(rng: jax.Array, ids: Int[Array, '*n'], what: Transition, size: int, *, masks: bool) -> Int[Array, '*n']:
-    """Ids (or masks) after a transition; `what` holds scalars."""
+    """Samples ids (or masks) after a transition of scalars."""
     which, fresh = jax.random.split(rng)
     u = jax.random.uniform(which, ids.shape)  # in [0, 1): what is kept with probability 1 is kept
     redrawn = jax.random.randint(fresh, ids.shape, 0, size, ids.dtype)
@@ -232,8 +231,10 @@ def add_noise(rng: jax.Array, ids: Int[Array, '*n'], what: Transition, size: int
     return jnp.where(ids == size, ids, noised)
 
 
-def first_state(rng: jax.Array, shape: tuple[int, ...], steps: Steps, size: int, *, masks: bool) -> Int[Array, '...']:
-    """What sampling starts with (see `prior_divergence`)."""
+def sample_first_state(
+    rng: jax.Array, shape: tuple[int, ...], steps: NoiseSteps, size: int, *, masks: bool
+) -> Int[Array, '...']:
+    """Samples the initial state of generation (see `prior_divergence`)."""
     which, fresh = jax.random.split(rng)
     ids = jax.random.randint(fresh, shape, 0, size, jnp.int32)
     if not masks:
@@ -241,7 +242,7 @@ def first_state(rng: jax.Array, shape: tuple[int, ...], steps: Steps, size: int,
     return jnp.where(jnp.log(jax.random.uniform(which, shape)) < steps.after.mask[-1], size, ids)
 
 
-def _like(x: Any, array: jax.Array) -> jax.Array:
-    """Scalars as they are, values of rows with as many axes as the array."""
+def _broadcast_rows(x: Any, array: jax.Array) -> jax.Array:
+    """Reshapes values of rows to broadcast against the array; scalars are returned unchanged."""
     x = jnp.asarray(x)
     return x.reshape(x.shape + (1,) * (array.ndim - 1)) if x.ndim else x

@@ -1,4 +1,4 @@
-"""A denoiser that attends over all cells at once."""
+"""Transformer denoiser of discrete diffusion, with attention over all cells."""
 
 from typing import Any
 
@@ -11,19 +11,20 @@ from vistok.networks.transformer import TransformerBlock
 
 
 class TransformerDenoiser(nn.Module):
-    """A denoiser (see `denoiser.py`): bidirectional blocks over the cells of one grid and a token for the condition,
-    which is added to the cells as well.
+    """Bidirectional transformer (see `denoiser.py`) over the cells of one grid and a condition token.
+
+    The embedding of the condition is also added to the cells.
 
     Attributes:
-      states: states of each sub-codebook.
+      states: number of states of each sub-codebook.
       outputs: number of logits of each position.
       channels: width.
-      layers: blocks.
+      layers: number of blocks.
       heads: attention heads; they divide the width.
       num_classes: 0 for a model without condition.
-      dropout: of the sum of embeddings.
+      dropout: dropout rate of the embeddings.
       dtype: computation type; the logits are float32.
-      remat: whether a backward pass computes the blocks again instead of keeping what is inside them.
+      remat: whether the backward pass recomputes the blocks.
     """
 
     states: tuple[int, ...]
@@ -45,14 +46,14 @@ class TransformerDenoiser(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, 'b h w o']:
-        """Logits."""
+        """Computes logits of all cells."""
         b, h, w, _ = states.shape
         width = self.channels
         small = nn.initializers.normal(0.02)
         condition = ConditionEmbedding(width, self.num_classes, name='condition')(time, cond).astype(self.dtype)
         x = StateEmbedding(self.states, width, dtype=self.dtype, name='embedding')(states).reshape(b, h * w, width)
         x = jnp.concatenate([condition[:, None], x + condition[:, None]], axis=1)
-        # As large as the states' vectors: with 0.02, norms hide for hundreds of steps where a state is.
+        # The same scale as the state embeddings: with 0.02, positions have no effect for hundreds of training steps.
         positions = self.param('positions', nn.initializers.normal(1.0), (1 + h * w, width))
         x = x + positions.astype(self.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -1,4 +1,4 @@
-"""The U-Net of VQ-DDM: residual blocks and linear attention at every level.
+"""U-Net of VQ-DDM: residual blocks and linear attention at every level.
 
 Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation" (2022).  The
 attention is that of Shen et al., "Efficient Attention" (2021), in the form without a softmax over the queries; its
@@ -21,15 +21,15 @@ _HEAD_WIDTH = 32
 
 
 def _groups(width: int) -> int:
-    """8, as in the paper, for widths that it divides."""
+    """Returns the number of groups: 8, as in the paper, or the next smaller divisor of the width."""
     return next(groups for groups in range(min(_GROUPS, width), 0, -1) if width % groups == 0)
 
 
 class ConvBlock(nn.Module):
-    """Convolution, group norm, Mish.
+    """Convolution block: convolution, group norm, Mish.
 
     Attributes:
-      width: channels of the result.
+      width: output channels.
       dtype: computation type.
     """
 
@@ -38,16 +38,16 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
-        """Applies the three."""
+        """Applies convolution, norm and activation."""
         x = nn.Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name='conv')(x)
         return jax.nn.mish(nn.GroupNorm(_groups(self.width), epsilon=1e-5, dtype=self.dtype, name='norm')(x))
 
 
 class TimedResBlock(nn.Module):
-    """Two convolution blocks, with a vector added between them, beside a shortcut.
+    """Residual block of two convolution blocks, with the condition added between them.
 
     Attributes:
-      width: channels of the result.
+      width: output channels.
       dtype: computation type.
     """
 
@@ -56,7 +56,7 @@ class TimedResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], condition: Float[Array, 'b t']) -> Float[Array, 'b h w d']:
-        """Applies the block."""
+        """Applies the residual block."""
         y = ConvBlock(self.width, dtype=self.dtype, name='block1')(x)
         y = y + nn.Dense(self.width, dtype=self.dtype, name='condition')(jax.nn.mish(condition))[:, None, None]
         y = ConvBlock(self.width, dtype=self.dtype, name='block2')(y)
@@ -64,9 +64,9 @@ class TimedResBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + g * attention(x), in time linear in the positions: keys and values are summed up before queries read them.
+    """Residual linear attention x + g * attention(x): keys and values are aggregated before queries read them.
 
-    It is quadratic in x: without a norm before it, one such layer after the other squares what is large.
+    Its time is linear in the positions, its output quadratic in x: without a norm, stacked layers amplify large values.
 
     Attributes:
       norm: whether x is normalised first.
@@ -92,19 +92,19 @@ class LinearAttention(nn.Module):
 
 
 class UNet(nn.Module):
-    """A denoiser (see `denoiser.py`) that is convolutional: any grid whose sides are multiples of 2^(levels - 1).
+    """Convolutional denoiser (see `denoiser.py`) for grids whose sides are multiples of 2^(levels - 1).
 
     Attributes:
-      states: states of each sub-codebook.
+      states: number of states of each sub-codebook.
       outputs: number of logits of each position.
-      channels: width of the embeddings.
+      channels: channels of the embeddings.
       channel_multipliers: width of each level, from fine to coarse, over `channels`.
       num_classes: 0 for a model without condition.
-      dropout: between the residual blocks on the way down.
-      official: the network of the official code.  It has no norm before the attention, and leaves the features that the
-        finest level hands over unused, so that all detail passes through half the resolution.
+      dropout: dropout rate between the residual blocks of the encoder.
+      official: architecture of the official code: no norm before the attention, and no skip connection at the finest
+        level, so that all detail passes through half the resolution.
       dtype: computation type; the logits are float32.
-      remat: whether a backward pass computes the blocks again instead of keeping what is inside them.
+      remat: whether the backward pass recomputes the blocks.
     """
 
     states: tuple[int, ...]
@@ -126,10 +126,10 @@ class UNet(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, 'b h w o']:
-        """Logits.
+        """Computes logits of all cells.
 
         Raises:
-          UserError: the sides do not fit.
+          UserError: the sides of the grid are no such multiples.
         """
         levels = len(self.channel_multipliers)
         cell = 2 ** (levels - 1)

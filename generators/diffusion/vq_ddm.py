@@ -1,4 +1,4 @@
-"""VQ-DDM: all tokens at once, out of noise, by discrete diffusion.
+"""VQ-DDM: generation of all tokens at once by discrete diffusion.
 
 Hu et al., "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation", CVPR 2022, with
 the noise of the papers that `discrete_diffusion.py` names as alternatives.
@@ -14,64 +14,60 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vistok.collectives import replica_sum
 from vistok.errors import UserError
 from vistok.generators.diffusion import discrete_diffusion as diffusion
-from vistok.generators.diffusion.discrete_diffusion import Steps, Transition
+from vistok.generators.diffusion.discrete_diffusion import NoiseSteps, Transition
+from vistok.generators.diffusion.timestep_sampling import (
+    empty_statistics,
+    importance_probabilities,
+    sample_timesteps,
+    update_statistics,
+)
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
-from vistok.generators.sampling import at_position, filter_logits, guidance_scales, guide, row_keys
+from vistok.generators.sampling import filter_logits, fold_in_rows, guidance_scales, guide, row_keys
 from vistok.tokenizers.tokenizer import Tokens
 
 DENOISERS = ('unet', 'transformer')
 PREDICTIONS = ('x0', 'mixture', 'direct')
 _STATISTICS = 'diffusion_stats'
-_VISITS = 10  # of every step, before steps are drawn by importance
-_DECAY = 0.9
 
 
 @flax.struct.dataclass
 class _Terms:
-    """Of each row, in nats, summed over its tokens: the term of the bound, and -log of the predicted p(x_0)."""
+    """Terms of the loss of each row, in nats summed over its tokens: of the bound, and -log of the predicted p(x_0)."""
 
     bound: Float[Array, ' b']
     cross_entropy: Float[Array, ' b']
 
 
-@flax.struct.dataclass
-class _Times:
-    """Steps of the noise, and the probability that each was drawn with."""
-
-    t: Int[Array, ' b']
-    probability: Float[Array, ' b']
-
-
 @dataclasses.dataclass(frozen=True)
 class VQDDM(Generator):
-    """Discrete diffusion.  Sub-codebooks, where there are several, are noised independently and predicted together.
+    """Discrete diffusion generator; several sub-codebooks are noised independently and predicted together.
 
     Attributes:
       denoiser: 'unet', as in the paper, or 'transformer'.
-      channels: width of the embeddings, and of the transformer.
+      channels: width of the embeddings and of the transformer.
       channel_multipliers: U-Net: width of each level over `channels`.
-      official: U-Net: see there; for official weights.
-      layers: transformer: blocks.
+      official: U-Net: architecture of the official code and weights, see `UNet`.
+      layers: transformer: number of blocks.
       heads: transformer: attention heads.
-      dropout: inside the network.
-      condition_dropout: share of training samples whose class is hidden; guidance needs some.
-      timesteps: noise steps.
-      schedule: of the noise: 'cos' (the paper's code), 'cos2' (the paper's formula) or 'linear'.
+      dropout: dropout rate inside the network.
+      condition_dropout: share of training samples whose class is dropped; guidance needs some.
+      timesteps: number of noise steps, T.
+      schedule: noise schedule: 'cos' (the paper's code), 'cos2' (the paper's formula) or 'linear'.
       mask_share: 0, as in the paper: noise redraws tokens; 1: it masks them; between: it does both.
-      prediction: what the network's distribution is.  'x0': of the clean tokens, put into the posterior in their place,
-        as in the paper; 'mixture': likewise, averaging the posterior over it; 'direct': of the tokens one step before.
-      importance: whether training draws a step t in proportion to the root mean square of its term of the bound, once
-        every step has been visited often enough, instead of uniformly.
-      auxiliary_weight: of the cross-entropy of the clean tokens, in the loss; the paper has none.
-      evaluation_terms: terms of the bound, spread over all steps, that an evaluation averages for each image;
-        `timesteps` gives the whole bound.
+      prediction: meaning of the network's distribution.  'x0': of the clean tokens, inserted into the posterior in
+        their place, as in the paper; 'mixture': likewise, but the posterior is averaged over it; 'direct': of the
+        tokens one step before.
+      importance: whether training draws a timestep in proportion to the root mean square of its term of the bound, once
+        every timestep has been visited often enough, instead of uniformly.
+      auxiliary_weight: weight of the cross-entropy of the clean tokens in the loss; the paper has none.
+      evaluation_terms: number of terms of the bound, spread over all timesteps, that an evaluation averages for each
+        image; `timesteps` gives the whole bound.
       dtype: computation type of the network.
-      remat: whether a backward pass computes the network's blocks again instead of keeping what is inside them.
+      remat: whether the backward pass recomputes the network's blocks.
     """
 
     denoiser: str = 'unet'
@@ -109,12 +105,12 @@ class VQDDM(Generator):
 
     @property
     def masks(self) -> bool:
-        """Whether there is a state for the mask."""
+        """True if there is a mask state."""
         return self.mask_share > 0
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser."""
+        """Denoiser, a U-Net or a transformer."""
         sizes = self.spec.codebook_sizes
         given: dict[str, Any] = {
             'states': tuple(size + self.masks for size in sizes),
@@ -129,17 +125,15 @@ class VQDDM(Generator):
             return TransformerDenoiser(layers=self.layers, heads=self.heads, **given)
         return UNet(channel_multipliers=self.channel_multipliers, official=self.official, **given)
 
-    def steps(self, count: int = 0) -> Steps:
-        """The noise, in `timesteps` steps or in `count` jumps."""
+    def steps(self, count: int = 0) -> NoiseSteps:
+        """Returns the noise process in `timesteps` steps or in `count` jumps."""
         return diffusion.noise_steps(self.schedule, self.timesteps, self.mask_share, count)
 
     def init(self, rng: jax.Array) -> Variables:
-        """See `Generator`."""
         states = jnp.zeros((1, *self.grid, len(self.spec.codebook_sizes)), jnp.int32)
         variables = dict(self.network.init(rng, states, jnp.zeros(1), jnp.zeros(1, jnp.int32)))
         if self.importance:
-            nothing = jnp.zeros(self.timesteps)
-            variables[_STATISTICS] = {'mean_square': nothing, 'visits': nothing}
+            variables[_STATISTICS] = empty_statistics(self.timesteps)
         return variables
 
     def loss(
@@ -151,9 +145,9 @@ class VQDDM(Generator):
         *,
         train: bool,
     ) -> GeneratorLoss:
-        """The variational bound, in nats for each token, estimated without bias from some of its terms.
+        """Estimates the variational bound without bias from some of its terms, in nats per token.
 
-        See `Generator`.  Training takes one term for each sample; the terms of a batch are spread over all steps.
+        Training uses one term for each sample; the terms of a batch are stratified over all timesteps.
         """
         ids, labels = jnp.asarray(tokens.ids), class_labels(cond)
         count, cells = len(ids), math.prod(tokens.ids.shape[1:])
@@ -175,13 +169,16 @@ class VQDDM(Generator):
         if self.num_classes:
             hidden = jax.random.bernoulli(label_rng, self.condition_dropout, (count,))
             labels = jnp.where(hidden, self.num_classes, labels)
-        times = self._draw_times(time_rng, variables, count)
+        times = sample_timesteps(time_rng, self.time_probabilities(variables), count)
         terms = self._terms(variables, ids, labels, times.t, term_rng, train=True)
         bound = jnp.mean(terms.bound / times.probability) / cells + prior
         clean = jnp.mean(terms.cross_entropy / times.probability) / (self.timesteps * cells)
         loss = bound + self.auxiliary_weight * clean
         metrics = {'bits_per_token': bound / math.log(2), 'clean_cross_entropy': clean}
-        return GeneratorLoss(loss, metrics, self._visited(variables, times.t, jax.lax.stop_gradient(terms.bound)))
+        if not self.importance:
+            return GeneratorLoss(loss, metrics)
+        bounds = jax.lax.stop_gradient(terms.bound)
+        return GeneratorLoss(loss, metrics, {_STATISTICS: update_statistics(variables[_STATISTICS], times.t, bounds)})
 
     def sample(
         self,
@@ -191,14 +188,14 @@ class VQDDM(Generator):
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
     ) -> Tokens:
-        """See `Generator`.  `config.steps` jumps, each the exact way back over several steps; 0 goes step by step.
+        """Samples by reversing the noise in `config.steps` jumps, each exact over several timesteps; 0: every timestep.
 
-        Temperature, top-k and top-p shape the predicted distribution, not the noise.
+        Temperature, top-k and top-p apply to the predicted distribution, not to the noise.
 
         Raises:
           UserError: jumps with `prediction='direct'`, or guidance without classes.
         """
-        return self._walk(variables, cond, rng, sample_ids, config)
+        return self._reverse(variables, cond, rng, sample_ids, config)
 
     def inpaint(
         self,
@@ -212,29 +209,29 @@ class VQDDM(Generator):
         *,
         repeats: int = 1,
     ) -> Tokens:
-        """Fills the unknown cells; the known ones come back as they are.
+        """Samples the unknown cells and keeps the known ones.
 
-        At every step the known cells are drawn from the noise that they would have, the others by the model.
+        At every step the known cells are sampled from the noise process, the others from the model.
 
         Args:
           variables: as `init` gives them.
-          tokens: values of unknown cells do not matter.
-          known: which cells are known.
-          cond: of each sample.
-          rng: of the whole run of sampling.
+          tokens: ids; those of unknown cells do not matter.
+          known: mask of the known cells.
+          cond: condition of each sample.
+          rng: random key of the whole sampling run.
           sample_ids: number of each sample in that run.
-          config: how ids are drawn.
-          repeats: how often each step is taken; in between, its noise is added again, so that the unknown cells adapt
-            to the known ones (Lugmayr et al., "RePaint", 2022).
+          config: sampling options.
+          repeats: number of times that each step is taken; in between its noise is added again, so that the unknown
+            cells harmonize with the known ones (Lugmayr et al., "RePaint", 2022).
 
         Raises:
           UserError: as `sample`, or fewer than one repeat.
         """
         if repeats < 1:
             raise UserError(f'repeats must be at least 1, got {repeats}')
-        return self._walk(variables, cond, rng, sample_ids, config, tokens.ids, known[..., None], repeats)
+        return self._reverse(variables, cond, rng, sample_ids, config, tokens.ids, known[..., None], repeats)
 
-    def _walk(
+    def _reverse(
         self,
         variables: Variables,
         cond: Condition,
@@ -245,7 +242,7 @@ class VQDDM(Generator):
         known: Any = None,
         repeats: int = 1,
     ) -> Tokens:
-        """From noise to tokens; cells that are `known` keep the ids `given`."""
+        """Reverses the noise process from its end to tokens; cells that are `known` keep the ids `given`."""
         if self.prediction == 'direct' and config.steps not in (0, self.timesteps):
             raise UserError(f"prediction 'direct' samples in {self.timesteps} steps only, got {config.steps}")
         if not self.num_classes and config.guidance_scale != 1:
@@ -253,39 +250,39 @@ class VQDDM(Generator):
         steps, labels, keys = self.steps(config.steps), class_labels(cond), row_keys(rng, sample_ids)
         count, sizes = len(steps.time), self.spec.codebook_sizes
 
-        def back(x: jax.Array, at: Steps, scale: jax.Array, number: jax.Array) -> jax.Array:
-            now = at_position(keys, number)
-            log_p = self._before(variables, x, labels, at, scale, config)
-            drawn = [jax.vmap(jax.random.categorical)(at_position(now, i), log_p[i]) for i in range(len(sizes))]
+        def back(x: jax.Array, at: NoiseSteps, scale: jax.Array, number: jax.Array) -> jax.Array:
+            now = fold_in_rows(keys, number)
+            log_p = self._previous_states(variables, x, labels, at, scale, config)
+            drawn = [jax.vmap(jax.random.categorical)(fold_in_rows(now, i), log_p[i]) for i in range(len(sizes))]
             x = jnp.stack(drawn, axis=-1).astype(jnp.int32)
             if known is not None:
-                x = jnp.where(known, self._noised(at_position(now, len(sizes)), given, at.before), x)
+                x = jnp.where(known, self._add_noise(fold_in_rows(now, len(sizes)), given, at.before), x)
             return x
 
-        def step(x: jax.Array, element: tuple[Steps, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        def step(x: jax.Array, element: tuple[NoiseSteps, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             at, scale, number = element
 
             def again(turn: jax.Array, x: jax.Array) -> jax.Array:
-                forth = at_position(at_position(keys, number + turn), len(sizes) + 1)
-                return back(self._noised(forth, x, at.step), at, scale, number + turn)
+                forth = fold_in_rows(fold_in_rows(keys, number + turn), len(sizes) + 1)
+                return back(self._add_noise(forth, x, at.step), at, scale, number + turn)
 
             x = back(x, at, scale, number)
             return (jax.lax.fori_loop(1, repeats, again, x) if repeats > 1 else x), None
 
         def start(key: jax.Array) -> jax.Array:
             parts = [
-                diffusion.first_state(jax.random.fold_in(key, i), self.grid, steps, size, masks=self.masks)
+                diffusion.sample_first_state(jax.random.fold_in(key, i), self.grid, steps, size, masks=self.masks)
                 for i, size in enumerate(sizes)
             ]
             return jnp.stack(parts, axis=-1)
 
-        x = jax.vmap(start)(at_position(keys, count * repeats))
-        scales = jnp.asarray(guidance_scales(config, count)[::-1].copy())  # the walk begins at the last step
+        x = jax.vmap(start)(fold_in_rows(keys, count * repeats))
+        scales = jnp.asarray(guidance_scales(config, count)[::-1].copy())  # sampling begins at the last step
         x, _ = jax.lax.scan(step, x, (steps, scales, jnp.arange(count) * repeats), reverse=True)
         return Tokens(x if known is None else jnp.where(known, given, x))
 
-    def _noised(self, keys: jax.Array, ids: Any, what: Transition) -> Int[Array, 'b h w k']:
-        """Ids after a transition (of all rows, or of each row its own), with the random numbers of each row's key."""
+    def _add_noise(self, keys: jax.Array, ids: Any, what: Transition) -> Int[Array, 'b h w k']:
+        """Applies a transition (the same for all rows, or one for each row) with the random key of each row."""
         count = len(keys)
         what = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (count,)), what)
 
@@ -303,13 +300,13 @@ class VQDDM(Generator):
         logits: Any = self.network.apply({'params': variables['params']}, x, time, labels, **options)
         return logits
 
-    def _parts(self, logits: jax.Array) -> list[jax.Array]:
-        """The logits of each sub-codebook."""
+    def _split_codebooks(self, logits: jax.Array) -> list[jax.Array]:
+        """Splits the logits by sub-codebook."""
         edges = [sum(self.spec.codebook_sizes[: i + 1]) for i in range(len(self.spec.codebook_sizes) - 1)]
         return jnp.split(logits, edges, axis=-1)
 
-    def _step_back(self, log_prediction: jax.Array, x: jax.Array, at: Steps) -> jax.Array:
-        """Distribution of the state before a step, as the predicted distribution says."""
+    def _step_back(self, log_prediction: jax.Array, x: jax.Array, at: NoiseSteps) -> jax.Array:
+        """Computes the distribution of the state before a step from the predicted distribution."""
         if self.prediction == 'direct':
             return log_prediction
         rule = diffusion.mixture if self.prediction == 'mixture' else diffusion.posterior
@@ -318,13 +315,13 @@ class VQDDM(Generator):
     def _terms(
         self, variables: Variables, ids: jax.Array, labels: jax.Array, t: jax.Array, rng: jax.Array, *, train: bool
     ) -> _Terms:
-        """Term t of the bound for each row."""
+        """Computes term t of the bound for each row."""
         noise_rng, dropout_rng = jax.random.split(rng)
         at = self.steps().at(t)
-        x = self._noised(jax.random.split(noise_rng, len(ids)), ids, at.after)
+        x = self._add_noise(jax.random.split(noise_rng, len(ids)), ids, at.after)
         logits = self._logits(variables, x, at.time, labels, train=train, rngs={'dropout': dropout_rng})
         bound, cross_entropy = jnp.zeros(len(ids)), jnp.zeros(len(ids))
-        for i, part in enumerate(self._parts(logits)):
+        for i, part in enumerate(self._split_codebooks(logits)):
             clean, noised = ids[..., i], x[..., i]
             log_prediction = jax.nn.log_softmax(part)
             log_p = self._step_back(log_prediction, noised, at)
@@ -335,10 +332,16 @@ class VQDDM(Generator):
             cross_entropy = cross_entropy - jnp.take_along_axis(log_prediction, clean[..., None], -1).sum((1, 2, 3))
         return _Terms(bound, cross_entropy)
 
-    def _before(
-        self, variables: Variables, x: jax.Array, labels: jax.Array, at: Steps, scale: jax.Array, config: SampleConfig
+    def _previous_states(
+        self,
+        variables: Variables,
+        x: jax.Array,
+        labels: jax.Array,
+        at: NoiseSteps,
+        scale: jax.Array,
+        config: SampleConfig,
     ) -> list[jax.Array]:
-        """Distribution of the state before a step, for each sub-codebook."""
+        """Computes the distribution of the state before a step for each sub-codebook."""
         if config.guidance_scale == 1:
             logits = self._logits(variables, x, at.time, labels)
         else:
@@ -346,7 +349,7 @@ class VQDDM(Generator):
             logits = self._logits(variables, jnp.concatenate([x, x]), at.time, both)
             logits = guide(logits.reshape(-1, logits.shape[-1]), scale).reshape(*x.shape[:-1], -1)
         found = []
-        for i, part in enumerate(self._parts(logits)):
+        for i, part in enumerate(self._split_codebooks(logits)):
             if config.temperature:
                 log_prediction = jax.nn.log_softmax(filter_logits(part.reshape(-1, part.shape[-1]), config))
                 log_prediction = log_prediction.reshape(part.shape)
@@ -356,32 +359,7 @@ class VQDDM(Generator):
         return found
 
     def time_probabilities(self, variables: Variables) -> Float[Array, ' T']:
-        """How likely training draws each step."""
-        uniform = jnp.full(self.timesteps, 1 / self.timesteps)
+        """Computes the probability with which training draws each timestep."""
         if not self.importance:
-            return uniform
-        statistics = variables[_STATISTICS]
-        size = jnp.sqrt(statistics['mean_square'] + 1e-10) + 1e-4
-        size = size.at[0].set(size[1])  # the term of step 0 is no divergence, and of another size
-        return jnp.where((statistics['visits'] > _VISITS).all(), size / size.sum(), uniform)
-
-    def _draw_times(self, rng: jax.Array, variables: Variables, count: int) -> _Times:
-        """One step for each row: a draw from each of `count` equally likely parts of all steps, in random order."""
-        place_rng, order_rng = jax.random.split(rng)
-        probabilities = self.time_probabilities(variables)
-        places = (jnp.arange(count) + jax.random.uniform(place_rng, (count,))) / count
-        t = jnp.searchsorted(jnp.cumsum(probabilities), jax.random.permutation(order_rng, places), side='right')
-        t = jnp.minimum(t, self.timesteps - 1).astype(jnp.int32)
-        return _Times(t, probabilities[t])
-
-    def _visited(self, variables: Variables, t: jax.Array, bound: jax.Array) -> Variables:
-        """The statistics after a batch: running means of each step's squared term, over the replicas together."""
-        if not self.importance:
-            return {}
-        statistics = variables[_STATISTICS]
-        nothing = jnp.zeros(self.timesteps)
-        visits = replica_sum(nothing.at[t].add(1.0))
-        mean = replica_sum(nothing.at[t].add(bound**2)) / jnp.maximum(visits, 1)
-        moved = _DECAY * statistics['mean_square'] + (1 - _DECAY) * mean
-        mean_square = jnp.where(visits > 0, moved, statistics['mean_square'])
-        return {_STATISTICS: {'mean_square': mean_square, 'visits': statistics['visits'] + visits}}
+            return jnp.full(self.timesteps, 1 / self.timesteps)
+        return importance_probabilities(variables[_STATISTICS])

@@ -1,4 +1,4 @@
-"""The bidirectional transformer of predictors of masked tokens, and the head that compares with codeword vectors."""
+"""Bidirectional transformer of masked-token predictors, and the head that compares features with codeword vectors."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ _PUBLISHED_WIDTH = 768
 
 
 def table_init(width: int) -> Any:
-    """How tables of vectors begin: with a deviation of 0.02 from the published widths on, below them with a larger one.
+    """Returns the initializer of embedding tables: deviation 0.02 at the published widths, larger below.
 
     `CodewordHead` compares normalised vectors, of length sqrt(width), with the rows of a table.  No logit exceeds
-    sqrt(width) times the length of a row, 0.02 width to begin with: 15 in the published models, 3 at width 128, too
-    little for any prediction to be sure.  Below the published widths 15 is kept.
+    sqrt(width) times the length of a row, initially 0.02 width: 15 in the published models, but 3 at width 128, too
+    little for a confident prediction.  Below the published widths the bound of 15 is kept.
     """
     return nn.initializers.normal(0.02 * max(1.0, _PUBLISHED_WIDTH / width))
 
 
 class Bidirectional(nn.Module):
-    """Blocks and a last norm.  Layers are stacked and scanned over, so that a program is compiled for one of them.
+    """Bidirectional transformer: blocks and a last norm; layers are scanned over, so that only one is compiled.
 
     Attributes:
-      layers: blocks.
+      layers: number of blocks.
       heads: attention heads.
-      dropout: inside the blocks.
-      remat: whether a backward pass computes the blocks again.
+      dropout: dropout rate inside the blocks.
+      remat: whether the backward pass recomputes the blocks.
       dtype: computation type.
     """
 
@@ -45,12 +45,12 @@ class Bidirectional(nn.Module):
     def __call__(
         self, x: Float[Array, 'b n d'], visible: Bool[Array, 'b n'] | None = None, *, train: bool = False
     ) -> Float[Array, 'b n d']:
-        """All blocks; positions attend to those that are visible."""
+        """Applies all blocks; positions attend to the visible ones."""
 
         def layer(block: TransformerBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x, visible, train=train), None
 
-        walk = nn.scan(
+        stack = nn.scan(
             nn.remat(layer, prevent_cse=False) if self.remat and train else layer,
             variable_axes={'params': 0},
             split_rngs={'params': True, 'dropout': True},
@@ -59,15 +59,15 @@ class Bidirectional(nn.Module):
         block = TransformerBlock(
             self.heads, epsilon=1e-6, dtype=self.dtype, kernel_init=XAVIER, dropout=self.dropout, name='layers'
         )
-        x, _ = walk(block, x, None)
+        x, _ = stack(block, x, None)
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm')(x)
 
 
 class CodewordHead(nn.Module):
-    """Logits that compare hidden vectors with a table of vectors.
+    """Output head whose logits are inner products with a table of token embeddings.
 
     Attributes:
-      detached: whether the table is not trained through them, as in the published models.
+      detached: whether gradients of the logits stop at the table, as in the published models.
       dtype: computation type; logits are float32.
     """
 
@@ -76,7 +76,7 @@ class CodewordHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], table: Float[Array, 'v d']) -> Float[Array, 'b n v']:
-        """One logit for each row of the table."""
+        """Computes one logit for each row of the table."""
         x = nn.Dense(table.shape[1], dtype=self.dtype, kernel_init=XAVIER, name='dense')(x)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(nn.gelu(x, approximate=False))
         rows = jax.lax.stop_gradient(table) if self.detached else table

@@ -1,4 +1,4 @@
-"""What ADDP's encoder is worth for recognition: a classifier on its features, with or without training it further.
+"""Linear probe and fine-tuning of ADDP's encoder for image classification.
 
 Tian et al., "ADDP", 2024, section 4: linear classification of frozen features, and fine-tuning.
 """
@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.collectives import replica_axis
-from vistok.generators.masked.addp import PixelEncoder
+from vistok.generators.masked.addp_network import PixelEncoder
 from vistok.training.initialization import InitialData
-from vistok.training.state import Batch, StepReport
+from vistok.training.state import Batch, Objective, StepReport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class TrainedEncoder:
 
 
 class LinearProbe(nn.Module):
-    """Mean feature of the patches, norm, one logit for each class.
+    """Classifier on mean-pooled patch features of a frozen or fine-tuned encoder.
 
     Attributes:
-      encoder: of pixels, as ADDP has trained it.
-      num_classes: classes.
-      linear: whether the encoder is frozen; its variables are then in the collection 'frozen'.
+      encoder: pixel encoder that ADDP trained.
+      num_classes: number of classes.
+      linear: whether the encoder is frozen (linear probe); its variables are then in the collection 'frozen'.
     """
 
     initializers = (TrainedEncoder(),)
@@ -50,24 +50,24 @@ class LinearProbe(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b k']:
-        """Logits of `images` in [-1, 1]."""
+        """Classifies images in [-1, 1]; returns logits."""
         features: Any
         if self.linear:
             encoder = self.encoder.clone(parent=None)
-            params = self.variable('frozen', 'trained_encoder', lambda: self._fresh(encoder, images)).value
+            params = self.variable('frozen', 'trained_encoder', lambda: self._init_encoder(encoder, images)).value
             features = jax.lax.stop_gradient(encoder.apply({'params': params}, images))
         else:
             features = self.encoder(images, train=train)
         x = nn.LayerNorm(epsilon=1e-6, name='norm')(features[:, 1:].astype(jnp.float32).mean(axis=1))
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(2e-5), name='classes')(x)
 
-    def _fresh(self, encoder: PixelEncoder, images: Float[Array, 'b H W 3']) -> Any:
+    def _init_encoder(self, encoder: PixelEncoder, images: Float[Array, 'b H W 3']) -> Any:
         return encoder.init(self.make_rng('params'), images)['params']
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearProbeObjective:
-    """An `Objective` with one player, 'recognizer', over batches of 'image' and 'label'.
+class LinearProbeObjective(Objective):
+    """Classification objective with one player, 'recognizer', over batches of 'image' and 'label'.
 
     Attributes:
       model: the classifier.
@@ -79,16 +79,13 @@ class LinearProbeObjective:
 
     @property
     def players(self) -> tuple[str, ...]:
-        """See `Objective`."""
         return ('recognizer',)
 
     @property
     def frozen(self) -> None:
-        """See `Objective`: the frozen encoder belongs to the model, and is saved with it."""
-        return
+        """None: the frozen encoder belongs to the model, and is saved with it."""
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Objective`."""
         variables = dict(self.model.init(rng, batch['image']))
         params = {'recognizer': variables.pop('params')}
         return params, {'recognizer': variables}
@@ -102,25 +99,24 @@ class LinearProbeObjective:
         rng: jax.Array,
         step: jax.Array,
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
-        """See `Objective`: cross-entropy."""
         del frozen, step
         axis = replica_axis()
         if axis is not None:  # each replica drops other values
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['recognizer'], **model_state['recognizer']}
         logits: Any = self.model.apply(variables, batch['image'], train=True, rngs={'dropout': rng})
-        nll, right = _scored(logits, batch['label'])
+        nll, right = _score(logits, batch['label'])
         smooth = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = jnp.mean((1 - self.label_smoothing) * nll + self.label_smoothing * smooth)
         return {'recognizer': loss}, (model_state, StepReport({'accuracy': right.mean()}))
 
     def scores(self, variables: Any, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        """Of each image: 'loss', and 'accuracy', 1 where its class is the most likely."""
+        """Computes the 'loss' of each image, and its 'accuracy': 1 where the true class is the most likely, else 0."""
         logits: Any = self.model.apply(variables, batch['image'])
-        nll, right = _scored(logits, batch['label'])
+        nll, right = _score(logits, batch['label'])
         return {'loss': nll, 'accuracy': right}
 
 
-def _scored(logits: Float[Array, 'b k'], labels: Int[Array, ' b']) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:
+def _score(logits: Float[Array, 'b k'], labels: Int[Array, ' b']) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:
     nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
     return nll, (logits.argmax(axis=-1) == labels).astype(jnp.float32)

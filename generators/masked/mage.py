@@ -1,7 +1,7 @@
-"""MAGE: a transformer encoder that sees the known tokens, and a decoder that predicts the hidden ones.
+"""MAGE: an encoder over the known tokens, and a decoder that predicts the masked ones.
 
 Li et al., "MAGE: MAsked Generative Encoder to Unify Representation Learning and Image Synthesis", 2023.  It is also the
-frozen predictor of ADDP.
+frozen token predictor of ADDP.
 """
 
 import dataclasses
@@ -18,50 +18,50 @@ from vistok.generators.generator import Condition, Generator, GeneratorLoss, Sam
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.masking import (
     MaskedGrid,
-    all_hidden,
-    count_of,
+    count_masked,
     counts_falling,
+    fully_masked,
     ranks,
     reveal,
+    sample_normal_shares,
     schedule_share,
-    truncated_normal_shares,
 )
 from vistok.generators.masked.parallel_decoding import (
     DecodingSchedule,
     check_one_codebook,
     drop_labels,
     flat_ids,
-    guided,
     mean_over,
+    predict_guided,
     sample_candidates,
 )
-from vistok.generators.sampling import at_position, row_keys
+from vistok.generators.sampling import fold_in_rows, row_keys
 from vistok.tokenizers.tokenizer import Tokens
 
 SIZES: dict[str, dict[str, int]] = {
     'base': {'width': 768, 'encoder_layers': 12, 'encoder_heads': 12, 'decoder_layers': 8, 'decoder_heads': 16},
     'large': {'width': 1024, 'encoder_layers': 24, 'encoder_heads': 16, 'decoder_layers': 8, 'decoder_heads': 16},
 }
-"""The published sizes of MAGE and of ADDP, as arguments of both."""
+"""Published sizes of MAGE and of ADDP, as arguments of both."""
 
 
 class TokenPredictor(nn.Module):
-    """Logits of every token, from those that are known and a label.
+    """Masked autoencoder that predicts every token from the known tokens and a label.
 
-    The vocabulary is that of the codewords, then of the labels, then one row for what is hidden.
+    The vocabulary consists of the codewords, then the labels, then one mask token.
 
     Attributes:
-      codebook_size: codewords, K.
-      label_rows: labels.
+      codebook_size: number of codewords, K.
+      label_rows: number of labels in the vocabulary.
       cells: tokens of a grid, n.
-      width: of both halves.
+      width: channels of encoder and decoder.
       encoder_layers: blocks of the encoder.
-      encoder_heads: their attention heads.
+      encoder_heads: attention heads of the encoder.
       decoder_layers: blocks of the decoder.
-      decoder_heads: their attention heads.
-      dropout: everywhere.
-      detached: whether the head leaves the table of tokens alone, see `CodewordHead`.
-      remat: whether a backward pass computes the blocks again.
+      decoder_heads: attention heads of the decoder.
+      dropout: dropout rate.
+      detached: whether gradients of the logits stop at the token table, see `CodewordHead`.
+      remat: whether the backward pass recomputes the blocks.
       dtype: computation type.
     """
 
@@ -88,13 +88,14 @@ class TokenPredictor(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, 'b n v']:
-        """Logits over the whole vocabulary.
+        """Computes logits over the whole vocabulary.
 
         Args:
-          ids: codeword numbers; where tokens are hidden, anything.
-          hidden: which tokens are to be predicted.
-          labels: in [0, label_rows).
-          seen: cells that the encoder sees, all known ones among them; None: all, hidden ones as such.
+          ids: codeword numbers; arbitrary where tokens are masked.
+          hidden: mask of the tokens to predict.
+          labels: labels in [0, label_rows).
+          seen: indices of the cells that the encoder sees, which include all known ones; None: all cells, masked ones
+            as mask tokens.
           train: whether dropout is on.
         """
         rows_init = table_init(self.width)
@@ -107,15 +108,15 @@ class TokenPredictor(nn.Module):
         x = table[rows] + self.param('positions', rows_init, (self.cells + 1, self.width))
         x = drop(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='embedding_norm')(x))
         if seen is not None:
-            places = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen + 1], axis=1)
-            x = jnp.take_along_axis(x, places[..., None], axis=1)
+            indices = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen + 1], axis=1)
+            x = jnp.take_along_axis(x, indices[..., None], axis=1)
         x = stack(self.encoder_layers, self.encoder_heads, name='encoder')(x, train=train)
 
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name='between')(x)
-        summary = x[:, :1]  # what the encoder says at the label stands for whatever is not known
+        summary = x[:, :1]  # the encoder's output at the label is the decoder's mask token
         if seen is not None:
             everywhere = jnp.broadcast_to(summary, (*rows.shape, self.width))
-            x = jax.vmap(lambda full, at, given: full.at[at].set(given))(everywhere, places, x)
+            x = jax.vmap(lambda full, at, given: full.at[at].set(given))(everywhere, indices, x)
         x = jnp.concatenate([summary, jnp.where(hidden[..., None], summary, x[:, 1:])], axis=1)
         x = x + self.param('decoder_positions', rows_init, (self.cells + 1, self.width)).astype(self.dtype)
         x = stack(self.decoder_layers, self.decoder_heads, name='decoder')(x, train=train)
@@ -124,29 +125,29 @@ class TokenPredictor(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class MAGE(Generator):
-    """Predicts hidden tokens; generates by revealing the most confident predictions, step by step.
+    """Masked generative encoder: predicts masked tokens, and generates by revealing confident predictions step by step.
 
-    Half of the tokens are hidden at least, in training, and that half the encoder does not see at all.
+    In training at least half of the tokens are masked, and the encoder does not see that half at all.
 
     Attributes:
-      width: of the network.
+      width: channels of the network.
       encoder_layers: blocks of the encoder.
-      encoder_heads: their attention heads.
+      encoder_heads: attention heads of the encoder.
       decoder_layers: blocks of the decoder.
-      decoder_heads: their attention heads.
-      dropout: in training.
+      decoder_heads: attention heads of the decoder.
+      dropout: dropout rate in training.
       label_dropout: share of labels that are dropped in training, for guidance.
-      label_smoothing: share of the target that is spread over all that can be predicted.
-      codes_only: whether that is codewords only; the published models also predict labels and 'hidden', which never
-        occur.
-      detached: whether the loss leaves the table of tokens alone where hidden vectors are compared with it, as in the
-        published models; else it is trained from both sides, and small models learn faster.
-      label_rows: rows of the vocabulary for labels; None: `num_classes` and one for no label.
-      null_row: which of them stands for no label; None: the last.
-      steps: of generation, where `SampleConfig` does not say.
-      schedule: of generation, 'cosine' or 'linear'.
-      choice_temperature: of the noise that confidences are ranked with, falling to 0 over the steps.
-      remat: whether a backward pass computes the blocks again.
+      label_smoothing: share of the target that is spread over the predicted vocabulary.
+      codes_only: whether only codewords are predicted; the published models also predict labels and the mask token,
+        which never occur as targets.
+      detached: whether gradients of the logits stop at the token table, as in the published models; otherwise the table
+        is trained as input and output embedding, and small models learn faster.
+      label_rows: number of labels in the vocabulary; None: `num_classes` and one null label.
+      null_row: index of the null label; None: the last.
+      steps: default number of decoding steps.
+      schedule: masking schedule of decoding, 'cosine' or 'linear'.
+      choice_temperature: factor of the Gumbel noise on confidences, annealed to 0 over the steps.
+      remat: whether the backward pass recomputes the blocks.
       dtype: computation type.
     """
 
@@ -173,12 +174,12 @@ class MAGE(Generator):
 
     @property
     def cells(self) -> int:
-        """Tokens of a grid."""
+        """Number of tokens of a grid."""
         return math.prod(self.grid)
 
     @property
     def network(self) -> TokenPredictor:
-        """The network."""
+        """Masked autoencoder of this generator."""
         return TokenPredictor(
             codebook_size=self.spec.codebook_sizes[0],
             label_rows=self.num_classes + 1 if self.label_rows is None else self.label_rows,
@@ -195,21 +196,20 @@ class MAGE(Generator):
         )
 
     def init(self, rng: jax.Array) -> Variables:
-        """Fresh variables."""
-        guess = all_hidden(1, self.cells)
-        return dict(self.network.init(rng, guess.ids, guess.hidden, self.rows_of(jnp.zeros((1,), jnp.int32))))
+        guess = fully_masked(1, self.cells)
+        return dict(self.network.init(rng, guess.ids, guess.hidden, self.label_indices(jnp.zeros((1,), jnp.int32))))
 
-    def rows_of(self, labels: Int[Array, ' b']) -> Int[Array, ' b']:
-        """Rows of the vocabulary, counted from the first label's, where `num_classes` means no label."""
+    def label_indices(self, labels: Int[Array, ' b']) -> Int[Array, ' b']:
+        """Maps labels, where `num_classes` means none, to indices of the labels in the vocabulary."""
         null = self.num_classes if self.null_row is None else self.null_row
         return jnp.where(labels == self.num_classes, null, labels)
 
-    def draw_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
-        """Shares of hidden tokens in training."""
-        return truncated_normal_shares(rng, rows, least=self.unseen)
+    def sample_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
+        """Samples the masking ratio of each training sample."""
+        return sample_normal_shares(rng, rows, least=self.unseen_share)
 
     @property
-    def unseen(self) -> float:
+    def unseen_share(self) -> float:
         """Share of tokens that the encoder does not see in training."""
         return 0.5
 
@@ -222,13 +222,13 @@ class MAGE(Generator):
         *,
         train: bool,
     ) -> GeneratorLoss:
-        """Cross-entropy of the hidden tokens; 'hidden_bits' is without smoothing, in bits per hidden token."""
+        """Computes the cross-entropy of masked tokens; 'hidden_bits' is without smoothing, in bits per masked token."""
         ids = flat_ids(tokens)
         share_rng, noise_rng, label_rng, dropout_rng = jax.random.split(rng, 4)
         noise = jax.random.uniform(noise_rng, ids.shape)
         order = ranks(noise)
-        hidden = order < count_of(self.draw_shares(share_rng, len(ids)), self.cells)[:, None]
-        seen = jnp.argsort(order, axis=-1)[:, math.ceil(self.cells * self.unseen) :]
+        hidden = order < count_masked(self.sample_shares(share_rng, len(ids)), self.cells)[:, None]
+        seen = jnp.argsort(order, axis=-1)[:, math.ceil(self.cells * self.unseen_share) :]
         labels = class_labels(cond)
         if train:
             labels = drop_labels(labels, label_rng, self.label_dropout, self.num_classes)
@@ -236,8 +236,8 @@ class MAGE(Generator):
             {'params': variables['params']},
             ids,
             hidden,
-            self.rows_of(labels),
-            seen if self.unseen else None,
+            self.label_indices(labels),
+            seen if self.unseen_share else None,
             train=train,
             rngs={'dropout': dropout_rng},
         )
@@ -251,14 +251,14 @@ class MAGE(Generator):
     def logits(
         self, variables: Variables, guess: MaskedGrid, labels: Int[Array, ' b'], scale: Float[Array, ''] | None
     ) -> Float[Array, 'b n K']:
-        """Logits of the codewords; with a scale, guided by those without a label."""
+        """Computes the logits of the codewords, with guidance where a scale is given."""
 
         def predict(guess: MaskedGrid, labels: jax.Array) -> jax.Array:
             params = {'params': variables['params']}
-            logits: Any = self.network.apply(params, guess.ids, guess.hidden, self.rows_of(labels))
+            logits: Any = self.network.apply(params, guess.ids, guess.hidden, self.label_indices(labels))
             return logits
 
-        return guided(predict, guess, labels, self.num_classes, scale)[..., : self.spec.codebook_sizes[0]]
+        return predict_guided(predict, guess, labels, self.num_classes, scale)[..., : self.spec.codebook_sizes[0]]
 
     def sample(
         self,
@@ -268,33 +268,35 @@ class MAGE(Generator):
         sample_ids: Int[Array, ' b'],
         config: SampleConfig,
     ) -> Tokens:
-        """MaskGIT's parallel decoding; a 'position' of the guidance schedule is a step."""
+        """Samples by MaskGIT's parallel decoding; a 'position' of the guidance schedule is a step."""
         labels, keys = class_labels(cond), row_keys(rng, sample_ids)
-        plan = DecodingSchedule.of(counts_falling(self.cells, config.steps or self.steps, self.schedule), config)
+        schedule = DecodingSchedule.from_counts(
+            counts_falling(self.cells, config.steps or self.steps, self.schedule), config
+        )
 
         def step(guess: MaskedGrid, at: DecodingSchedule) -> tuple[MaskedGrid, None]:
             scale = None if config.guidance_scale == 1 else at.guidance
             logits = self.logits(variables, guess, labels, scale)
-            candidates = sample_candidates(logits, at_position(keys, at.step), config)
+            candidates = sample_candidates(logits, fold_in_rows(keys, at.step), config)
             noise = self.choice_temperature * at.annealing * candidates.noise
             return reveal(guess, logits, candidates.drawn, noise, at.count), None
 
-        guess, _ = jax.lax.scan(step, all_hidden(len(labels), self.cells), plan)
+        guess, _ = jax.lax.scan(step, fully_masked(len(labels), self.cells), schedule)
         return Tokens(guess.ids.reshape(-1, *self.grid, 1))
 
     def inpaint(
         self, variables: Variables, tokens: Tokens, known: Bool[Array, 'b h w'], cond: Condition, *, steps: int = 0
     ) -> Tokens:
-        """Fills the unknown cells with the likeliest ids, the surest first; the known ones come back as they are.
+        """Fills the unknown cells with the most likely ids, the most confident first, and keeps the known ones.
 
-        Nothing is drawn: the same tokens give the same result.
+        Deterministic: nothing is sampled.
 
         Args:
           variables: as `init` gives them.
-          tokens: values of unknown cells do not matter.
-          known: which cells are known.
-          cond: class of each row; `num_classes` asks for nothing.
-          steps: of the walk; 0: as many as `sample` takes.
+          tokens: ids; those of unknown cells do not matter.
+          known: mask of the known cells.
+          cond: class of each row; `num_classes` means no condition.
+          steps: number of decoding steps; 0: as many as `sample` takes.
         """
         labels, hidden = class_labels(cond), ~known.reshape(len(known), -1)
         steps = steps or self.steps

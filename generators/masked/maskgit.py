@@ -1,7 +1,7 @@
-"""MaskGIT: hidden tokens predicted at every share, revealed in few steps.
+"""MaskGIT: masked token prediction at every masking ratio, decoded in few parallel steps.
 
-Chang et al., "MaskGIT: Masked Generative Image Transformer", 2022.  The network is MAGE's, so that the two differ in
-what is hidden during training and in nothing else.
+Chang et al., "MaskGIT: Masked Generative Image Transformer", 2022.  The network is MAGE's, so that the two differ
+only in the masking during training.
 """
 
 import dataclasses
@@ -10,26 +10,24 @@ import jax
 from jaxtyping import Array, Float
 
 from vistok.generators.masked.mage import MAGE
-from vistok.generators.masked.masking import cosine_shares
+from vistok.generators.masked.masking import sample_cosine_shares
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskGIT(MAGE):
-    """Any share of the tokens is hidden in training, by the cosine schedule, and the encoder sees where.
+    """MaskGIT: any share of the tokens is masked in training, by the cosine schedule, and the encoder sees the masks.
 
     Attributes:
-      steps: of generation, as the paper has them.
-      choice_temperature: as in the paper's code.
+      steps: decoding steps; the default is the paper's.
+      choice_temperature: see `MAGE`; the default is that of the paper's code.
     """
 
     steps: int = 8
     choice_temperature: float = 4.5
 
-    def draw_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
-        """Shares of hidden tokens in training."""
-        return cosine_shares(rng, rows)
+    def sample_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
+        return sample_cosine_shares(rng, rows)
 
     @property
-    def unseen(self) -> float:
-        """Share of tokens that the encoder does not see in training."""
+    def unseen_share(self) -> float:
         return 0.0

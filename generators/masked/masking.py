@@ -1,6 +1,6 @@
-"""Masks over token grids: how many tokens are hidden, which ones, and which stay hidden after a guess.
+"""Masks over token grids: masking schedules, random masks for training, and unmasking by confidence.
 
-Schedules give the share of hidden tokens at a time from 0 (all) to 1 (none): cosine and linear (Chang et al.,
+Schedules give the masking ratio at a time from 0 (all tokens are masked) to 1 (none): cosine and linear (Chang et al.,
 "MaskGIT: Masked Generative Image Transformer", 2022, section 3.3).
 """
 
@@ -21,7 +21,7 @@ SCHEDULES = {'cosine': lambda u: math.cos(math.pi / 2.0 * u), 'linear': lambda u
 
 
 def schedule_share(schedule: str, time: float) -> float:
-    """Share of hidden tokens at `time` in [0, 1].
+    """Returns the masking ratio at `time` in [0, 1].
 
     Raises:
       UserError: an unknown schedule.
@@ -32,9 +32,9 @@ def schedule_share(schedule: str, time: float) -> float:
 
 
 def counts_rounded_up(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
-    """How many of `cells` are hidden after each of `steps` steps, at least one (ADDP).
+    """Returns how many of `cells` are masked after each of `steps` steps, rounded up and at least one (ADDP).
 
-    A first step may reveal nothing, and one cell is left at the end.
+    The first step may reveal nothing, and one cell is still masked at the end.
 
     Raises:
       UserError: no steps, or an unknown schedule.
@@ -45,7 +45,7 @@ def counts_rounded_up(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
 
 
 def counts_falling(cells: int, steps: int, schedule: str) -> tuple[int, ...]:
-    """How many of `cells` are hidden after each of `steps` steps: each reveals one or more, the last all (MaskGIT).
+    """Returns how many of `cells` are masked after each of `steps` steps; each reveals at least one (MaskGIT).
 
     Raises:
       UserError: no steps or more than cells, or an unknown schedule.
@@ -68,27 +68,27 @@ def _check_steps(steps: int) -> None:
 
 
 def ranks(values: Float[Array, 'b n']) -> Int[Array, 'b n']:
-    """Place of each value in its row, counted from the smallest; among equals the left one comes first."""
+    """Ranks the values of each row from the smallest; among equals the left one comes first."""
     return jnp.argsort(jnp.argsort(values, axis=-1, stable=True), axis=-1, stable=True)
 
 
 def hide(noise: Float[Array, 'b n'], counts: Int[Array, ' b']) -> Bool[Array, 'b n']:
-    """Hides exactly so many cells of each row: those with the smallest noise.  Masks of one noise are nested."""
+    """Masks exactly `counts` cells of each row, those with the smallest noise; masks of one noise are nested."""
     return ranks(noise) < counts[:, None]
 
 
-def count_of(shares: Float[Array, ' b'], cells: int) -> Int[Array, ' b']:
-    """So many of `cells`, rounded up, at least one."""
+def count_masked(shares: Float[Array, ' b'], cells: int) -> Int[Array, ' b']:
+    """Returns the number of masked cells, `cells * shares` rounded up, at least one."""
     return jnp.clip(jnp.ceil(cells * shares), 1, cells).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class ShareGrid:
-    """Shares of hidden tokens that training may draw, ascending, and how likely each is.
+    """Discrete distribution of masking ratios in training.
 
     Attributes:
-      shares: of all tokens.
-      probabilities: they add up to one.
+      shares: masking ratios, ascending.
+      probabilities: probability of each; they add up to one.
     """
 
     shares: np.ndarray
@@ -99,7 +99,7 @@ class ShareGrid:
 def share_grid(
     least: float = 0.5, most: float = 1.0, mean: float = 0.55, deviation: float = 0.25, points: int = 100
 ) -> ShareGrid:
-    """Shares of a cosine schedule of `points` steps that lie in [least, most), drawn by a truncated normal density."""
+    """Computes a truncated normal density over the ratios in [least, most) of a cosine schedule of `points` steps."""
     shares = np.cos(np.pi / 2 * np.arange(points + 1) / points).clip(0, 1)
     shares = np.sort(shares[(shares >= least) & (shares < most)])
     density = np.exp(-0.5 * ((shares - mean) / deviation) ** 2)
@@ -108,63 +108,63 @@ def share_grid(
 
 @flax.struct.dataclass
 class NestedMasks:
-    """Two masks, the first inside the second.
+    """Masks of two times, the first inside the second.
 
     Attributes:
-      now: cells hidden at some time of generation, `[b, n]`.
-      before: cells hidden a few steps earlier, `[b, n]`.
+      now: cells masked at some time of generation, `[b, n]`.
+      before: cells masked a few steps earlier, `[b, n]`.
     """
 
     now: Any
     before: Any
 
 
-def nested_masks(
+def compute_nested_masks(
     grid: ShareGrid, place: Int[Array, ' b'], offset: Int[Array, ' b'], noise: Float[Array, 'b n']
 ) -> NestedMasks:
-    """The masks of one noise at a place of the grid, and at `offset` places further (or its end)."""
+    """Computes the masks of one noise at index `place` of the ratios, and `offset` indices further (or at the end)."""
     shares = jnp.asarray(grid.shares)
     later = jnp.minimum(place + offset, len(grid.shares) - 1)
-    now, before = (hide(noise, count_of(shares[index], noise.shape[-1])) for index in (place, later))
+    now, before = (hide(noise, count_masked(shares[index], noise.shape[-1])) for index in (place, later))
     return NestedMasks(now, before)
 
 
 def draw_nested_masks(rng: jax.Array, grid: ShareGrid, rows: int, cells: int) -> NestedMasks:
-    """Random masks, with another share in each row; the second is one to five places of the grid earlier."""
+    """Samples masks with a ratio for each row; the second is one to five schedule steps earlier."""
     place_rng, offset_rng, noise_rng = jax.random.split(rng, 3)
     place = jax.random.categorical(place_rng, jnp.log(jnp.asarray(grid.probabilities)), shape=(rows,))
     offset = jax.random.randint(offset_rng, (rows,), 1, 6)
-    return nested_masks(grid, place, offset, jax.random.uniform(noise_rng, (rows, cells)))
+    return compute_nested_masks(grid, place, offset, jax.random.uniform(noise_rng, (rows, cells)))
 
 
-def truncated_normal_shares(
+def sample_normal_shares(
     rng: jax.Array, rows: int, least: float = 0.5, most: float = 1.0, mean: float = 0.55, deviation: float = 0.25
 ) -> Float[Array, ' b']:
-    """Shares of hidden tokens as MAGE draws them, one for each row."""
+    """Samples masking ratios from MAGE's truncated normal distribution, one for each row."""
     low, high = (least - mean) / deviation, (most - mean) / deviation
     return mean + deviation * jax.random.truncated_normal(rng, low, high, (rows,))
 
 
-def cosine_shares(rng: jax.Array, rows: int) -> Float[Array, ' b']:
-    """Shares of hidden tokens as MaskGIT draws them: the cosine schedule at uniform times."""
+def sample_cosine_shares(rng: jax.Array, rows: int) -> Float[Array, ' b']:
+    """Samples masking ratios of MaskGIT, the cosine schedule at uniform times, one for each row."""
     return jnp.cos(jnp.pi / 2 * jax.random.uniform(rng, (rows,)))
 
 
 @flax.struct.dataclass
 class MaskedGrid:
-    """A token grid, row by row, some of it only guessed.
+    """Token grid in raster order with a mask.
 
     Attributes:
-      ids: codeword numbers, `[b, n]`; what is hidden holds the newest guess.
-      hidden: which of them may still change, `[b, n]`.
+      ids: codeword numbers, `[b, n]`; at masked cells the newest candidates.
+      hidden: mask of the cells that may still change, `[b, n]`.
     """
 
     ids: Any
     hidden: Any
 
 
-def all_hidden(rows: int, cells: int) -> MaskedGrid:
-    """Nothing is known."""
+def fully_masked(rows: int, cells: int) -> MaskedGrid:
+    """Returns grids in which every cell is masked."""
     return MaskedGrid(jnp.zeros((rows, cells), jnp.int32), jnp.ones((rows, cells), bool))
 
 
@@ -175,14 +175,14 @@ def reveal(
     noise: Float[Array, 'b n'],
     count: Int[Array, ''] | Int[Array, 'b 1'] | int,
 ) -> MaskedGrid:
-    """Takes the drawn ids where tokens are hidden, and keeps the least confident of these hidden.
+    """Replaces masked tokens by candidates, and keeps the least confident of these masked.
 
     Args:
-      guess: before the step.
-      logits: of the codewords.
-      drawn: ids drawn from them, at every cell.
-      noise: added to the log-probability of the drawn ids before they are ranked.
-      count: how many stay hidden, in all rows or in each, at most as many as are; cells that were known stay known.
+      guess: grid before the step.
+      logits: logits of the codewords.
+      drawn: candidate id of every cell, sampled from the logits.
+      noise: added to the log-probabilities of the candidates before they are ranked.
+      count: number of cells that stay masked, for all rows or for each, at most as many as are; known cells stay known.
     """
     ids = jnp.where(guess.hidden, drawn, guess.ids)
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""What generators that reveal hidden tokens in steps share: labels, chances, guidance, the plan of the steps."""
+"""Parallel decoding of masked tokens (MaskGIT): candidates, guidance and the schedule of the steps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,35 +26,35 @@ def check_one_codebook(name: str, spec: TokenSpec) -> None:
 
 
 def flat_ids(tokens: Tokens) -> Int[Array, 'b n']:
-    """Ids row by row, of a tokenizer with one codebook."""
+    """Returns the ids in raster order, for tokenizers with one codebook."""
     return jnp.asarray(tokens.ids).reshape(tokens.ids.shape[0], -1)
 
 
 def drop_labels(labels: Int[Array, ' b'], rng: jax.Array, share: float, null: int) -> Int[Array, ' b']:
-    """Labels, some of them replaced by the one that means none."""
+    """Replaces a random share of the labels by the null label."""
     return jnp.where(jax.random.uniform(rng, labels.shape) < share, null, labels)
 
 
 def mean_over(values: Float[Array, 'b n'], chosen: Bool[Array, 'b n']) -> Float[Array, '']:
-    """Mean over the chosen cells of the whole batch (under pmap: the mean over replicas of this is)."""
+    """Averages over the chosen cells of the whole batch (under pmap, the mean over replicas of this is the mean)."""
     return jnp.sum(jnp.where(chosen, values, 0)) / replica_mean(jnp.sum(chosen).astype(jnp.float32))
 
 
-def guided(
+def predict_guided(
     predict: Callable[[Any, Array], Float[Array, 'c n K']],
     given: Any,
     labels: Int[Array, ' b'],
     null: int,
     scale: Float[Array, ''] | None,
 ) -> Float[Array, 'b n K']:
-    """Logits for `labels`, guided by those without a label in one pass of twice as many rows.
+    """Computes logits with classifier-free guidance, in one pass of twice as many rows.
 
     Args:
-      predict: logits of rows and labels.
-      given: rows.
-      labels: of the rows.
-      null: the label that means none.
-      scale: of guidance; None: none.
+      predict: maps inputs and labels to logits.
+      given: inputs, with one row each.
+      labels: label of each row.
+      null: the null label.
+      scale: guidance scale; None: no guidance.
     """
     if scale is None:
         return predict(given, labels)
@@ -65,11 +65,11 @@ def guided(
 
 @flax.struct.dataclass
 class Candidates:
-    """What is random in one step of generation.
+    """Random draws of one decoding step.
 
     Attributes:
-      drawn: ids drawn at every cell, `[b, n]`.
-      noise: Gumbel noise for the choice of those that are kept, `[b, n]`.
+      drawn: candidate id of every cell, `[b, n]`.
+      noise: Gumbel noise of the confidences by which cells are ranked, `[b, n]`.
     """
 
     drawn: Any
@@ -77,12 +77,12 @@ class Candidates:
 
 
 def sample_candidates(logits: Float[Array, 'b n K'], keys: Array, config: SampleConfig) -> Candidates:
-    """Draws ids and noise.
+    """Samples a candidate id and noise for every cell.
 
     Args:
-      logits: after guidance.
-      keys: one for each row.
-      config: how ids are drawn.
+      logits: logits after guidance.
+      keys: random key of each row.
+      config: sampling options.
     """
     b, n, _ = logits.shape
     by_cell = jax.vmap(lambda key: jax.vmap(lambda cell: jax.random.fold_in(key, cell))(jnp.arange(n)))(keys)
@@ -93,13 +93,13 @@ def sample_candidates(logits: Float[Array, 'b n K'], keys: Array, config: Sample
 
 @flax.struct.dataclass
 class DecodingSchedule:
-    """The steps of generation, to be scanned over.
+    """Schedule of the decoding steps, to be scanned over.
 
     Attributes:
       step: number of each step.
-      count: tokens that are hidden after it.
-      heat: 1 at the beginning, 0 after the last step.
-      guidance: scale of guidance.
+      count: number of tokens that are masked after it.
+      annealing: factor of the choice temperature, falling linearly to 0 at the last step.
+      guidance: guidance scale.
     """
 
     step: Any
@@ -108,8 +108,8 @@ class DecodingSchedule:
     guidance: Any
 
     @staticmethod
-    def of(counts: Sequence[int], config: SampleConfig) -> 'DecodingSchedule':
-        """The steps after which so many tokens are hidden."""
+    def from_counts(counts: Sequence[int], config: SampleConfig) -> 'DecodingSchedule':
+        """Creates the schedule with so many masked tokens after each step."""
         steps = np.arange(len(counts), dtype=np.int32)
         annealing = (1 - (steps + 1) / len(counts)).astype(np.float32)
         return DecodingSchedule(steps, np.asarray(counts, np.int32), annealing, guidance_scales(config, len(counts)))

@@ -11,7 +11,7 @@ from golden_packs import load_pack
 
 from vistok.generators.autoregressive.speculative_decoding import speculative_jacobi_decode
 from vistok.generators.generator import SampleConfig
-from vistok.generators.sampling import at_position, draw, filter_logits, guidance_scales, guide, row_keys
+from vistok.generators.sampling import draw, filter_logits, fold_in_rows, guidance_scales, guide, row_keys
 
 
 def kept(probabilities, **options):
@@ -91,7 +91,7 @@ def test_temperature_zero_takes_the_most_likely_whatever_the_key():
 
 def test_every_sample_and_position_has_its_own_noise():
     keys = row_keys(jax.random.key(0), jnp.asarray([0, 1, 0]))
-    here, there = (jax.random.key_data(at_position(keys, number)) for number in (0, 1))
+    here, there = (jax.random.key_data(fold_in_rows(keys, number)) for number in (0, 1))
     np.testing.assert_array_equal(here[0], here[2])
     assert (here[0] != here[1]).any()
     assert (here != there).any(axis=-1).all()

@@ -11,7 +11,7 @@ from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
 from vistok.errors import UserError
 from vistok.experiments.loading import load, load_tokenizer
-from vistok.generators.autoregressive.decoding import Autoregressive
+from vistok.generators.autoregressive.base import Autoregressive
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN

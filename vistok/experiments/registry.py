@@ -15,7 +15,8 @@ from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.generators.generator import Generator, SampleConfig
-from vistok.generators.masked.addp import ADDP, PixelEncoder
+from vistok.generators.masked.addp import ADDP
+from vistok.generators.masked.addp_network import PixelEncoder
 from vistok.generators.masked.linear_probe import LinearProbe
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT

@@ -100,8 +100,8 @@ def load_extractor(
 
     Args:
       protocol: one of `PROTOCOLS`.
-      path: of the Inception weights in pytorch-fid's names (`pt_inception-2015-12-05-6726825d.pth`), or of what
-        launch/convert.py made of them; the stand-in needs none.
+      path: file of Inception weights in pytorch-fid's names (`pt_inception-2015-12-05-6726825d.pth`), or what
+        launch/convert.py made of it; None for the stand-in.
       sha256: expected digest of the file; needed for another file than the published one.
 
     Raises:

@@ -37,11 +37,11 @@ def random_tokens(spec, grid, rows, seed=0):
 def test_what_is_written_can_be_read_again(spec, order, layout):
     sequences = GrainSequences.of(spec, (8, 12), 3, order=order, layout=layout)
     tokens = random_tokens(spec, (8, 12), 12)
-    write_and_read = jax.jit(lambda t: (s := sequences.sequence(t, jnp.arange(12) % 3), sequences.tokens(s)))
+    write_and_read = jax.jit(lambda t: (s := sequences.encode(t, jnp.arange(12) % 3), sequences.decode(s)))
     sequence, restored = write_and_read(tokens)
     np.testing.assert_array_equal(restored.ids, tokens.ids)
     np.testing.assert_array_equal(restored.grain, tokens.grain)
-    assert int(sequence.index.max()) < sequences.places
+    assert int(sequence.index.max()) < sequences.index_rows
     # Each code is written once: a block of side s holds s * s positions.
     np.testing.assert_allclose(sequences.is_cell(sequence).sum(1), (1 / tokens.grain**2).sum((1, 2)), rtol=1e-6)
 
@@ -49,7 +49,7 @@ def test_what_is_written_can_be_read_again(spec, order, layout):
 def test_a_compact_sequence_does_not_depend_on_the_rest_of_the_batch_and_is_padded_at_its_end():
     sequences = GrainSequences.of(TRIPLE, (8, 8), 3)
     tokens = random_tokens(TRIPLE, (8, 8), 5)
-    write = jax.jit(sequences.sequence)
+    write = jax.jit(sequences.encode)
     together = write(tokens, jnp.arange(5) % 3)
     alone = write(jax.tree.map(lambda x: x[3:4], tokens), jnp.asarray([0]))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:4], b), together, alone)
@@ -66,7 +66,7 @@ def test_tokens_that_have_no_such_sequences_are_refused():
     with pytest.raises(ValueError, match='unknown layout'):
         GrainSequences.of(DUAL, (4, 4), 1, layout='loose')
     with pytest.raises(ValueError, match='tokens with grains'):
-        GrainSequences.of(DUAL, (4, 4), 1).sequence(Tokens(jnp.zeros((1, 4, 4, 1), jnp.int32)), jnp.zeros(1, jnp.int32))
+        GrainSequences.of(DUAL, (4, 4), 1).encode(Tokens(jnp.zeros((1, 4, 4, 1), jnp.int32)), jnp.zeros(1, jnp.int32))
 
 
 def tiny(spec=DUAL, grid=(4, 4), **changes):
@@ -91,7 +91,7 @@ def drawn(generator, config, labels=(0, 1, 2, 1), ids=(0, 1, 2, 3)):
 def test_samples_are_whole_grids(generator):
     config = SampleConfig(temperature=1.3, top_k=5, second=SampleConfig(top_p=0.9))
     sequence = drawn(generator, config)
-    tokens = jax.jit(generator.sequences.tokens)(sequence)
+    tokens = jax.jit(generator.sequences.decode)(sequence)
     grain, ids = np.asarray(tokens.grain), np.asarray(tokens.ids)[..., 0]
     assert 0 <= ids.min() <= ids.max() < 7
     coarsest = max(generator.spec.grains)
@@ -146,7 +146,7 @@ def test_the_loss_counts_each_code_and_each_end_once():
     sequences = generator.sequences
     tokens, labels = random_tokens(DUAL, (4, 4), 4), jnp.asarray([0, 1, 2, 0])
     result = jax.jit(lambda v: generator.loss(v, tokens, labels, KEY, train=False))(variables)
-    sequence = jax.jit(sequences.sequence)(tokens, labels)
+    sequence = jax.jit(sequences.encode)(tokens, labels)
     logits = jax.jit(lambda v: generator.network.apply(v, sequence, method='logits'))(variables)
     cell, segment = (np.asarray(x)[:, 1:] for x in (sequences.is_cell(sequence), sequence.segment))
     position, content = np.asarray(sequence.position)[:, 1:], np.asarray(sequence.content)[:, 1:]

@@ -38,9 +38,9 @@ class Case:
 class OfficialGrammar(GrainGrammar):
     """The official sampler never makes the last cell coarse."""
 
-    def allowed(self, covered, segment):
+    def position_mask(self, covered, segment):
         last = jnp.arange(self.sequences.positions[-1].total) == self.sequences.cells[0] - 1
-        return super().allowed(covered, segment) & ~(last & (segment == 0)[:, None])
+        return super().position_mask(covered, segment) & ~(last & (segment == 0)[:, None])
 
 
 class OfficialSampler(DQTransformer):
@@ -95,13 +95,13 @@ def case():
     length = pack['perm_coarse_content'].shape[1] + pack['perm_fine_content'].shape[1] + 2
 
     def logits(variables):
-        sequence = jax.tree.map(lambda x: x[:, :length], small.sequences.sequence(tokens, labels))
+        sequence = jax.tree.map(lambda x: x[:, :length], small.sequences.encode(tokens, labels))
         return small.network.apply(variables, sequence, method='logits')
 
     def in_the_fine_part(network):
         pairs, told = recorded_sample(pack)
-        hidden = network.read(pairs, None, 0)
-        return network.content_logits(network.look(DecoderState(hidden.x), told, pairs.segment, 0).x[0])
+        hidden = network.position_features(pairs, None, 0)
+        return network.content_logits(network.content_features(DecoderState(hidden.x), told, pairs.segment, 0).x[0])
 
     with jax.default_matmul_precision('highest'):
         variables, key = model.variables, jax.random.key(0)
@@ -139,7 +139,7 @@ def test_sequences_are_the_official_ones(order):
     from_spec = vistok.TokenSpec((1024,), 8, grains=(1, 2))
     sequences = GrainSequences.of(from_spec, (8, 8), 1000, position_sizes=TABLES, order=order, layout='official')
     tokens = recorded_tokens(pack)
-    sequence = sequences.sequence(tokens, jnp.asarray(pack['labels']))
+    sequence = sequences.encode(tokens, jnp.asarray(pack['labels']))
     content = [pack['sos_coarse'], pack['perm_coarse_content'], pack['sos_fine'], pack[f'perm_{kind}fine_content']]
     position = [
         pack['sos_pos_coarse'], pack['perm_coarse_position'], pack['sos_pos_fine'], pack[f'perm_{kind}fine_position']
@@ -154,7 +154,7 @@ def test_sequences_are_the_official_ones(order):
     np.testing.assert_array_equal(sequence.segment[:, :n], segment)
     np.testing.assert_array_equal(sequence.index[0], np.arange(sequences.length))
     assert (np.asarray(sequence.content[:, n:]) == sequences.contents.pad).all()
-    restored = sequences.tokens(sequence)
+    restored = sequences.decode(sequence)
     np.testing.assert_array_equal(restored.ids[..., 0], pack['perm_back'])
     np.testing.assert_array_equal(restored.grain, tokens.grain)
 
@@ -163,7 +163,7 @@ def test_sequences_of_the_full_size_are_the_official_ones():
     pack = load_pack('dq_transformer')
     sequences = GrainSequences.of(vistok.TokenSpec((1024,), 8, grains=(1, 2)), (32, 32), 1000, layout='official')
     tokens = recorded_tokens(pack, 'perm16_indices', 'perm16_grain')
-    sequence = sequences.sequence(tokens, jnp.zeros(1, jnp.int32))
+    sequence = sequences.encode(tokens, jnp.zeros(1, jnp.int32))
     middle = 1 + pack['perm16_coarse_content'].shape[1]
     end = middle + 1 + pack['perm16_fine_content'].shape[1]
     for kind in ('content', 'position'):

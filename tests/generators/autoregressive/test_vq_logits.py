@@ -8,7 +8,7 @@ from autoregressive_cases import ONE, SIZES
 from golden_packs import random_variables
 
 from vistok.generators.autoregressive.llamagen import LlamaGen
-from vistok.generators.autoregressive.vq_logits import OutputVectors, scattered, vector_cross_entropy
+from vistok.generators.autoregressive.vq_logits import OutputVectors, assign_vectors_randomly, vector_cross_entropy
 from vistok.generators.cross_entropy import CrossEntropy
 from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
@@ -64,17 +64,19 @@ def test_a_large_vocabulary_needs_no_logits_of_all_ids():
 
 
 def test_every_vector_has_its_share_of_the_ids():
-    shares = np.bincount(scattered(1000, 7), minlength=7)
+    shares = np.bincount(assign_vectors_randomly(1000, 7), minlength=7)
     assert shares.min() == 142
     assert shares.max() == 143
-    np.testing.assert_array_equal(scattered(1000, 7), scattered(1000, 7))
+    np.testing.assert_array_equal(assign_vectors_randomly(1000, 7), assign_vectors_randomly(1000, 7))
 
 
 def test_llamagen_learns_and_draws_with_shared_vectors():
     generator = LlamaGen(ONE, **SIZES, output_vectors=4)
     shapes = jax.eval_shape(generator.init, jax.random.key(0))
     assert shapes['params']['output_0']['head']['kernel'].shape == (16, 4)
-    variables = random_variables(shapes) | {'frozen': {'output_0': {'vector_of': jnp.asarray(scattered(17, 4))}}}
+    variables = random_variables(shapes) | {
+        'frozen': {'output_0': {'vector_of': jnp.asarray(assign_vectors_randomly(17, 4))}}
+    }
     ids, labels = jnp.asarray(RNG.integers(0, 17, (3, 6, 1)), jnp.int32), jnp.arange(3)
     model = TrainedGenerator(generator, variables)
     logits = jax.jit(lambda v: generator.network.apply(v, ids, labels, method='logits'))(variables)[0]

@@ -136,7 +136,7 @@ def test_masks_stay_masks():
 def test_sampling_starts_where_noise_ends():
     assert diffusion.prior_divergence(diffusion.noise_steps('cos', 1000, 0.0), 1024) < 1e-5
     steps = diffusion.noise_steps('linear', 1000, 1.0)
-    start = diffusion.first_state(jax.random.key(0), (1000,), steps, K, masks=True)
+    start = diffusion.sample_first_state(jax.random.key(0), (1000,), steps, K, masks=True)
     np.testing.assert_array_equal(start, K)
 
 

@@ -11,6 +11,7 @@ from golden_packs import load_pack
 
 from vistok.generators.convert.official import OFFICIAL
 from vistok.generators.diffusion import discrete_diffusion as diffusion
+from vistok.generators.diffusion.timestep_sampling import update_statistics
 from vistok.generators.diffusion.vq_ddm import VQDDM
 from vistok.tokenizers.tokenizer import TokenSpec
 
@@ -120,7 +121,7 @@ def test_steps_are_drawn_and_remembered_as_in_the_official_training(pack):
     np.testing.assert_allclose(generator.time_probabilities(variables)[t], chance, rtol=1e-5)
     prior = 16 * diffusion.prior_divergence(generator.steps(), K)
     bound = (-jnp.asarray(pack['d_train_log_prob']) - prior) * chance
-    after = generator._visited(variables, t, bound)['diffusion_stats']
+    after = update_statistics(variables['diffusion_stats'], t, bound)
     np.testing.assert_allclose(after['mean_square'], pack['d_train_Lt_history_after'], rtol=1e-4)
     assert after['visits'].sum() == 1100 + len(t)
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vistok.experiments import assembly, registry
 from vistok.experiments.config_files import load_config
+from vistok.generators.diffusion.timestep_sampling import sample_timesteps
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
 from vistok.generators.diffusion.vq_ddm import VQDDM
@@ -175,11 +176,11 @@ def test_steps_are_spread_over_a_batch_in_proportion_to_their_chances():
     generator = VQDDM(SPEC, (4, 4), 0, **TINY)
     sizes = jnp.asarray([4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 4.0, 4.0]) ** 2
     statistics = {'mean_square': sizes, 'visits': jnp.full(8, 11.0)}
-    times = generator._draw_times(jax.random.key(0), {'diffusion_stats': statistics}, 200)
+    times = sample_timesteps(jax.random.key(0), generator.time_probabilities({'diffusion_stats': statistics}), 200)
     np.testing.assert_allclose(np.bincount(times.t, minlength=8), [40, 40, 10, 10, 10, 10, 40, 40], atol=1)
     np.testing.assert_allclose(times.probability, np.where(np.isin(times.t, [2, 3, 4, 5]), 0.05, 0.2), rtol=1e-3)
     statistics = {'mean_square': sizes, 'visits': jnp.arange(8.0) + 4}  # one not visited often enough
-    times = generator._draw_times(jax.random.key(0), {'diffusion_stats': statistics}, 200)
+    times = sample_timesteps(jax.random.key(0), generator.time_probabilities({'diffusion_stats': statistics}), 200)
     np.testing.assert_array_equal(np.bincount(times.t), 25)
 
 

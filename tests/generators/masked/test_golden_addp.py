@@ -11,7 +11,13 @@ from golden_packs import assert_close, load_pack
 
 import vistok
 from vistok.generators.generator import SampleConfig
-from vistok.generators.masked.masking import MaskedGrid, NestedMasks, counts_rounded_up, nested_masks, share_grid
+from vistok.generators.masked.masking import (
+    MaskedGrid,
+    NestedMasks,
+    compute_nested_masks,
+    counts_rounded_up,
+    share_grid,
+)
 from vistok.generators.masked.parallel_decoding import sample_candidates
 
 PACK = load_pack('addp')
@@ -31,18 +37,18 @@ class Found:
 def stages_of(generator, variables, ids, masks, images, noise):
     """Everything that was recorded, as one program."""
     labels = jnp.zeros(2, jnp.int32)
-    target, noised = generator.noised(variables, ids, masks, labels)
+    target, noised = generator.training_state(variables, ids, masks, labels)
     guess = MaskedGrid(ids, masks.now)
     both = generator.predictor.logits({'params': variables['predictor']}, MaskedGrid(ids, masks.before), labels, None)
     codewords = variables['tokenizer']['params']['quantizer']['codebook']['codewords']
 
     def walk(network):
         features = network.encoder(images)
-        logits = network.predict(features, guess, generator.rows_of(labels))
+        logits = network.predict(features, guess, generator.network_labels(labels))
         return network.encoder.embed(images), features, logits
 
     embedded, features, logits = generator.network.apply({'params': variables['params']}, method=walk)
-    state = generator.beginning(1)
+    state = generator.initial_state(1)
     state = state.replace(images=images[:1])
     kept, drawn = [], []
     for step, count in enumerate(counts_rounded_up(256, 2, 'cosine')):
@@ -59,7 +65,7 @@ def stages_of(generator, variables, ids, masks, images, noise):
         'embedded': embedded[:, SEEN],
         'features': features[:, SEEN],
         'logits': logits,
-        'loss': generator.distillation(logits, target, masks.now),
+        'loss': generator.distillation_loss(logits, target, masks.now),
         'drawn': jnp.stack(drawn),
         'hidden': jnp.stack([guess.hidden for guess in kept]),
         'image': state.images[0],
@@ -136,7 +142,7 @@ def test_shares_of_hidden_tokens_and_their_probabilities_are_the_official_ones()
 
 def test_masks_of_the_recorded_noise_are_the_official_ones():
     place, offset = (jnp.full(2, x) for x in PACK['masking_draw'])
-    masks = nested_masks(share_grid(), place, offset, jnp.asarray(PACK['masking_noise']))
+    masks = compute_nested_masks(share_grid(), place, offset, jnp.asarray(PACK['masking_noise']))
     np.testing.assert_array_equal(masks.now, PACK['mask_t'] > 0)
     np.testing.assert_array_equal(masks.before, PACK['mask_t_next'] > 0)
 

@@ -14,7 +14,7 @@ from vistok.generators.masked.addp import ADDP
 from vistok.generators.masked.bidirectional import table_init
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.masked.maskgit import MaskGIT
-from vistok.generators.masked.masking import MaskedGrid, all_hidden
+from vistok.generators.masked.masking import MaskedGrid, fully_masked
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
@@ -142,7 +142,7 @@ def test_hidden_tokens_are_not_seen_and_known_tokens_and_labels_are():
 
 def test_what_the_encoder_does_not_see_changes_nothing_but_its_own_attention():
     generator, variables = masked_case('mage')
-    ids, labels = IDS.reshape(4, 6), generator.rows_of(LABELS)
+    ids, labels = IDS.reshape(4, 6), generator.label_indices(LABELS)
     hidden = jnp.zeros((4, 6), bool).at[:, 4:].set(True)
     apply = jax.jit(lambda seen: generator.network.apply(variables, ids, hidden, labels, seen))
     order = jnp.broadcast_to(jnp.array([5, 0, 3, 1, 2, 4]), (4, 6))  # all, in another order
@@ -152,13 +152,13 @@ def test_what_the_encoder_does_not_see_changes_nothing_but_its_own_attention():
 
 @functools.partial(jax.jit, static_argnums=0)
 def addp_logits(generator, variables, images, guess, labels):
-    return generator.logits(variables, generator.beginning(1).replace(guess=guess, images=images), labels)
+    return generator.logits(variables, generator.initial_state(1).replace(guess=guess, images=images), labels)
 
 
 def test_the_first_step_of_addp_does_not_look_at_the_image_and_later_ones_do():
     generator, variables = masked_case('addp')
     black, noise = -jnp.ones((1, 6, 4, 3)), jax.random.uniform(jax.random.key(0), (1, 6, 4, 3))
-    nothing = all_hidden(1, 6)
+    nothing = fully_masked(1, 6)
     logits = functools.partial(addp_logits, generator, variables)
     np.testing.assert_array_equal(logits(black, nothing, LABELS[:1]), logits(noise, nothing, LABELS[:1]))
     something = MaskedGrid(nothing.ids, nothing.hidden.at[:, 2].set(False))
@@ -181,7 +181,7 @@ def test_known_tokens_are_decoded_as_the_tokenizer_decodes_them_and_certain_gues
     generator, variables = masked_case('addp')
     ids = IDS.reshape(4, 6)
     certain = jax.nn.one_hot(ids, 12)
-    decode = jax.jit(lambda hidden: generator.decoded(variables, MaskedGrid(ids, hidden), certain))
+    decode = jax.jit(lambda hidden: generator.decode_mixture(variables, MaskedGrid(ids, hidden), certain))
     expected = TOKENIZER.apply(variables['tokenizer'], Tokens(IDS), method='decode')
     np.testing.assert_allclose(decode(jnp.zeros((4, 6), bool)), expected, atol=1e-4)
     np.testing.assert_allclose(decode(jnp.ones((4, 6), bool)), expected, atol=1e-4)
@@ -193,4 +193,4 @@ def test_addp_says_what_it_lacks():
     with pytest.raises(ValueError, match='this one has none'):
         bare.loss(variables, Tokens(IDS), LABELS, jax.random.key(0), train=False)
     with pytest.raises(ValueError, match='no tokenizer to decode them'):
-        bare.decoded(variables, all_hidden(1, 6), jnp.zeros((1, 6, 12)))
+        bare.decode_mixture(variables, fully_masked(1, 6), jnp.zeros((1, 6, 12)))

@@ -9,15 +9,15 @@ import pytest
 
 from vistok.generators.masked.masking import (
     MaskedGrid,
-    all_hidden,
-    count_of,
+    count_masked,
     counts_falling,
     counts_rounded_up,
     draw_nested_masks,
+    fully_masked,
     hide,
     reveal,
+    sample_normal_shares,
     share_grid,
-    truncated_normal_shares,
 )
 
 
@@ -60,7 +60,7 @@ def test_exactly_so_many_are_hidden_whatever_ties_there_are():
 
 def test_counts_of_shares_are_rounded_up_and_at_least_one():
     shares = jnp.array([0.0, 0.01, 0.5, 0.51, 1.0])
-    np.testing.assert_array_equal(count_of(shares, 16), [1, 1, 8, 9, 16])
+    np.testing.assert_array_equal(count_masked(shares, 16), [1, 1, 8, 9, 16])
 
 
 def test_random_masks_are_nested_and_have_shares_of_the_grid():
@@ -74,7 +74,7 @@ def test_random_masks_are_nested_and_have_shares_of_the_grid():
 
 
 def test_shares_of_a_truncated_normal_stay_in_their_range():
-    shares = truncated_normal_shares(jax.random.key(0), 1000)
+    shares = sample_normal_shares(jax.random.key(0), 1000)
     assert shares.min() >= 0.5
     assert shares.max() <= 1
     assert 0.66 < shares.mean() < 0.74
@@ -82,7 +82,7 @@ def test_shares_of_a_truncated_normal_stay_in_their_range():
 
 def test_known_tokens_never_change_and_so_many_stay_hidden_as_asked():
     rng = np.random.default_rng(0)
-    guess = all_hidden(4, 16)
+    guess = fully_masked(4, 16)
     for count in (16, 9, 9, 4, 1, 0):
         drawn = jnp.asarray(rng.integers(0, 8, (4, 16)), jnp.int32)
         logits = jnp.asarray(np.round(rng.standard_normal((4, 16, 8))), jnp.float32)  # rounded: many ties
@@ -104,8 +104,8 @@ def test_known_tokens_stay_known_even_if_more_should_be_hidden_than_are():
 
 def test_the_least_confident_stay_hidden():
     logits = jnp.log(jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]]))
-    after = reveal(all_hidden(1, 3), logits, jnp.zeros((1, 3), jnp.int32), jnp.zeros((1, 3)), 2)
+    after = reveal(fully_masked(1, 3), logits, jnp.zeros((1, 3), jnp.int32), jnp.zeros((1, 3)), 2)
     np.testing.assert_array_equal(after.hidden, [[False, True, True]])
     noise = jnp.array([[-9.0, 0.0, 9.0]])  # noise decides where it is larger than the differences
-    after = reveal(all_hidden(1, 3), logits, jnp.zeros((1, 3), jnp.int32), noise, 2)
+    after = reveal(fully_masked(1, 3), logits, jnp.zeros((1, 3), jnp.int32), noise, 2)
     np.testing.assert_array_equal(after.hidden, [[True, True, False]])

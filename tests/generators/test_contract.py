@@ -1,0 +1,122 @@
+"""Properties that every generator has, checked on each name of the registry at the size of its `tiny` config."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_packs import random_variables
+from ml_collections import ConfigDict
+
+from vistok.errors import UserError
+from vistok.experiments import registry
+from vistok.experiments.config_files import load_config
+from vistok.generators.generator import SampleConfig
+from vistok.generators.trained import TrainedGenerator
+from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from vistok.tokenizers.tokenizer import Tokens, TokenSpec
+
+TOKENIZER = MaskGITVQGAN(channels=8, channel_multipliers=(1, 1), res_blocks=1, codebook_size=12, codebook_dim=4)
+SPECS = {  # of generators that need other tokens than those of one codebook
+    'far': TokenSpec((7, 5, 6), 4, ('vis', 'mid', 'high')),
+    'dq_transformer': TokenSpec((7,), 4, grains=(1, 2)),
+    'addp': TOKENIZER.spec,
+}
+GRID, CLASSES = (4, 2), 3
+LABELS, NUMBERS = (2, 0, 3, 1), (4, 9, 0, 2)  # class 3: none
+
+
+class Case:
+    """A generator with random variables, tokens to learn and its samples."""
+
+    def __init__(self, name: str):
+        config = load_config(f'configs/{name}.py:tiny')  # a registered generator has a config of its name
+        spec = SPECS.get(name, TokenSpec((12,), 4))
+        config.tokens = ConfigDict(
+            {field: getattr(spec, field) for field in spec.__dataclass_fields__}
+            | {'grid': GRID, 'num_classes': CLASSES}
+        )
+        if 'predictor_model' in config:
+            config.predictor_model = load_config('configs/mage.py:tiny').model
+        self.generator = registry.build_generator(config, TOKENIZER.model, config, TOKENIZER.tokens)
+        self.fresh = jax.jit(self.generator.init)(jax.random.key(0))
+        variables = self.fresh | {'params': random_variables(self.fresh['params'])}  # no head is zero
+        self.model = TrainedGenerator(self.generator, variables)
+        rng = np.random.default_rng(0)
+        ids = np.stack([rng.integers(0, size, (4, *GRID)) for size in spec.codebook_sizes], axis=-1).astype(np.int32)
+        grain = None
+        if len(spec.grains) > 1:
+            coarsest = max(spec.grains)
+            grain = np.full(ids.shape[:3], coarsest, np.int32)
+            ids = ids[:, ::coarsest, ::coarsest].repeat(coarsest, 1).repeat(coarsest, 2)
+        self.tokens = Tokens(jnp.asarray(ids), None if grain is None else jnp.asarray(grain))
+
+    @functools.cached_property
+    def samples(self) -> Tokens:
+        return self.sample(LABELS, NUMBERS)
+
+    def sample(self, labels, numbers, seed=0) -> Tokens:
+        return jax.device_get(self.model.sample(labels, seed, SampleConfig(temperature=1.3), numbers))
+
+    def loss(self, variables, *, train):
+        labels = jnp.asarray(LABELS, jnp.int32)
+        return self.generator.loss(variables, self.tokens, labels, jax.random.key(1), train=train)
+
+
+@pytest.fixture(scope='module', params=registry.GENERATORS)
+def case(request):
+    return Case(request.param)
+
+
+def test_a_generator_is_a_value_that_can_be_a_static_argument(case):
+    again = copy.deepcopy(case.generator)
+    assert again == case.generator
+    assert hash(again) == hash(case.generator)
+
+
+def test_parameters_are_float32(case):
+    assert {x.dtype for x in jax.tree.leaves(case.fresh['params'])} == {jnp.dtype('float32')}
+
+
+def test_losses_are_finite_and_the_same_without_compilation(case):
+    compiled = jax.jit(case.loss, static_argnames='train')
+    assert np.isfinite(compiled(case.fresh, train=True).loss)
+    found, expected = compiled(case.model.variables, train=False), case.loss(case.model.variables, train=False)
+    assert found.loss.shape == ()
+    assert all(np.isfinite(value) and np.shape(value) == () for value in found.metrics.values())
+    assert found.metrics.keys() & {'bits_per_token', 'hidden_bits'}
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        (found.loss, found.metrics),
+        (expected.loss, expected.metrics),
+    )
+
+
+def test_samples_are_token_grids_of_the_spec(case):
+    spec, samples = case.generator.spec, case.samples
+    assert samples.ids.shape == (4, *GRID, len(spec.codebook_sizes))
+    assert samples.ids.dtype == np.int32
+    for i, size in enumerate(spec.codebook_sizes):
+        assert 0 <= samples.ids[..., i].min() <= samples.ids[..., i].max() < size
+    assert (samples.grain is None) == (spec.grains == (1,))
+    if samples.grain is not None:
+        assert samples.grain.shape == (4, *GRID)
+        assert set(np.unique(samples.grain)) <= set(spec.grains)
+
+
+def test_a_sample_depends_on_seed_number_and_class_alone(case):
+    order = [3, 0, 2, 1]
+    turned = case.sample([LABELS[i] for i in order], [NUMBERS[i] for i in order])
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[order]), turned, case.samples)
+    alone = case.sample(LABELS[2:3], NUMBERS[2:3])
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[2:3]), alone, case.samples)
+    assert (case.sample(LABELS, [n + 20 for n in NUMBERS]).ids != case.samples.ids).any()
+    assert (case.sample(LABELS, NUMBERS, seed=1).ids != case.samples.ids).any()
+
+
+@pytest.mark.parametrize('wrong', [-1, CLASSES + 1])
+def test_classes_out_of_range_are_refused(case, wrong):
+    with pytest.raises(UserError, match=f'there is no class {wrong}'):
+        case.model.sample([0, wrong])
