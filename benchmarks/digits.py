@@ -54,7 +54,7 @@ def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) 
     unseen, unseen_labels = real('validation')
     rebuilt = in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))
     asked = np.tile(np.arange(10), per_class)
-    ids = in_batches(lambda i: model.sample(asked[i], seed, config, i).ids, len(asked))
+    ids = in_batches(lambda i: model.sample_tokens(asked[i], seed, config, i).ids, len(asked))
     drawn = in_batches(lambda i: model.tokenizer.decode(vistok.Tokens(ids[i])), len(asked))
     guesses = machine.predict(features(to_uint8(drawn)))
     found = {

@@ -142,7 +142,7 @@ def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, pe
     for start in range(-BATCH, len(labels), BATCH):  # the first compiles, and does not count
         rows = np.clip(np.arange(start, start + BATCH), 0, len(labels) - 1)
         begin = time.perf_counter()
-        tokens = model.sample(labels[rows], 0, config, rows)
+        tokens = model.sample_tokens(labels[rows], 0, config, rows)
         images = to_uint8(np.asarray(model.tokenizer.decode(tokens)))
         if start < 0:
             continue

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
                 config = SampleConfig(guidance_scale=scale, window=options.window)
                 cond = np.arange(batch) % model.generator.num_classes
                 draw = lambda seed, cond=cond, config=config, model=model: jax.block_until_ready(  # noqa: E731
-                    model.sample(cond, seed, config).ids
+                    model.sample_tokens(cond, seed, config).ids
                 )
                 ours = batch * options.tokens / seconds(draw, options.repeats)
                 row = f'{size:>5} {batch:>5} {scale:>8g} {ours:>10.1f} {ours / batch * read / bandwidth:>8.1%}'

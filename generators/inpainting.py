@@ -13,15 +13,15 @@ from PIL import Image, UnidentifiedImageError
 
 from vistok.errors import UserError
 from vistok.generators.diffusion.vq_ddm import VQDDM
-from vistok.generators.generator import SampleConfig
-from vistok.generators.trained import TrainedGenerator
+from vistok.generators.generator import Generator, SampleConfig
 from vistok.tokenizers.tokenizer import Tokens
+from vistok.tokenizers.trained import TrainedTokenizer
 
 REGIONS = ('left', 'right', 'upper', 'lower', 'centre', 'border')
 
 
 def read_mask(path: str | os.PathLike[str], side: int) -> Bool[np.ndarray, 'side side']:
-    """Where an image is white (brighter than mid-grey): what is hidden.
+    """Reads a mask from an image: white (brighter than mid-grey) hides a pixel.
 
     Args:
       path: of the image; another size is scaled, without smoothing.
@@ -38,8 +38,8 @@ def read_mask(path: str | os.PathLike[str], side: int) -> Bool[np.ndarray, 'side
     return np.asarray(grey) >= 128
 
 
-def region(name: str, side: int) -> Bool[np.ndarray, 'side side']:
-    """A hidden half, the middle of the image (half its side), or all around that.
+def mask_region(name: str, side: int) -> Bool[np.ndarray, 'side side']:
+    """Returns a mask that hides half of the image, its middle (half its side), or all around that.
 
     Raises:
       UserError: an unknown name.
@@ -61,10 +61,8 @@ def region(name: str, side: int) -> Bool[np.ndarray, 'side side']:
     return hidden
 
 
-def without_hidden(
-    images: Float[np.ndarray, 'b h w 3'], hidden: Bool[np.ndarray, 'h w']
-) -> Float[np.ndarray, 'b h w 3']:
-    """Images whose hidden pixels repeat the nearest one that is not: a tokenizer that sees them learns nothing else.
+def cover_hidden(images: Float[np.ndarray, 'b h w 3'], hidden: Bool[np.ndarray, 'h w']) -> Float[np.ndarray, 'b h w 3']:
+    """Replaces hidden pixels by the nearest visible one, so that a tokenizer learns nothing of them.
 
     If everything is hidden, they are mid-grey.
     """
@@ -74,8 +72,10 @@ def without_hidden(
     return images[:, nearest[0], nearest[1]]
 
 
-def known_cells(hidden: Bool[np.ndarray, 'h w'], grid: tuple[int, int], margin: int = 0) -> Bool[np.ndarray, 'gh gw']:
-    """Cells of the token grid without a hidden pixel.
+def find_known_cells(
+    hidden: Bool[np.ndarray, 'h w'], grid: tuple[int, int], margin: int = 0
+) -> Bool[np.ndarray, 'gh gw']:
+    """Returns the cells of the token grid without a hidden pixel.
 
     Args:
       hidden: pixels.
@@ -89,8 +89,10 @@ def known_cells(hidden: Bool[np.ndarray, 'h w'], grid: tuple[int, int], margin: 
     return np.logical_not(cells)
 
 
-def complete(
-    model: TrainedGenerator,
+def inpaint_images(
+    generator: Generator,
+    variables: Any,
+    tokenizer: TrainedTokenizer | None,
     images: Float[np.ndarray, 'b h w 3'],
     hidden: Bool[np.ndarray, 'h w'],
     cond: Int[np.ndarray, ' b'],
@@ -102,36 +104,37 @@ def complete(
     margin: int = 0,
     paste: bool = False,
 ) -> Float[np.ndarray, 'b h w 3']:
-    """Images whose hidden parts are made by the model.  Nothing that is hidden is looked at.
+    """Fills the hidden parts of images by a generator; no hidden pixel is looked at.
 
     Args:
-      model: a VQ-DDM with its tokenizer.
+      generator: a VQ-DDM.
+      variables: its variables.
+      tokenizer: of its tokens.
       images: in [-1, 1], of the size that the model makes.
       hidden: pixels to make, the same in all images.
       cond: class of each image; `num_classes` asks for nothing.
       sample_ids: number of each completion; other numbers give other completions.
-      config: how ids are drawn.
-      seed: of all randomness.
-      repeats: how often each step is taken (`VQDDM.inpaint`).
-      margin: see `known_cells`.
+      config: sampling options.
+      seed: seed of the sampling run.
+      repeats: number of times that each step is taken (`VQDDM.inpaint`).
+      margin: see `find_known_cells`.
       paste: whether pixels that are not hidden come from the images instead of from their tokens.
 
     Raises:
       UserError: the model is no VQ-DDM or comes without a tokenizer, or the images have another size.
     """
-    generator, tokenizer = model.generator, model.tokenizer
     if not isinstance(generator, VQDDM) or tokenizer is None:
-        raise UserError(f'only a VQ-DDM with its tokenizer completes images, got a {type(generator).__name__}')
+        raise UserError(f'only a VQ-DDM with its tokenizer inpaints images, got a {type(generator).__name__}')
     sides = tuple(cells * generator.spec.downsample_factor for cells in generator.grid)
     if images.shape[1:3] != sides or hidden.shape != sides:
         raise UserError(f'the model makes images of {sides} pixels, got {images.shape[1:3]} and a mask {hidden.shape}')
-    tokens = tokenizer.encode(without_hidden(images, hidden))
-    known = jnp.broadcast_to(known_cells(hidden, generator.grid, margin), (len(images), *generator.grid))
+    tokens = tokenizer.encode(cover_hidden(images, hidden))
+    known = jnp.broadcast_to(find_known_cells(hidden, generator.grid, margin), (len(images), *generator.grid))
     filled = _complete(
         generator,
         config,
         repeats,
-        model.variables,
+        variables,
         tokens,
         known,
         jnp.asarray(cond),

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int, UInt8
 
 from vistok.errors import UserError
-from vistok.generators.class_labels import check_class_ids
+from vistok.generators.class_labels import check_class_ids, find_classes
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, TextFeatures
+from vistok.generators.inpainting import inpaint_images
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.visualization import to_uint8
 
 ConditionLike = Condition | Int[np.ndarray, ' b'] | Sequence[int]
 
@@ -67,6 +69,107 @@ class TrainedGenerator:
 
     def sample(
         self,
+        classes: Sequence[int | str] = ('all',),
+        *,
+        per_class: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> UInt8[np.ndarray, 'n H W 3']:
+        """Samples images of some classes.
+
+        Classes take turns: with two classes and `per_class=2` the images are of the first, second, first and second
+        class.  The command `sample` draws the same images for the same seed.
+
+        Args:
+          classes: numbers or names, `['all']` for every class; a generator without classes takes the default.
+          per_class: images of each class.
+          seed: seed of the sampling run.
+          batch_size: images at a time; has no influence on them.
+          **options: fields of `SampleConfig` that replace the model's defaults, such as `guidance_scale=2.0`.
+
+        Raises:
+          UserError: there is no such class or option, the generator is conditioned on text (use `sample_tokens`), or
+            its tokenizer is not known.
+        """
+        if self.tokenizer is None:
+            raise UserError('the generator has no tokenizer to decode its tokens: add one by `with_tokenizer`')
+        if self.text_encoder is not None:
+            raise UserError('this generator is conditioned on text: sample tokens of text features, `sample_tokens`')
+        if per_class < 1 or batch_size < 1:
+            raise UserError(f'per_class and batch_size are at least 1, got {per_class} and {batch_size}')
+        config = self.change_sample_config(**options)
+        names = self.class_names or [str(i) for i in range(self.generator.num_classes)]
+        ids = find_classes([str(word) for word in classes], names) if self.generator.num_classes else (0,)
+        labels = np.tile(np.asarray(ids, np.int32), per_class)
+        images = []
+        for start in range(0, len(labels), batch_size):
+            numbers = start + np.arange(min(batch_size, len(labels)))  # batches of one size need one program
+            tokens = self.sample_tokens(labels[np.minimum(numbers, len(labels) - 1)], seed, config, numbers)
+            images.append(np.asarray(to_uint8(self.tokenizer.decode(tokens))))
+        return np.concatenate(images)[: len(labels)]
+
+    def change_sample_config(self, **options: Any) -> SampleConfig:
+        """Returns the model's sampling defaults with some fields changed.
+
+        Raises:
+          UserError: `SampleConfig` has no such field.
+        """
+        known = [field.name for field in dataclasses.fields(SampleConfig)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise UserError(f'there is no sampling option {unknown[0]!r}; known: {", ".join(known)}')
+        return dataclasses.replace(self.sample_config, **options)
+
+    def inpaint(
+        self,
+        images: UInt8[np.ndarray, '*b H W 3'],
+        mask: Bool[np.ndarray, 'H W'],
+        *,
+        seed: int = 0,
+        classes: Sequence[int] | None = None,
+        repeats: int = 1,
+        margin: int = 0,
+        paste: bool = False,
+        **options: Any,
+    ) -> UInt8[np.ndarray, '*b H W 3']:
+        """Fills the hidden parts of an image, or of a batch of images, see `inpainting.inpaint_images`.
+
+        Args:
+          images: of the size that the model makes.
+          mask: True where pixels are hidden.
+          seed: seed of the sampling run; other seeds give other completions.
+          classes: class number of each image; None leaves the class open.
+          repeats: number of times that each step is taken.
+          margin: cells around the hidden ones that are made anew as well.
+          paste: whether pixels that are not hidden are copied from the images.
+          **options: fields of `SampleConfig` that replace the model's defaults.
+
+        Raises:
+          UserError: the model cannot inpaint, or the images have another size.
+        """
+        batch = images if images.ndim == 4 else images[None]
+        if classes is None:
+            classes = [self.generator.num_classes] * len(batch)
+            options.setdefault('guidance_scale', 1.0)  # without a condition there is nothing to be guided to
+        filled = inpaint_images(
+            self.generator,
+            self.variables,
+            self.tokenizer,
+            batch.astype(np.float32) / 127.5 - 1.0,
+            mask,
+            np.asarray(classes, np.int32),
+            np.arange(len(batch), dtype=np.int32),
+            self.change_sample_config(**options),
+            seed=seed,
+            repeats=repeats,
+            margin=margin,
+            paste=paste,
+        )
+        return np.asarray(to_uint8(filled)).reshape(images.shape)
+
+    def sample_tokens(
+        self,
         cond: ConditionLike,
         seed: int | Array = 0,
         config: SampleConfig = SampleConfig(),  # noqa: B008 (frozen)
@@ -92,7 +195,7 @@ class TrainedGenerator:
 
     @functools.cached_property
     def sampling_variables(self) -> dict[str, Any]:
-        """Variables prepared for `sample`; computed at the first use and kept.
+        """Variables prepared for `sample_tokens`; computed at the first use and kept.
 
         The preparation is not compiled, because a compiled function would copy arrays that do not change.
         """

@@ -7,8 +7,6 @@ Sizes are read from the weights, so a name serves all models of its paper.  `.pt
 files do not.  `--output` may be a folder.
 """
 
-import pathlib
-
 from absl import flags
 
 from vistok import cli
@@ -24,65 +22,10 @@ def main() -> None:
     """Converts, and says what was used and what was not."""
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError('name the files: --input=FILE --output=FILE')
-    source, target = pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value)
-    print(
-        write_official(source, target, _NAME.value) if _TO_OFFICIAL.value else write_ours(source, target, _NAME.value)
-    )
+    from vistok.experiments.conversion import convert, convert_to_official
 
-
-def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> str:
-    """Reads official weights, writes our file, and returns an account of it.
-
-    Raises:
-      UserError: a file that cannot be read or written, or weights that are not of `name`.
-    """
-    from vistok.experiments.official_models import OFFICIAL, from_official
-    from vistok.weights.files import WRAPPERS, is_ours, read_state_dict, save_variables
-    from vistok.weights.rules import ConversionError
-
-    if name not in OFFICIAL:
-        raise UserError(f'name the model with --name, one of: {", ".join(OFFICIAL)}; got {name!r}')
-    target = _inside(target, name)
-    if target.suffix != '.safetensors':
-        raise UserError(f'converted weights are .safetensors files, got --output={target}')
-    if is_ours(source):
-        raise UserError(f'{source} is converted already; --to_official converts it back')
-    beside_model = ('discriminator',) if name in ('patchgan', 'stylegan_disc') else ()  # in training checkpoints
-    state_dict = read_state_dict(source, (*beside_model, *WRAPPERS))
-    if not state_dict:
-        raise UserError(f'{source} holds no named tensors')
-    try:
-        model = from_official(name, state_dict)
-    except ConversionError:
-        raise
-    except ValueError as error:  # sizes no model can have
-        raise UserError(f'{source} does not fit {name}: {error}') from None
-    save_variables(target, name, model.variables)
-    used = len(state_dict) - len(model.ignored)
-    ignored = f'; {len(model.ignored)} ignored: {", ".join(model.ignored)}' if model.ignored else ', none ignored'
-    return f'{target}: {name}, {used} of {len(state_dict)} entries used{ignored}'
-
-
-def write_official(source: pathlib.Path, target: pathlib.Path, name: str | None) -> str:
-    """Reads our file, writes official names and layouts, and returns an account of it.
-
-    Raises:
-      UserError: a file that cannot be read or written, or one of another name.
-    """
-    from vistok.experiments.official_models import to_official
-    from vistok.weights.files import load_variables, write_state_dict
-
-    saved = load_variables(source)
-    if name not in (None, saved.name):
-        raise UserError(f'{source} holds {saved.name}, not {name}')
-    target = _inside(target, f'{saved.name}_official')
-    state_dict = to_official(saved.name, saved.variables)
-    write_state_dict(target, state_dict)
-    return f'{target}: {saved.name}, {len(state_dict)} entries'
-
-
-def _inside(target: pathlib.Path, stem: str) -> pathlib.Path:
-    return target / f'{stem}.safetensors' if target.is_dir() else target
+    act = convert_to_official if _TO_OFFICIAL.value else convert
+    print(act(_INPUT.value, _OUTPUT.value, _NAME.value))
 
 
 if __name__ == '__main__':

@@ -7,8 +7,6 @@
 is, as the model sees it, and its completions.
 """
 
-import itertools
-import pathlib
 from typing import Any, cast
 
 from absl import flags
@@ -40,85 +38,34 @@ _OPTIONS = {
 
 def main() -> None:
     """Completes and writes the sheet."""
-    import numpy as np
-    from tqdm import tqdm
+    import pathlib
 
-    from vistok.data.images.pipeline import evaluation_batches, open_source
-    from vistok.data.images.source import Split
-    from vistok.data.tokens.dataset import TokenSource, token_folder
     from vistok.errors import UserError
-    from vistok.experiments import registry, run_folder
-    from vistok.experiments.loading import load
-    from vistok.generators.inpainting import complete, read_mask, region
-    from vistok.generators.trained import TrainedGenerator
-    from vistok.visualization import class_sheet, save_png, to_uint8
+    from vistok.experiments.inpainting import default_source, inpaint_files
+    from vistok.experiments.loading import load_generator
 
-    if _RUN.value is None or not (_OUT.value or _FOLDER.value):
-        raise UserError('name a VQ-DDM and where to write, for example --run=runs/vq_ddm --out=completed.png')
-    if min(_COUNT.value, _COMPLETIONS.value, _REPEATS.value) < 1 or _MARGIN.value < 0:
-        raise UserError('--count, --completions and --repeats are at least 1, and --margin 0')
-    path = pathlib.Path(_RUN.value)
-    model: Any = load(path, _WHICH.value)
-    if not isinstance(model, TrainedGenerator):
-        raise UserError(f'{path} holds no generator')
-    folder = next(p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file())
-    config = run_folder.read_config(folder)
-    source, data_dir = _SOURCE.value, _DATA_DIR.value or config.data.data_dir or None
-    if source is None:
-        tokens = token_folder(config.data.source)
-        source = config.data.source if tokens is None else TokenSource(tokens, 'train').about['source']
-    given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
-    if not _LABELLED.value:  # asking for nothing, there is nothing to be guided to
-        given.setdefault('guidance_scale', 1.0)
-    sampling = registry.build_sample_config(config.sample, **given)
-
-    side = model.generator.grid[0] * model.generator.spec.downsample_factor
-    hidden = read_mask(_MASK.value, side) if _MASK.value else region(_REGION.value, side)
-    batches = evaluation_batches(
-        open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir),
-        image_size=side,
-        batch_size=min(_COUNT.value, 16),
+    if _RUN.value is None:
+        raise UserError('name a VQ-DDM, for example --run=runs/vq_ddm')
+    source, data_dir = (_SOURCE.value, None) if _SOURCE.value else default_source(pathlib.Path(_RUN.value))
+    said = inpaint_files(
+        load_generator(_RUN.value, _WHICH.value),
+        [value for value in (_OUT.value, _FOLDER.value) if value],
+        source,
+        split=cast(Any, _SPLIT.value),
+        data_dir=_DATA_DIR.value or data_dir,
+        count=_COUNT.value,
+        mask=_MASK.value,
+        region=_REGION.value,
+        completions=_COMPLETIONS.value,
+        labelled=_LABELLED.value,
+        seed=_SEED.value,
+        progress=True,
+        repeats=_REPEATS.value,
+        margin=_MARGIN.value,
+        paste=_PASTE.value,
+        **{name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None},
     )
-    rows: list[Any] = []
-    names: list[str] = []
-    progress = tqdm(total=_COUNT.value, desc='completing', unit='image')
-    for batch in batches:
-        real = batch['mask'].nonzero()[0][: _COUNT.value - len(names)]
-        images, labels = batch['image'], batch['label']
-        if _LABELLED.value and labels.max() >= model.generator.num_classes:
-            raise UserError(f'{source} has a class {labels.max()}, the model {model.generator.num_classes} classes')
-        cond = labels if _LABELLED.value else np.full_like(labels, model.generator.num_classes)
-        first = len(names) * _COMPLETIONS.value
-        completed = [
-            complete(
-                model,
-                images,
-                hidden,
-                cond,
-                first + np.arange(len(images)) * _COMPLETIONS.value + i,
-                sampling,
-                seed=_SEED.value,
-                repeats=_REPEATS.value,
-                margin=_MARGIN.value,
-                paste=_PASTE.value,
-            )
-            for i in range(_COMPLETIONS.value)
-        ]
-        seen = np.where(hidden[..., None], 0.0, images)
-        rows.append(np.stack([images, seen, *completed], axis=1)[real])
-        names += [str(len(names) + i) for i in range(len(real))]
-        progress.update(len(real))
-        if len(names) == _COUNT.value:
-            break
-    progress.close()
-    sheet_images = to_uint8(np.concatenate(rows))
-    if _OUT.value:
-        save_png(_OUT.value, class_sheet(sheet_images, names))
-    if _FOLDER.value:
-        for (row, name), i in itertools.product(enumerate(names), range(_COMPLETIONS.value)):
-            save_png(pathlib.Path(_FOLDER.value) / f'{int(name):06d}-{i}.png', sheet_images[row, 2 + i])
-    written = ' and '.join(filter(None, (_OUT.value, _FOLDER.value)))
-    print(f'wrote {written}: {len(names)} images with {_COMPLETIONS.value} completions each')
+    print(said)
 
 
 if __name__ == '__main__':

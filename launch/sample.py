@@ -13,7 +13,6 @@ with `settings` for launch/evaluate.py.  A sample follows from --seed, its numbe
 batch size.  Killed at any moment, the same command goes on.
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -58,56 +57,27 @@ _SECOND = {
 def main() -> None:
     """Draws what is missing and writes the files."""
     from vistok.errors import UserError
-    from vistok.experiments import registry, run_folder
-    from vistok.experiments.loading import load
-    from vistok.experiments.prompts import read_prompts
-    from vistok.experiments.sampling import Plan, sample
-    from vistok.generators.class_labels import find_classes
-    from vistok.generators.trained import TrainedGenerator
+    from vistok.experiments.loading import load_generator
+    from vistok.experiments.sampling import sample_files
 
     if _RUN.value is None:
         raise UserError('name a generator, for example --run=runs/llamagen')
-    outputs = [pathlib.Path(value) for value in (_OUT.value, _FOLDER.value, _NPZ.value) if value]
-    if not outputs:
-        raise UserError('name at least one of --out=FILE.png, --folder=DIR and --npz=FILE.npz')
-    path = pathlib.Path(_RUN.value)
-    model: Any = load(path, _WHICH.value)
-    if not isinstance(model, TrainedGenerator) or model.tokenizer is None:
-        raise UserError(f'{path} holds no generator with a tokenizer')
-    folder = next(p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file())
-    config = run_folder.read_config(folder)
-    given: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
-    second = {name: flag.value for name, flag in _SECOND.items() if flag.value is not None}
-    if second:
-        given['second'] = {**(config.sample.get('second') or {}), **second}
-    on_text = config.tokens.get('text')
-    if on_text and not _PROMPTS.value:
-        raise UserError('this generator draws from text: name --prompts=FILE')
-    if _PROMPTS.value and not on_text:
-        raise UserError('this generator draws by class: --prompts are for those on text')
-    prompts = read_prompts(pathlib.Path(_PROMPTS.value), on_text) if _PROMPTS.value else None
-    names = prompts.texts if prompts else tuple(config.tokens.class_names)
-    plan = Plan(
-        classes=tuple(range(len(names))) if prompts else find_classes(_CLASSES.value, names),
+    out = [value for value in (_OUT.value, _FOLDER.value, _NPZ.value) if value]
+    options: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    said = sample_files(
+        load_generator(_RUN.value, _WHICH.value),
+        out,
+        classes=_CLASSES.value,
         per_class=_PER_CLASS.value,
         count=_COUNT.value,
+        prompts=_PROMPTS.value,
         seed=_SEED.value,
-        config=registry.build_sample_config(config.sample, **given),
-    )
-    work = outputs[0].with_name(outputs[0].name + '.parts')
-    written = sample(
-        model,
-        plan,
-        names,
-        work,
-        sheet=pathlib.Path(_OUT.value) if _OUT.value else None,
-        folder=pathlib.Path(_FOLDER.value) if _FOLDER.value else None,
-        npz=pathlib.Path(_NPZ.value) if _NPZ.value else None,
         batch_size=_BATCH_SIZE.value,
         progress=True,
-        text=prompts.text if prompts else None,
+        second={name: flag.value for name, flag in _SECOND.items() if flag.value is not None},
+        **options,
     )
-    print(f'wrote {", ".join(map(str, written))}: {len(plan.labels)} samples')
+    print(said)
 
 
 if __name__ == '__main__':

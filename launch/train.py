@@ -33,9 +33,9 @@ def main() -> None:
     if _MULTIPROCESS.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(cli.value_of('config', sys.argv) or ''))
-    result = training.run_training(_CONFIG.value, workdir)
+    run = training.train(_CONFIG.value, workdir)
     if jax.process_index() == 0:
-        print(training.summarize(result, workdir))
+        print(run)
 
 
 def default_workdir(config: str) -> pathlib.Path:

@@ -16,12 +16,30 @@ def _shapes(generator: Any) -> Mapping[str, Any]:
     return jax.eval_shape(generator.init, jax.random.key(0))
 
 
+def _attach_tokenizer(trained: TrainedGenerator, inside: Mapping[str, Any]) -> TrainedGenerator:
+    """Adds the tokenizer that lies in the file of a generator, also inside a generator that decodes with it."""
+    if 'tokenizer' not in inside:
+        return trained
+    tokenizer = inside['tokenizer']
+    generator: Any = trained.generator
+    if 'tokenizer' not in (field.name for field in dataclasses.fields(generator)):
+        return dataclasses.replace(trained, tokenizer=tokenizer)
+    return dataclasses.replace(
+        trained,
+        generator=dataclasses.replace(generator, tokenizer=tokenizer.module),
+        variables={**trained.variables, 'tokenizer': tokenizer.variables},
+        ignored=tuple(name for name in trained.ignored if not name.startswith('vqgan.')),
+        tokenizer=tokenizer,
+    )
+
+
 _generator = functools.partial(
     Official,
     ignored=lambda generator: llamagen.IGNORED,
     shapes=_shapes,
     override=dataclasses.replace,
     wrap=TrainedGenerator,
+    attach=_attach_tokenizer,
 )
 
 OFFICIAL: dict[str, Official] = {

@@ -64,7 +64,7 @@ def test_a_run_keeps_its_frozen_parts_and_can_be_loaded_and_sampled(folder, trai
     assert_same(model.variables['predictor'], predictor.variables['params'])
     assert_same(model.variables['tokenizer'], tokenizer.variables)
     assert model.generator.predictor == predictor.generator
-    tokens = model.sample([0, 1], seed=0, config=SampleConfig(guidance_scale=1.5))
+    tokens = model.sample_tokens([0, 1], seed=0, config=SampleConfig(guidance_scale=1.5))
     assert tokens.ids.shape == (2, *model.generator.grid, 1)
     assert model.tokenizer.decode(tokens).shape == (2, 8, 8, 3)
 

@@ -18,7 +18,7 @@ from vistok.errors import UserError
 from vistok.experiments import assembly, registry, sampling, token_extraction, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.loading import load_tokenizer
-from vistok.experiments.sampling import Plan, sample
+from vistok.experiments.sampling import Plan, write_samples
 from vistok.experiments.saved_models import save_model
 from vistok.experiments.token_extraction import Extraction
 from vistok.generators.class_labels import find_classes
@@ -192,7 +192,7 @@ def test_a_run_keeps_what_is_needed_to_make_images(run, tokens, tokenizer):
     assert f'bits per token on 6 unseen images · {folder}' in training.summarize(result, folder)
     model = vistok.load(folder)
     assert isinstance(model, TrainedGenerator)
-    drawn = model.sample([0, 2])
+    drawn = model.sample_tokens([0, 2])
     assert drawn.ids.shape == (2, 8, 8, 1)
     assert model.tokenizer.decode(drawn).shape == (2, 16, 16, 3)
     jax.tree.map(np.testing.assert_array_equal, model.variables['params'], jax.device_get(result.state.ema))
@@ -270,7 +270,7 @@ def drawn(path):
 
 
 def test_samples_do_not_depend_on_the_batch_and_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
-    whole = sample(
+    whole = write_samples(
         model, plan(), NAMES, tmp_path / 'a', npz=tmp_path / 'a.npz', folder=tmp_path / 'f', sheet=tmp_path / 's.png'
     )
     assert whole == [tmp_path / 's.png', tmp_path / 'f', tmp_path / 'a.npz']
@@ -292,19 +292,19 @@ def test_samples_do_not_depend_on_the_batch_and_an_interrupted_run_goes_on(model
     monkeypatch.setattr(sampling, 'write_arrays', killed)
     monkeypatch.setattr(sampling, 'make_runner', lambda kind: make_runner(kind, devices=1))
     with pytest.raises(KeyboardInterrupt):
-        sample(model, plan(), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
+        write_samples(model, plan(), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
     assert not (tmp_path / 'b.npz').exists()
     monkeypatch.setattr(sampling, 'write_arrays', write)
     with pytest.raises(UserError, match='seed is 1 there, 2 here'):
-        sample(model, plan(seed=2), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
-    sample(model, plan(), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
+        write_samples(model, plan(seed=2), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
+    write_samples(model, plan(), NAMES, tmp_path / 'b', npz=tmp_path / 'b.npz', batch_size=4)
     for x, y in zip(drawn(tmp_path / 'a.npz'), drawn(tmp_path / 'b.npz'), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
 def test_a_file_of_samples_tells_evaluators_how_they_were_drawn(model, tmp_path):
     config = SampleConfig(guidance_scale=1.5, top_k=9)
-    sample(model, plan(config=config), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz')
+    write_samples(model, plan(config=config), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz')
     told = open_byte_batches(str(tmp_path / 'x.npz')).settings
     assert {name: told[name] for name in ('seed', 'per_class', 'classes', 'guidance_scale', 'top_k', 'top_p')} == {
         'seed': 1, 'per_class': 3, 'classes': [2, 0], 'guidance_scale': 1.5, 'top_k': 9, 'top_p': 1.0,
@@ -314,8 +314,8 @@ def test_a_file_of_samples_tells_evaluators_how_they_were_drawn(model, tmp_path)
 
 
 def test_the_images_are_what_the_tokenizer_makes_of_the_samples(model, tmp_path):
-    sample(model, plan(per_class=1), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz', batch_size=8)
-    ids = model.sample([2, 0], 1).ids
+    write_samples(model, plan(per_class=1), NAMES, tmp_path / 'w', npz=tmp_path / 'x.npz', batch_size=8)
+    ids = model.sample_tokens([2, 0], 1).ids
     images = np.asarray(model.tokenizer.decode(Tokens(ids)))
     pictures, _ = drawn(tmp_path / 'x.npz')
     difference = np.abs(pictures.astype(np.int32) - (127.5 * images.clip(-1, 1) + 128).astype(np.int32))

@@ -151,7 +151,7 @@ def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
     (tmp_path / 'prompts.txt').write_text('blue it is\nred\n')
     prompts = read_prompts(tmp_path / 'prompts.txt', about)
     cond = TextFeatures(jnp.asarray(prompts.text.features, jnp.float32), jnp.asarray(prompts.text.mask))
-    ids = np.asarray(vistok.load(run).sample(cond, config=SampleConfig(temperature=0.0)).ids).reshape(2, -1)
+    ids = np.asarray(vistok.load(run).sample_tokens(cond, config=SampleConfig(temperature=0.0)).ids).reshape(2, -1)
     assert (ids == [[11], [3]]).mean() > 0.9
 
     asked_for = [f'--prompts={tmp_path}/prompts.txt', '--per_class=2', '--temperature=0']

@@ -59,7 +59,7 @@ def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
     assert np.isfinite(result.evaluation['bits_per_token'])
 
     model = vistok.load(tmp_path / 'run')
-    tokens = model.sample([0, 1], seed=0, config=registry.build_sample_config(config.sample))
+    tokens = model.sample_tokens([0, 1], seed=0, config=registry.build_sample_config(config.sample))
     assert tokens.ids.shape == (2, *model.generator.grid, 1)
     assert model.tokenizer.decode(tokens).shape == (2, 16, 16, 3)
     if clusters is not None:

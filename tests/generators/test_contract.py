@@ -58,7 +58,7 @@ class Case:
         return self.sample(LABELS, NUMBERS)
 
     def sample(self, labels, numbers, seed=0) -> Tokens:
-        return jax.device_get(self.model.sample(labels, seed, SampleConfig(temperature=1.3), numbers))
+        return jax.device_get(self.model.sample_tokens(labels, seed, SampleConfig(temperature=1.3), numbers))
 
     def loss(self, variables, *, train):
         labels = jnp.asarray(LABELS, jnp.int32)
@@ -119,4 +119,4 @@ def test_a_sample_depends_on_seed_number_and_class_alone(case):
 @pytest.mark.parametrize('wrong', [-1, CLASSES + 1])
 def test_classes_out_of_range_are_refused(case, wrong):
     with pytest.raises(UserError, match=f'there is no class {wrong}'):
-        case.model.sample([0, wrong])
+        case.model.sample_tokens([0, wrong])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-import vistok
 from vistok.errors import UserError
+from vistok.experiments import official_models
 from vistok.launch.convert import write_official, write_ours
 from vistok.tokenizers.vqgan import VQGAN
 from vistok.weights.files import load_variables, read_state_dict, write_state_dict
@@ -26,7 +26,9 @@ TINY = VQGAN(
 @pytest.fixture(scope='module')
 def official():
     variables = random_variables(variable_shapes(TINY, jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)))
-    return vistok.to_official('llamagen_vq16', variables) | {'quantize.codebook_used': np.zeros(10, np.float32)}
+    return official_models.export_variables('llamagen_vq16', variables) | {
+        'quantize.codebook_used': np.zeros(10, np.float32)
+    }
 
 
 @pytest.fixture

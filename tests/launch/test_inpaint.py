@@ -54,11 +54,21 @@ def images():
 
 
 def complete(model, images, hidden, numbers=(0, 1, 2), **options):
-    return inpainting.complete(model, images, hidden, np.full(3, 10), np.asarray(numbers), FEW, **options)
+    return inpainting.inpaint_images(
+        model.generator,
+        model.variables,
+        model.tokenizer,
+        images,
+        hidden,
+        np.full(3, 10),
+        np.asarray(numbers),
+        FEW,
+        **options,
+    )
 
 
 def test_hidden_pixels_have_no_influence_and_known_tokens_stay(model, images, monkeypatch):
-    hidden = inpainting.region('right', SIDE)
+    hidden = inpainting.mask_region('right', SIDE)
     made = complete(model, images, hidden)
     assert made.shape == images.shape
     changed = np.where(hidden[..., None], -images, images)
@@ -68,14 +78,14 @@ def test_hidden_pixels_have_no_influence_and_known_tokens_stay(model, images, mo
     monkeypatch.setattr(TrainedTokenizer, 'decode', lambda self, tokens: (seen.append(tokens), decode(self, tokens))[1])
     complete(model, images, hidden)
     complete(model, images, hidden, numbers=(3, 4, 5))
-    own = model.tokenizer.encode(inpainting.without_hidden(images, hidden)).ids
+    own = model.tokenizer.encode(inpainting.cover_hidden(images, hidden)).ids
     for tokens in seen:
         np.testing.assert_array_equal(tokens.ids[:, :, :4], own[:, :, :4])
     assert (seen[0].ids[:, :, 4:] != seen[1].ids[:, :, 4:]).any()
 
 
 def test_pasted_pixels_are_those_of_the_image(model, images):
-    hidden = inpainting.region('centre', SIDE)
+    hidden = inpainting.mask_region('centre', SIDE)
     made = complete(model, images, hidden, paste=True)
     np.testing.assert_array_equal(made[:, ~hidden], images[:, ~hidden])
     assert (made[:, hidden] != images[:, hidden]).any()
@@ -84,21 +94,21 @@ def test_pasted_pixels_are_those_of_the_image(model, images):
 def test_a_cell_is_known_if_none_of_its_pixels_is_hidden():
     hidden = np.zeros((8, 8), bool)
     hidden[3, 4] = True
-    known = inpainting.known_cells(hidden, (4, 4))
+    known = inpainting.find_known_cells(hidden, (4, 4))
     assert not known[1, 2]
     assert known.sum() == 15
-    assert inpainting.known_cells(hidden, (4, 4), margin=1).sum() == 16 - 9
+    assert inpainting.find_known_cells(hidden, (4, 4), margin=1).sum() == 16 - 9
 
 
 @pytest.mark.parametrize(('name', 'share'), [('left', 0.5), ('lower', 0.5), ('centre', 0.25), ('border', 0.75)])
 def test_regions_hide_their_share(name, share):
-    assert inpainting.region(name, SIDE).mean() == share
+    assert inpainting.mask_region(name, SIDE).mean() == share
 
 
 def test_hidden_pixels_repeat_their_nearest_neighbours(images):
-    seen = inpainting.without_hidden(images, inpainting.region('lower', SIDE))
+    seen = inpainting.cover_hidden(images, inpainting.mask_region('lower', SIDE))
     np.testing.assert_array_equal(seen[:, 8:], np.repeat(images[:, 7:8], 8, axis=1))
-    assert not inpainting.without_hidden(images, np.ones((SIDE, SIDE), bool)).any()
+    assert not inpainting.cover_hidden(images, np.ones((SIDE, SIDE), bool)).any()
 
 
 def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
@@ -144,4 +154,4 @@ def test_what_cannot_be_completed_is_refused(model, images):
     with pytest.raises(UserError, match=r'images of \(16, 16\) pixels'):
         complete(model, images[:, :8], np.zeros((8, 16), bool))
     with pytest.raises(UserError, match='only a VQ-DDM with its tokenizer'):
-        complete(TrainedGenerator(model.generator, {}), images, inpainting.region('left', SIDE))
+        complete(TrainedGenerator(model.generator, {}), images, inpainting.mask_region('left', SIDE))

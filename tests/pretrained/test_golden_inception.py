@@ -11,6 +11,7 @@ from flax import linen as nn
 from golden_packs import Pack, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.metrics.feature_extractor import FeatureExtractor
 from vistok.metrics.protocols import PROTOCOLS
 from vistok.weights.rules import Network
@@ -79,7 +80,7 @@ def test_spatial_features_are_the_first_channels_of_the_first_branch(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official('inception_fid', case.network.variables)
+    back = official_models.export_variables('inception_fid', case.network.variables)
     assert set(back) == set(case.state_dict) - set(case.network.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert all(name.endswith('num_batches_tracked') for name in case.network.ignored)

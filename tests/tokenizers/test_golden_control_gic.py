@@ -10,6 +10,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.tokenizers.routing.density import information_density
 from vistok.tokenizers.routing.grains import merge_grains
 from vistok.tokenizers.routing.routers import RatioRouter
@@ -127,7 +128,7 @@ def test_both_runs_give_the_official_numbers(case, run):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official('control_gic', case.model.variables)
+    back = official_models.export_variables('control_gic', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert all(name.startswith('quantize.embedding_counter.') for name in case.model.ignored)

@@ -11,6 +11,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.dq_vae import DQVAE, Routing
@@ -146,7 +147,7 @@ def test_moving_averages_of_the_codebook_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official('dq_vae', case.model.variables)
+    back = official_models.export_variables('dq_vae', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(name.startswith('loss.') for name in case.model.ignored)
     for name, value in back.items():

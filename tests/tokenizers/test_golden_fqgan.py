@@ -9,6 +9,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.tokenizers.quantizers.factorized import disentangle_loss
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -136,7 +137,7 @@ def test_predicted_features_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official(case.pack.name, case.model.variables)
+    back = official_models.export_variables(case.pack.name, case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert case.model.ignored == ()

@@ -10,6 +10,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.tokenizers.codebooks.bridge import sin_cos_positions
 from vistok.tokenizers.fvq import FVQ, PRESETS
 from vistok.tokenizers.tokenizer import Tokens
@@ -59,7 +60,7 @@ def case(request):
         pack, state_dict, model,
         np.asarray(jax.jit(functools.partial(model.module.apply, method=codewords))(model.variables)),
         {'ids': np.asarray(quantized.ids), 'z_q': np.asarray(quantized.z_q), 'losses': quantized.losses},
-        vistok.to_official('fvq', {'params': jax.device_get(gradients)}),
+        official_models.export_variables('fvq', {'params': jax.device_get(gradients)}),
     )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def test_gradients_of_bridge_and_table_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official('fvq', case.model.variables)
+    back = official_models.export_variables('fvq', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
     assert case.model.ignored == ()
@@ -160,6 +161,6 @@ def test_released_weights_make_a_plain_vqgan_without_unit_norm(case):
         model.variables, jnp.asarray(case.pack.nhwc('z'))
     )
     np.testing.assert_array_equal(quantized.ids, case.quantized['ids'])
-    back = vistok.to_official('fvq', model.variables)
+    back = official_models.export_variables('fvq', model.variables)
     np.testing.assert_array_equal(back['quantize.embedding.weight'], case.codewords)
     assert set(back) == set(baked(case))

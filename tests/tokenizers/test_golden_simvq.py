@@ -9,6 +9,7 @@ import pytest
 from golden_packs import assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.tokenizers.convert.simvq import codebook_rules
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.simvq import SimVQ, make_gaussian_codebook
@@ -127,6 +128,6 @@ def test_all_official_weights_come_back_bit_for_bit(networks):
     assert model.ignored == ()
     trained = sum(x.size for part in ('encoder', 'decoder') for x in jax.tree.leaves(model.variables['params'][part]))
     assert trained == pack.manifest['n_params']
-    back = vistok.to_official('simvq', model.variables)
+    back = official_models.export_variables('simvq', model.variables)
     assert back.keys() == state_dict.keys()
     assert all(np.array_equal(back[name], state_dict[name]) for name in back)

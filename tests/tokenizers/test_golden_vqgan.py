@@ -10,6 +10,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
 
@@ -80,7 +81,7 @@ def case(request):
         )
     return Case(
         pack, state_dict, model, jax.device_get(stages), float(loss),
-        vistok.to_official(request.param, {'params': jax.device_get(gradients)}),
+        official_models.export_variables(request.param, {'params': jax.device_get(gradients)}),
     )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def test_gradients_are_the_official_ones(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official(case.pack.name, case.model.variables)
+    back = official_models.export_variables(case.pack.name, case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
 

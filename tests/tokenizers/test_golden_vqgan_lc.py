@@ -11,6 +11,7 @@ import pytest
 from golden_packs import Pack, assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.pretrained.frozen_network import FrozenNetwork
 from vistok.tokenizers.objective import AdversarialGame, TokenizerObjective
 from vistok.tokenizers.quantizers.vector import QuantizerOutput
@@ -76,7 +77,7 @@ def test_the_table_is_frozen_and_the_projector_trained(case):
 
 
 def test_official_weights_come_back_bit_for_bit(case):
-    back = vistok.to_official('vqgan_lc', case.model.variables)
+    back = official_models.export_variables('vqgan_lc', case.model.variables)
     assert set(back) == set(case.state_dict) - set(case.model.ignored)
     assert all(np.array_equal(back[name], case.state_dict[name]) for name in back)
 

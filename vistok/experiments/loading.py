@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.experiments import registry, run_folder
-from vistok.experiments.official_models import from_official, to_official
+from vistok.experiments.official_models import export_variables, from_official
 from vistok.experiments.saved_models import is_described, rebuild_model
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -54,7 +54,7 @@ def _load_file(path: pathlib.Path) -> Model:
     saved = load_variables(path)
     if is_described(saved):
         return rebuild_model(saved, str(path))
-    return from_official(saved.name, to_official(saved.name, saved.variables))  # of an earlier version
+    return from_official(saved.name, export_variables(saved.name, saved.variables))  # of an earlier version
 
 
 def _load_run(path: pathlib.Path, which: int | str) -> Model:

@@ -1,4 +1,4 @@
-"""From classes to images: a generator, then its tokenizer, in one program; and many of them, into files."""
+"""Sampling of images into files: a generator, then its tokenizer, in one program; interrupted work goes on."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from vistok.data.text.features import PaddedText
 from vistok.errors import UserError
+from vistok.experiments.prompts import read_prompts
 from vistok.files import keep_settings, write_arrays, write_atomically
+from vistok.generators.class_labels import find_classes
 from vistok.generators.generator import Generator, SampleConfig
 from vistok.generators.objective import condition
 from vistok.generators.trained import TrainedGenerator
@@ -38,7 +40,7 @@ Variables = Mapping[str, Any]
 def draw_images(
     generator: Generator, tokenizer: Tokenizer, config: SampleConfig, seed: int
 ) -> Callable[[Variables, Mapping[str, Array]], UInt8[Array, 'b H W 3']]:
-    """A function from variables and a batch, see `sample_batch`, to images; to be compiled.
+    """Returns a function, to be compiled, from variables and a batch (see `sample_batch`) to images.
 
     What an image looks like follows from the seed, its class or text, and its number.
     """
@@ -56,14 +58,14 @@ def draw_images(
 def sample_batch(
     labels: Int[np.ndarray, ' b'], sample_ids: Int[np.ndarray, ' b'], text: PaddedText | None = None
 ) -> dict[str, np.ndarray]:
-    """A batch of samples to draw: of classes, or of the texts with these numbers."""
+    """Returns a batch of conditions: classes, or the texts with these numbers."""
     batch = {'label': labels, 'sample_id': sample_ids}
     return batch if text is None else batch | {'text': text.features[labels], 'text_mask': text.mask[labels]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which samples are drawn, and how.
+    """Plan of a sampling run: conditions, numbers of samples and options.
 
     Attributes:
       classes: numbers of the classes, or of the prompts.
@@ -92,7 +94,80 @@ class Plan:
         return np.random.default_rng(self.seed).choice(classes, self.count)
 
 
-def sample(
+def sample_files(
+    model: TrainedGenerator,
+    out: Sequence[str | pathlib.Path],
+    *,
+    classes: Sequence[str] = ('all',),
+    per_class: int = 8,
+    count: int | None = None,
+    prompts: str | pathlib.Path | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    second: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> str:
+    """Draws images from a generator into files; interrupted, the same call goes on.
+
+    Args:
+      model: a generator with its tokenizer.
+      out: files and folders to write: `*.png` is a sheet with a row for each class or prompt, `*.npz` holds all samples
+        and their classes, anything else is a folder of single PNG files.
+      classes: numbers or names of classes, or 'all'.
+      per_class: samples of each class or prompt.
+      count: if given, so many samples instead, each of a class drawn at random.
+      prompts: for generators on text: a text file, one prompt a line, or a folder of features of one.
+      seed: seed of the random number generator.
+      batch_size: samples at a time; has no influence on them.
+      progress: shows a progress bar.
+      second: fields of `SampleConfig` for the second kind of ids, of methods that have two.
+      **options: fields of `SampleConfig` that replace the model's defaults.
+
+    Returns:
+      One line that says what was written.
+
+    Raises:
+      UserError: there is no such class, prompt or option, or unfinished work of other settings is in the way.
+    """
+    outputs = [pathlib.Path(path) for path in out]
+    kinds = [path.suffix if path.suffix in ('.png', '.npz') else '' for path in outputs]
+    if not outputs or len({*kinds}) < len(kinds):
+        raise UserError(f'name at most one .png, one .npz and one folder to write, got {list(map(str, outputs))}')
+    if second:
+        earlier = model.sample_config.second or SampleConfig()
+        options['second'] = dataclasses.replace(earlier, **second)
+    on_text = model.text_encoder
+    if on_text and not prompts:
+        raise UserError('this generator draws from text: name --prompts=FILE')
+    if prompts and not on_text:
+        raise UserError('this generator draws by class: --prompts are for those on text')
+    found = read_prompts(pathlib.Path(prompts), on_text) if prompts and on_text else None
+    names = found.texts if found else model.class_names or tuple(map(str, range(max(1, model.generator.num_classes))))
+    plan = Plan(
+        classes=tuple(range(len(names))) if found else find_classes(classes, names),
+        per_class=per_class,
+        count=count,
+        seed=seed,
+        config=model.change_sample_config(**options),
+    )
+    places = dict(zip(kinds, outputs, strict=True))
+    written = write_samples(
+        model,
+        plan,
+        names,
+        outputs[0].with_name(outputs[0].name + '.parts'),
+        sheet=places.get('.png'),
+        folder=places.get(''),
+        npz=places.get('.npz'),
+        batch_size=batch_size,
+        progress=progress,
+        text=found.text if found else None,
+    )
+    return f'wrote {", ".join(map(str, written))}: {len(plan.labels)} samples'
+
+
+def write_samples(
     model: TrainedGenerator,
     plan: Plan,
     names: Sequence[str],
@@ -178,7 +253,7 @@ def sample(
 
 
 def _ranges(work: pathlib.Path) -> list[range]:
-    """The samples that are done, in order."""
+    """Returns the ranges of samples that are done, in order."""
     return [range(*map(int, path.stem.split('-'))) for path in sorted(work.glob('*-*.npz'))]
 
 
@@ -189,7 +264,7 @@ def _images(work: pathlib.Path) -> Iterator[np.ndarray]:
 
 
 def _sheet(plan: Plan, names: Sequence[str], images: Iterator[np.ndarray]) -> np.ndarray:
-    """The first samples of the first classes."""
+    """Makes a sheet of the first samples of the first classes."""
     rows: dict[int, list[np.ndarray]] = {label: [] for label in sorted({*plan.classes})[:_SHEET_ROWS]}
     columns = min(_SHEET_COLUMNS, plan.per_class)
     for label, image in zip(plan.labels.tolist(), images, strict=True):
@@ -203,7 +278,7 @@ def _sheet(plan: Plan, names: Sequence[str], images: Iterator[np.ndarray]) -> np
 
 
 def _record(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What a file of samples says about them: beginnings of fingerprints, and what was set."""
+    """Returns what a file of samples says about them: beginnings of fingerprints, and the settings."""
     short = {name: settings[name][:16] for name in ('generator', 'tokenizer', 'text') if name in settings}
     classes = {'classes': 'all'} if settings['classes'] == list(range(count)) else {}
     return {name: value for name, value in {**settings, **short, **classes}.items() if value is not None}

@@ -56,6 +56,52 @@ class _Start:
         return state
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Outcome of a call of `train`.
+
+    Attributes:
+      folder: the run folder, which `vistok.load` takes.
+      step: number of finished steps.
+      metrics: metrics of the last evaluation, by name.
+      stopped: True when a signal ended the run before its last step; the same call goes on from there.
+    """
+
+    folder: pathlib.Path
+    step: int
+    metrics: dict[str, float]
+    stopped: bool
+
+    def __str__(self) -> str:
+        """Says in one line how the run ended."""
+        if self.stopped:
+            return f'stopped at step {self.step}, saved; the same command goes on from there · {self.folder}'
+        metrics = self.metrics
+        if 'psnr' not in metrics:
+            bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
+            bits += f' · {metrics["accuracy"]:.1%} recognised' if 'accuracy' in metrics else ''
+            return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen images · {self.folder}'
+        usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
+        quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen images'
+        return f'{quality} · codebook usage: {usage} · {self.folder}'
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path, *, show_progress: bool = True) -> Run:
+    """Trains the model of a config in a run folder, going on where an earlier run of it stopped there.
+
+    Args:
+      config: of `vistok.config`.
+      workdir: the run folder; it receives `config.json`, checkpoints, metrics, curves and sheets of images.
+      show_progress: shows a progress bar with rate and time left.
+
+    Raises:
+      UserError: a setting or file that does not fit; the folder is not touched before all are checked.
+    """
+    folder = pathlib.Path(workdir)
+    result = run_training(config, folder, show_progress=show_progress)
+    return Run(folder, int(result.state.step), dict(result.evaluation), result.stopped)
+
+
 def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bool = True) -> RunResult:
     """Trains the model that `config` describes in `workdir`, going on where an earlier run of it stopped there.
 
@@ -156,18 +202,3 @@ def _report_skipped(data: Any) -> None:
 def _print(line: str) -> None:
     if jax.process_index() == 0:
         print(line)
-
-
-def summarize(result: RunResult, workdir: pathlib.Path) -> str:
-    """Returns one line that says how a run ended."""
-    step = int(result.state.step)
-    if result.stopped:
-        return f'stopped at step {step}, saved; the same command goes on from there · {workdir}'
-    metrics = result.evaluation
-    if 'psnr' not in metrics:
-        bits = f' · {metrics["bits_per_token"]:.3f} bits per token' if 'bits_per_token' in metrics else ''
-        bits += f' · {metrics["accuracy"]:.1%} recognised' if 'accuracy' in metrics else ''
-        return f'loss {metrics["loss"]:.4f}{bits} on {int(metrics["images"])} unseen images · {workdir}'
-    usage = ', '.join(f'{k.removeprefix("usage/")} {v:.1%}' for k, v in metrics.items() if k.startswith('usage/'))
-    quality = f'PSNR {metrics["psnr"]:.2f} dB on {int(metrics["images"])} unseen images'
-    return f'{quality} · codebook usage: {usage} · {workdir}'

@@ -28,6 +28,9 @@ class Official:
       wrap: builds the result from the model, its variables and the names of ignored entries.
       defaults: returns values of entries that official weights may lack, by official name.
       normalize_names: renames the entries to the names that the rules expect.
+      inside: other models whose entries such files may hold too: the prefix of their names and their importer, by the
+        collection of variables that they become.
+      attach: puts the models found inside into the result.
     """
 
     model: Callable[[StateDict], Any]
@@ -39,6 +42,8 @@ class Official:
     wrap: Callable[[Any, dict[str, Any], tuple[str, ...]], Any] = Network
     defaults: Callable[[Any], StateDict] = lambda model: {}
     normalize_names: Callable[[StateDict], StateDict] = dict
+    inside: Mapping[str, tuple[str, 'Official']] = dataclasses.field(default_factory=dict)
+    attach: Callable[[Any, dict[str, Any]], Any] = lambda result, inside: result
 
     def read(self, state_dict: StateDict, **arguments: Any) -> Any:
         """Builds a model with official weights.
@@ -54,7 +59,17 @@ class Official:
         model = self.override(self.model(state_dict), **arguments)
         state_dict = {**self.defaults(model), **state_dict}
         converted = to_ours(self.import_rules(state_dict), state_dict, self.shapes(model), self.ignored(model))
-        return self.wrap(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
+        result = self.wrap(model, jax.tree.map(jnp.asarray, converted.variables), converted.ignored)
+        return self.attach(result, self._read_inside(state_dict))
+
+    def _read_inside(self, state_dict: StateDict) -> dict[str, Any]:
+        """Reads the other models of a file, as far as it holds any, by collection."""
+        found = {}
+        for collection, (prefix, importer) in self.inside.items():
+            entries = {name.removeprefix(prefix): x for name, x in state_dict.items() if name.startswith(prefix)}
+            if entries:
+                found[collection] = importer.read(entries)
+        return found
 
     def write(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Converts our variables to an official state dict.
@@ -62,7 +77,13 @@ class Official:
         Raises:
           ConversionError: these are variables of another model.
         """
-        return apply_backwards(self.export_rules(variables), variables)
+        own = {name: collection for name, collection in variables.items() if name not in self.inside}
+        written = apply_backwards(self.export_rules(own), own)
+        for collection, (prefix, exporter) in self.inside.items():
+            if collection in variables:
+                entries = exporter.write(variables[collection])
+                written |= {prefix + name: x for name, x in entries.items()}
+        return written
 
 
 def infer_shapes(inputs: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Mapping[str, Any]]:

@@ -28,7 +28,7 @@ GUIDED = SampleConfig(guidance_scale=1.7, top_p=0.95)
 @functools.cache
 def sampled(name, count=8):
     return np.asarray(
-        TrainedGenerator(GENERATORS[name], variables_of(name)).sample(condition(name, count), 3, GUIDED).ids
+        TrainedGenerator(GENERATORS[name], variables_of(name)).sample_tokens(condition(name, count), 3, GUIDED).ids
     )
 
 
@@ -172,7 +172,7 @@ def test_noise_is_for_training_only(noise):
 @pytest.mark.parametrize('name', ['class', 'far'])
 def test_a_sample_does_not_depend_on_its_batch(name):
     model, cond = TrainedGenerator(GENERATORS[name], variables_of(name)), condition(name, 8)
-    alone = model.sample(jax.tree.map(lambda x: x[5:6], cond), 3, GUIDED, sample_ids=[5]).ids
+    alone = model.sample_tokens(jax.tree.map(lambda x: x[5:6], cond), 3, GUIDED, sample_ids=[5]).ids
     np.testing.assert_array_equal(alone[0], sampled(name)[5])
     assert len(np.unique(sampled(name)[..., 0])) > 3
 
@@ -198,22 +198,24 @@ def test_devices_do_not_change_samples(data, model_axis, monkeypatch):
     if model_axis > 1:
         assert not variables['params']['decoder']['layers']['attention']['qkv']['kernel'].is_fully_replicated
     cond, numbers = (put(x, PartitionSpec('data')) for x in (condition('class', 8), jnp.arange(8)))
-    ids = TrainedGenerator(GENERATORS['class'], variables).sample(cond, 3, GUIDED, sample_ids=numbers).ids
+    ids = TrainedGenerator(GENERATORS['class'], variables).sample_tokens(cond, 3, GUIDED, sample_ids=numbers).ids
     np.testing.assert_array_equal(ids, sampled('class'))
 
 
 def test_another_seed_number_or_class_gives_another_sample():
     model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
     reference = sampled('class')
-    assert (np.asarray(model.sample(condition('class', 8), 4, GUIDED).ids) != reference).any()
-    assert (np.asarray(model.sample(condition('class', 8), 3, GUIDED, sample_ids=range(8, 16)).ids) != reference).any()
-    assert (np.asarray(model.sample((condition('class', 8) + 1) % 5, 3, GUIDED).ids) != reference).any()
+    assert (np.asarray(model.sample_tokens(condition('class', 8), 4, GUIDED).ids) != reference).any()
+    assert (
+        np.asarray(model.sample_tokens(condition('class', 8), 3, GUIDED, sample_ids=range(8, 16)).ids) != reference
+    ).any()
+    assert (np.asarray(model.sample_tokens((condition('class', 8) + 1) % 5, 3, GUIDED).ids) != reference).any()
 
 
 @pytest.mark.parametrize('name', ['class', 'text'])
 def test_a_window_of_guesses_gives_the_same_ids(name):
     model = TrainedGenerator(GENERATORS[name], variables_of(name))
-    ids = model.sample(condition(name, 8), 3, dataclasses.replace(GUIDED, window=4)).ids
+    ids = model.sample_tokens(condition(name, 8), 3, dataclasses.replace(GUIDED, window=4)).ids
     np.testing.assert_array_equal(ids, sampled(name))
 
 
@@ -268,19 +270,19 @@ def test_published_sizes_have_the_published_parameters(generator, sizes, million
 def test_what_does_not_fit_is_answered_in_a_sentence():
     model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
     with pytest.raises(ValueError, match='there is no class 6: classes are 0 to 4, and 5 asks for nothing'):
-        model.sample([0, 6])
+        model.sample_tokens([0, 6])
     with pytest.raises(ValueError, match='conditioned on class numbers, got text features'):
-        model.sample(condition('text', 1))
+        model.sample_tokens(condition('text', 1))
     cond = condition('text', 1)
     with pytest.raises(ValueError, match='captions have 4 vectors of 6 numbers'):
-        TrainedGenerator(GENERATORS['text'], variables_of('text')).sample(
+        TrainedGenerator(GENERATORS['text'], variables_of('text')).sample_tokens(
             dataclasses.replace(cond, features=cond.features[:, :3], mask=cond.mask[:, :3])
         )
     unconditional = dataclasses.replace(GENERATORS['class'], condition_dropout=0.0)
     with pytest.raises(ValueError, match='guidance needs a generator that was trained with condition_dropout'):
-        TrainedGenerator(unconditional, variables_of('class')).sample([0], config=GUIDED)
+        TrainedGenerator(unconditional, variables_of('class')).sample_tokens([0], config=GUIDED)
     with pytest.raises(ValueError, match='a window of guesses needs one id per position'):
-        TrainedGenerator(GENERATORS['far'], variables_of('far')).sample([0], config=SampleConfig(window=4))
+        TrainedGenerator(GENERATORS['far'], variables_of('far')).sample_tokens([0], config=SampleConfig(window=4))
     with pytest.raises(ValueError, match='one id per position'):
         LlamaGen(THREE, (2, 2), 5)
     with pytest.raises(ValueError, match='tokens of one grain'):

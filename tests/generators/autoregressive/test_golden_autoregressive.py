@@ -10,6 +10,7 @@ import pytest
 from golden_packs import Pack, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.generators.autoregressive.rotary import rotary_table
 from vistok.generators.generator import SampleConfig, TextFeatures
 from vistok.generators.trained import TrainedGenerator
@@ -122,7 +123,7 @@ def greedy(generator, variables, pack, cond):
     for name in GREEDY.keys() & pack.arrays.keys():
         count = min(len(pack[name]), 1 if generator.layers == 36 else 2)
         asked = jax.tree.map(lambda x, count=count: x[:count], cond)
-        drawn = TrainedGenerator(short, variables).sample(asked, config=GREEDY[name]).ids
+        drawn = TrainedGenerator(short, variables).sample_tokens(asked, config=GREEDY[name]).ids
         found[name] = np.asarray(drawn).reshape(count, -1, len(generator.spec.codebook_sizes))
     return found
 
@@ -139,7 +140,7 @@ def gradients(generator, variables, pack, official):
         return plain.loss({'params': params}, tokens, cond, jax.random.key(0), train=True).loss
 
     value, grads = jax.device_get(jax.jit(jax.value_and_grad(loss))(variables['params']))
-    made = vistok.to_official(official, {'params': grads})
+    made = official_models.export_variables(official, {'params': grads})
     return {'loss': value, **made}
 
 

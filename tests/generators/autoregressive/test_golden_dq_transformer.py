@@ -11,6 +11,7 @@ import pytest
 from golden_packs import Pack, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.generators.autoregressive.dq_transformer import DQTransformer
 from vistok.generators.autoregressive.grain_grammar import GrainGrammar
 from vistok.generators.autoregressive.grain_sequence import GrainSequence, GrainSequences
@@ -86,7 +87,7 @@ def case():
     given = crc(state_dict)
     model = vistok.from_official('dq_transformer', state_dict)
     del state_dict
-    back = crc(vistok.to_official('dq_transformer', model.variables))
+    back = crc(official_models.export_variables('dq_transformer', model.variables))
 
     small = dataclasses.replace(model.generator, grid=(8, 8), position_sizes=TABLES)
     settings = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}

@@ -82,7 +82,7 @@ def test_llamagen_learns_and_draws_with_shared_vectors():
     logits = jax.jit(lambda v: generator.network.apply(v, ids, labels, method='logits'))(variables)[0]
     nll = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(ids), axis=-1)
     np.testing.assert_allclose(model.loss(Tokens(ids.reshape(3, 2, 3, 1)), labels).loss, nll.mean(), rtol=1e-5)
-    drawn = np.asarray(model.sample(labels, config=SampleConfig(temperature=0.0)).ids)
+    drawn = np.asarray(model.sample_tokens(labels, config=SampleConfig(temperature=0.0)).ids)
     np.testing.assert_array_equal(drawn[:, 0, 0, 0], logits[:, 0].argmax(-1))
     with pytest.raises(ValueError, match='17 ids cannot have 18 output vectors'):
         LlamaGen(ONE, **SIZES, output_vectors=18)

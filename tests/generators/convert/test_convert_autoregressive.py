@@ -9,6 +9,7 @@ import pytest
 from golden_packs import random_variables
 
 import vistok
+from vistok.experiments import official_models
 from vistok.generators.autoregressive.far import FAR
 from vistok.generators.autoregressive.llamagen import LlamaGen
 from vistok.generators.autoregressive.vqgan_lc_gpt import VQGANLCGPT
@@ -33,7 +34,7 @@ MODELS = {
 def made(name):
     official, generator = MODELS[name]
     variables = random_variables(jax.eval_shape(generator.init, jax.random.key(0)))
-    return variables, vistok.to_official(official, variables)
+    return variables, official_models.export_variables(official, variables)
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -10,6 +10,7 @@ import pytest
 from golden_packs import assert_close, load_pack
 
 import vistok
+from vistok.experiments import official_models
 from vistok.generators.generator import SampleConfig
 from vistok.generators.masked.masking import (
     MaskedGrid,
@@ -77,7 +78,7 @@ def found():
     state_dict = PACK.state_dict(prefix='')
     PACK.check_weights(state_dict)
     model = vistok.from_official('addp', state_dict)
-    back = vistok.to_official('addp', model.variables)
+    back = official_models.export_variables('addp', model.variables)
     returned = {name: np.array_equal(x, state_dict[name]) for name, x in back.items()}
     missing = set(state_dict) - set(back) - set(model.ignored)
     ignored = model.ignored
@@ -168,4 +169,4 @@ def test_the_predictor_can_be_loaded_alone():
     }
     model = vistok.from_official('mage', entries)
     assert (model.generator.width, model.generator.encoder_layers, model.generator.decoder_heads) == (768, 12, 16)
-    assert set(vistok.to_official('mage', model.variables)) == set(entries) - set(model.ignored)
+    assert set(official_models.export_variables('mage', model.variables)) == set(entries) - set(model.ignored)

@@ -10,6 +10,7 @@ import pytest
 from golden_packs import load_pack, random_variables
 
 import vistok
+from vistok.experiments import official_models
 from vistok.experiments.official_models import OFFICIAL
 from vistok.pretrained.lpips import LPIPS
 from vistok.tokenizers.control_gic import ControlGIC
@@ -64,7 +65,7 @@ IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 def made(name):
     """A small model's variables, and its official weights."""
     variables = random_variables(variable_shapes(MODELS[name], IMAGE))
-    return variables, types.MappingProxyType(vistok.to_official(name, variables))
+    return variables, types.MappingProxyType(official_models.export_variables(name, variables))
 
 
 def assert_equal_trees(a, b):
@@ -91,7 +92,7 @@ def test_grains_and_router_of_a_dq_vae_are_read_from_the_names():
     released = {'router': 'entropy', 'entropy_thresholds': (1.6777750253677368,)}
     for module in (triple, DQVAE(**SIZES, **released, attention_levels=(), image_size=8)):
         variables = random_variables(variable_shapes(module, IMAGE))
-        state_dict = vistok.to_official('dq_vae', variables)
+        state_dict = official_models.export_variables('dq_vae', variables)
         model = vistok.from_official('dq_vae', state_dict)
         assert model.module == module
         assert_equal_trees(model.variables, variables)
@@ -110,7 +111,7 @@ def test_sizes_of_other_networks_are_read_from_the_shapes():
         ('lpips', LPIPS(), (jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),) * 2, {}),
     ):
         variables = random_variables(variable_shapes(module, *inputs, **options))
-        network = vistok.from_official(name, vistok.to_official(name, variables))
+        network = vistok.from_official(name, official_models.export_variables(name, variables))
         assert network.module == module, name
         assert_equal_trees(network.variables, variables)
 
@@ -142,7 +143,7 @@ def test_the_decoder_of_taming_is_turned_round():
 )
 def test_other_bridges_and_baked_ones_are_recognised(module):
     variables = random_variables(variable_shapes(module, IMAGE))
-    model = vistok.from_official('fvq', vistok.to_official('fvq', variables))
+    model = vistok.from_official('fvq', official_models.export_variables('fvq', variables))
     assert model.module == module
     assert_equal_trees(model.variables, variables)
 
@@ -168,7 +169,7 @@ def test_histories_and_judges_are_ignored_by_name():
 def test_each_projector_of_vqgan_lc_is_recognised(projector, width):
     module = VQGANLC(**SIZES, table_width=width, projector=projector)
     variables = random_variables(variable_shapes(module, IMAGE))
-    model = vistok.from_official('vqgan_lc', vistok.to_official('vqgan_lc', variables))
+    model = vistok.from_official('vqgan_lc', official_models.export_variables('vqgan_lc', variables))
     assert model.module == module
     assert_equal_trees(model.variables, variables)
 
@@ -177,7 +178,9 @@ def test_a_tuned_table_has_the_official_name_too():
     module = VQGANLC(**SIZES, table_width=12, table_trained=True)
     variables = random_variables(variable_shapes(module, IMAGE))
     rows = variables['params']['quantizer']['codebook']['table']['codewords']
-    np.testing.assert_array_equal(vistok.to_official('vqgan_lc', variables)['tok_embeddings.weight'], rows)
+    np.testing.assert_array_equal(
+        official_models.export_variables('vqgan_lc', variables)['tok_embeddings.weight'], rows
+    )
 
 
 def test_moving_averages_of_simvq_take_the_place_of_the_weights():
@@ -249,7 +252,7 @@ def test_a_missing_a_strange_and_a_misshapen_entry_are_all_named():
 
 def test_widths_at_which_the_norms_would_differ_are_refused():
     narrow = VQGAN(**SIZES | {'channels': 64})
-    state_dict = vistok.to_official('llamagen_vq16', random_variables(variable_shapes(narrow, IMAGE)))
+    state_dict = official_models.export_variables('llamagen_vq16', random_variables(variable_shapes(narrow, IMAGE)))
     with pytest.raises(ConversionError, match='a layer has 64 channels'):
         vistok.from_official('llamagen_vq16', state_dict)
 
