@@ -8,14 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from vistok.clustering.kmeans import kmeans
 from vistok.compression.priors.prior import CodebookTables, StaticPrior
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 CLUSTERS = (1, 8, 16, 32)
-_LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
 _HELD_OUT = 4  # one image in four is held out, to select the number of clusters
 _STRENGTH = 16.0  # pseudo-count of the backoff distribution, in tokens
 _ID_STRENGTH = 0.25  # pseudo-count per id of the distribution over all grains, in tokens
@@ -89,9 +88,8 @@ def _cluster(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], nu
     number = min(number, len(np.unique(vectors, axis=0)))
     if number < 2:
         return np.ones(len(vectors), np.int32)
-    kind = KMeans if len(vectors) <= _LARGE else MiniBatchKMeans
-    found = kind(number, n_init=1, random_state=0).fit(vectors.astype(np.float64), sample_weight=usage + 0.1)
-    return np.unique(found.labels_, return_inverse=True)[1].astype(np.int32) + 1
+    found = kmeans(vectors, number, weights=usage + 0.1)
+    return np.unique(found.cluster_of, return_inverse=True)[1].astype(np.int32) + 1
 
 
 def _count_tables(
