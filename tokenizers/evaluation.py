@@ -34,8 +34,8 @@ class TokenizerEvaluation:
         codewords that occur) and 'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were
         counted.
       originals: the first images of this process, in [-1, 1].
-      reconstructions: of the same images.
-      grain: of the same images, the side of the block of each token; None for tokenizers without grains.
+      reconstructions: reconstructions of these images.
+      grain: side of the block of each token of these images; None for tokenizers without grains.
     """
 
     metrics: dict[str, float]
@@ -67,11 +67,11 @@ def evaluate_tokenizer(
     Args:
       reconstruct: gives the reconstructions of some images and the tokens they were made from.
       batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
-      spec: of the tokenizer.
+      spec: codebook sizes and grid of the tokenizer.
       perceptual: frozen network that measures the distance between two images; None leaves it out.
       with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large images.
       shown: number of images to keep for the sheet.
-      observe: is given the originals and the reconstructions of each batch, without padding.
+      observe: called with the originals and reconstructions of each batch, without padding.
 
     Raises:
       UserError: there are no images, or an id lies outside its codebook.

@@ -113,7 +113,7 @@ class Magvit2VQ(Tokenizer):
       channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
       res_blocks: residual blocks per level, and in the middle, of either network.
       codebook_size: number of codewords.
-      codebook_dim: their width, and that of the latents.
+      codebook_dim: width of the codewords and of the latents.
       codebook_weight: weight of the loss that moves codewords to vectors.
       commitment_weight: weight of the loss that moves vectors to codewords.
       dtype: computation type of the networks; parameters and the quantizer stay float32.

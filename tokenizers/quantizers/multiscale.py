@@ -27,10 +27,10 @@ class MultiScaleQuantizer(nn.Module):
 
     Attributes:
       codebook: module that returns the rows, `[K, d]`, when called without arguments.
-      dim: their width, d.
+      dim: width of the codewords, d.
       scales: sides of the grids, rising; the last is that of the full grid for which they are meant, and full grids of
         other sizes have scales in proportion.
-      convolutions: how many different convolutions the scales share, neighbours the same one.
+      convolutions: number of convolutions; neighbouring scales share one.
       blend: share of the convolution in what is added.
       codebook_weight: weight of mean |partial sum - sg(z)|^2, averaged over scales.
       commitment_weight: weight of mean |z - sg(partial sum)|^2, averaged over scales.

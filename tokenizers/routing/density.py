@@ -32,7 +32,7 @@ def information_density(
     Bins without pixels contribute nothing.
 
     Args:
-      images: in any range; the released models look at [0, 1] or [-1, 1].
+      images: images in any range; the released models look at [0, 1] or [-1, 1].
       patch: side of the patches, in pixels.
       bin_range: centres of the first and the last bin.
       bins: number of bins.
@@ -59,9 +59,9 @@ def spread_density(
     along both axes: single ones stand out less, and a map of grains takes fewer bits.
 
     Args:
-      images: in any range.
+      images: images in any range.
       patch: side of the patches, in pixels.
-      bin_range: as in `information_density`.
+      bin_range: centres of the first and the last bin.
 
     Raises:
       UserError: the sides are no multiples of `patch`.
@@ -85,7 +85,7 @@ def density_thresholds(
       batches: images of the data set (some thousands suffice for two digits).
       patch: side of the coarsest cell, in pixels.
       grain_ratios: shares of the area, from coarse to fine.
-      bin_range: as in `information_density`; the router must be given the same.
+      bin_range: centres of the first and the last bin; the router must have the same.
 
     Returns:
       Ascending percentiles, one fewer than there are grains.

@@ -68,7 +68,7 @@ def kmeans(
       vectors: any floating type; read in pieces, so they may be mapped from a file.
       k: number of clusters.
       weights: positive weight of each vector in the means and in the distance; None: 1.
-      seed: of the first centroids; restart i has the seed `seed + i`.
+      seed: seed of the first centroids; restart i has the seed `seed + i`.
       restarts: runs, of which the one with the smallest distance is returned.
       iterations: updates of the centroids at most.
       tolerance: the centroids stand still when their summed squared movement is at most this part of the vectors'
