@@ -55,7 +55,6 @@ def evaluate_tokenizer(
     spec: TokenSpec,
     *,
     perceptual: FrozenNetwork | None = None,
-    with_ssim: bool = True,
     shown: int = 8,
     observe: Observe | None = None,
 ) -> TokenizerEvaluation:
@@ -69,7 +68,6 @@ def evaluate_tokenizer(
       batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
       spec: codebook sizes and grid of the tokenizer.
       perceptual: frozen network that measures the distance between two images; None leaves it out.
-      with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large images.
       shown: number of images to keep for the sheet.
       observe: called with the originals and reconstructions of each batch, without padding.
 
@@ -77,7 +75,7 @@ def evaluate_tokenizer(
       UserError: there are no images, or an id lies outside its codebook.
     """
     sides = spec.grains if len(spec.grains) > 1 else ()
-    names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
+    names = ['psnr', 'ssim', *([perceptual.name] if perceptual else [])]
     names += [f'grain/{side}' for side in sides]
     totals = _Totals(names, spec)
     originals: list[np.ndarray] = []
@@ -89,9 +87,7 @@ def evaluate_tokenizer(
         real, made = images[mask], np.asarray(reconstruction, np.float32)[mask]
         if observe is not None:
             observe(real, made)
-        values = {'psnr': psnr(real, made)}
-        if with_ssim:
-            values['ssim'] = ssim(real, made)
+        values = {'psnr': psnr(real, made), 'ssim': ssim(real, made)}
         if perceptual is not None:
             distances = _distances(perceptual.module, perceptual.variables, images, reconstruction)
             values[perceptual.name] = np.asarray(distances, np.float64)[mask]
