@@ -1,4 +1,4 @@
-"""Trains many kinds of codebook at many sizes, on equal networks, data and budget, and compares them.
+"""Comparison of codebook types at many sizes, on equal networks, data and budget.
 
     python benchmarks/codebook_study.py --data cifar10.zip
     python benchmarks/codebook_study.py --data cifar10.zip --codebooks plain simvq --sizes 1024 65536 --steps 200
@@ -45,7 +45,7 @@ FSQ_LEVELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of codebook.
+    """Type of codebook with its settings.
 
     Attributes:
       config: name of its config file.
@@ -58,25 +58,25 @@ class Kind:
     settings: Callable[[int, int], dict[str, Any]]
 
 
-def _sized(size: int, dim: int, **more: Any) -> dict[str, Any]:
+def _sizes(size: int, dim: int, **more: Any) -> dict[str, Any]:
     return {'model.codebook_size': size, 'model.codebook_dim': dim, **more}
 
 
 def _lc(size: int, dim: int) -> dict[str, Any]:
-    return _sized(size, dim) | {'model.codebook_weight': 1.0, 'model.commitment_weight': 0.25}
+    return _sizes(size, dim) | {'model.codebook_weight': 1.0, 'model.commitment_weight': 0.25}
 
 
 def _fvq(size: int, dim: int) -> dict[str, Any]:
     patch = {1024: 4, 16_384: 4, 65_536: 8, 262_144: 16}[size]  # 1,024 tokens for the bridge at most
-    return _sized(size, dim) | {'model.bridge_patch': patch}
+    return _sizes(size, dim) | {'model.bridge_patch': patch}
 
 
 KINDS = {
-    'plain': Kind('vqgan', (), lambda k, d: _sized(k, d) | {'model.normalize': False}),
-    'unit norm': Kind('vqgan', (), _sized),
-    'EMA': Kind('vqgan', ('ema',), _sized),
+    'plain': Kind('vqgan', (), lambda k, d: _sizes(k, d) | {'model.normalize': False}),
+    'unit norm': Kind('vqgan', (), _sizes),
+    'EMA': Kind('vqgan', ('ema',), _sizes),
     'VQGAN-LC': Kind('vqgan_lc', (), _lc),
-    'SimVQ': Kind('simvq', ('vqgan',), _sized),
+    'SimVQ': Kind('simvq', ('vqgan',), _sizes),
     'FVQ': Kind('fvq', (), _fvq),
     'FSQ': Kind('code_free', ('fsq',), lambda k, d: {'model.levels': FSQ_LEVELS[k]}),
     'LFQ': Kind('code_free', ('lfq',), lambda k, d: {'model.bits': int(math.log2(k))}),
@@ -85,7 +85,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one cell gave."""
+    """Results of one cell of the study."""
 
     codebook: str
     size: int
@@ -98,12 +98,12 @@ class Row:
 
     @property
     def reachable(self) -> float:
-        """The usage to be expected of a codebook whose codewords are equally likely."""
+        """Expected usage of a codebook whose codewords are equally likely."""
         return 1 - (1 - 1 / self.size) ** self.tokens
 
 
 def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) -> None:
-    """Runs one cell, unless it has ended before, and notes the memory it took.
+    """Trains one cell, unless it has finished before, and records its peak memory.
 
     Raises:
       CalledProcessError: the run failed; its output is in `log.txt`.
@@ -143,7 +143,7 @@ def train(name: str, size: int, folder: pathlib.Path, args: argparse.Namespace) 
 
 
 def count_training_images(folder: pathlib.Path, source: str) -> None:
-    """Counts the codewords of all training images of a cell that has ended, and notes it, unless that is done.
+    """Counts the codewords of all training images of a finished cell and records them, unless that is done.
 
     The validation images alone may be too few to meet every codeword of a large codebook.
     """
@@ -166,7 +166,7 @@ def count_training_images(folder: pathlib.Path, source: str) -> None:
 
 
 def read(name: str, size: int, folder: pathlib.Path) -> Row:
-    """The row of a cell that has ended."""
+    """Reads the row of a finished cell."""
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
     last = next(line for line in reversed(lines) if 'evaluation/psnr' in line)
     (usage,) = (value for key, value in last.items() if key.startswith('evaluation/usage/'))
@@ -187,7 +187,7 @@ def read(name: str, size: int, folder: pathlib.Path) -> Row:
 
 
 def write(rows: list[Row], out: pathlib.Path) -> None:
-    """The table in two forms, and the image."""
+    """Writes the table (CSV and Markdown) and the plot."""
     out.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in dataclasses.fields(Row)]
     with (out / 'codebook_study.csv').open('w', newline='') as file:
@@ -208,7 +208,7 @@ def write(rows: list[Row], out: pathlib.Path) -> None:
 
 
 def plot(rows: list[Row], path: pathlib.Path) -> None:
-    """A panel for each quantity against the number of codewords."""
+    """Plots one panel per quantity against the number of codewords."""
     import matplotlib
 
     matplotlib.use('Agg')

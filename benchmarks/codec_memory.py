@@ -27,8 +27,8 @@ STEPS = ('compress', 'decompress')
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """One process.
+class MemoryUse:
+    """Memory and time of one process.
 
     Attributes:
       step: what it did.
@@ -46,14 +46,14 @@ class Measured:
 
 
 def mosaic(height: int, width: int) -> np.ndarray:
-    """A photograph and its reflections, uint8 `[height, width, 3]`."""
+    """Tiles a photograph and its reflections to a uint8 image `[height, width, 3]`."""
     tile = skimage.data.astronaut()
     margins = [(0, max(0, size - side)) for size, side in zip((height, width), tile.shape, strict=False)]
     return np.pad(tile, [*margins, (0, 0)], mode='symmetric')[:height, :width]
 
 
-def measure(step: str, file: Path, args: argparse.Namespace) -> Measured:
-    """Does one step in this process."""
+def measure(step: str, file: Path, args: argparse.Namespace) -> MemoryUse:
+    """Measures one step in this process."""
     codec = open_codec(args.weights, window=args.window)
     image = mosaic(args.height, args.width) if step == 'compress' else None
     before, start = peak_mib(), time.perf_counter()
@@ -61,11 +61,11 @@ def measure(step: str, file: Path, args: argparse.Namespace) -> Measured:
         file.write_bytes(codec.compress(image))
     elif codec.decompress(file.read_bytes()).shape != (args.height, args.width, 3):
         raise ValueError(f'{file} is no file of {args.width}x{args.height} pixels')
-    return Measured(step, file.stat().st_size, before, peak_mib(), time.perf_counter() - start)
+    return MemoryUse(step, file.stat().st_size, before, peak_mib(), time.perf_counter() - start)
 
 
 def peak_mib() -> float:
-    """Largest resident memory of this process so far; of Linux, which counts it in KiB."""
+    """Returns the largest resident memory of this process so far in MiB (Linux, which counts it in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -87,7 +87,7 @@ def main() -> None:
             given = ['--step', step, '--file', str(args.file or Path(folder, 'mosaic.bin'))]
             command = [sys.executable, *sys.argv, *given]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found = Measured(**json.loads(answer.splitlines()[-1]))
+            found = MemoryUse(**json.loads(answer.splitlines()[-1]))
             numbers = (f'{found.before_mib:,.0f}', f'{found.peak_mib:,.0f}', f'{found.seconds:,.0f}')
             print(f'| {found.step} | {found.size:,} | {" | ".join(numbers)} |', flush=True)
 

@@ -1,4 +1,4 @@
-"""Are generated digits recognised as the digits that were asked for, and are they new?
+"""Recognition rate and novelty of generated digits, by a classifier of real digits.
 
     python benchmarks/digits.py --run runs/llamagen
 
@@ -27,27 +27,27 @@ BATCH = 100
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """Grey 8x8 versions of uint8 RGB images, flat, in [0, 1]."""
+    """Converts uint8 RGB images to flat grey 8x8 versions in [0, 1]."""
     small = [Image.fromarray(image).convert('L').resize((8, 8), Image.Resampling.BOX) for image in images]
     return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in small])
 
 
 def real(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 `[n, 32, 32, 3]`, and labels."""
+    """Loads images, uint8 `[n, 32, 32, 3]`, and labels of a split."""
     source = open_source('embedded:digits', split)
     records = [source[i] for i in range(len(source))]
     return np.stack([record.image for record in records]), np.asarray([record.label for record in records])
 
 
 def in_batches(function: object, count: int) -> np.ndarray:
-    """Results of `function(indices)` for all of `count`, in batches of one shape."""
+    """Collects the results of `function(indices)` for all of `count`, in batches of one shape."""
     assert callable(function)
     rows = [function(np.minimum(np.arange(start, start + BATCH), count - 1)) for start in range(0, count, BATCH)]
     return np.concatenate([np.asarray(row) for row in rows])[:count]
 
 
 def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) -> dict[str, float]:
-    """The shares that are reported."""
+    """Measures the shares of recognised, correct and copied samples."""
     model = vistok.load(run)
     images, labels = real('train')
     machine = SVC(C=10, gamma=0.1).fit(features(images), labels)
@@ -73,7 +73,7 @@ def measure(run: pathlib.Path, per_class: int, seed: int, config: SampleConfig) 
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures a run and prints its shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--run', type=pathlib.Path, required=True)
     parser.add_argument('--per_class', type=int, default=50)

@@ -1,4 +1,4 @@
-"""What generator_study.py measures of a trained generator, and of real images.
+"""Measurements of generator_study.py on trained generators and real images.
 
 Bits per token are means over the validation images: of the likelihood (=) or of an upper bound (<=).  MaskGIT and
 MAGE get the bound of models that reveal tokens in any order (Hoogeboom et al. 2022, "Autoregressive Diffusion Models").
@@ -46,7 +46,7 @@ DIGITS = 'embedded:digits'
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one cell gave; None where there is no such number.
+    """Results of one cell of the study; None where a number does not exist.
 
     Attributes:
       method: its name.
@@ -84,12 +84,12 @@ class Row:
 
 
 def log(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
+    """Reads the lines of a run's log."""
     return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
 def network_calls(generator: Generator, config: SampleConfig, grain: np.ndarray | None) -> float:
-    """Calls of the network for one image; of samples with grains, the mean."""
+    """Counts the network calls for one image; the mean for samples with grains."""
     cells = math.prod(generator.grid)
     match generator:
         case DQTransformer():
@@ -106,7 +106,7 @@ def network_calls(generator: Generator, config: SampleConfig, grain: np.ndarray 
 
 
 def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) -> float:
-    """Upper bound of -log2 p, per token, of a predictor of hidden tokens, over the first views of `source`.
+    """Computes an upper bound of -log2 p per token of a predictor of masked tokens, over first views of `source`.
 
     For n tokens in any order it is the mean, over the number of hidden tokens from 1 to n, of their mean cross-entropy;
     one random order is taken for each image.
@@ -130,7 +130,9 @@ def any_order_bits(model: TrainedGenerator, source: TokenSource, seed: int = 0) 
 
 
 def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, per_class: int) -> dict[str, np.ndarray]:
-    """Samples of a run, classes in turn: 'images' (uint8), 'labels', 'ids', 'grain' and the 'seconds' it took."""
+    """Draws samples of a run, classes in turn: 'pictures' (uint8), 'labels', 'ids', 'grain' and the 'seconds' it
+    took.
+    """
     file = folder / 'samples.npz'
     if file.exists():
         with np.load(file) as stored:
@@ -158,15 +160,15 @@ def draw(folder: pathlib.Path, model: TrainedGenerator, config: SampleConfig, pe
     return drawn
 
 
-def copied(ids: np.ndarray, source: TokenSource) -> float:
-    """Share of token grids that are those of a view of a training image."""
+def share_copied(ids: np.ndarray, source: TokenSource) -> float:
+    """Computes the share of token grids that equal those of a view of a training image."""
     known = {view.astype(np.int32).tobytes() for i in range(len(source)) for view in source[i].ids}
     return float(np.mean([grid.astype(np.int32).tobytes() in known for grid in ids]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Judges:
-    """What images are measured with; the classifier is None where there is none.
+class Evaluators:
+    """Evaluators of generated images; the classifier is None where there is none.
 
     Attributes:
       extractor: of features.
@@ -179,7 +181,7 @@ class Judges:
     classifier: SVC | None
 
     def measures(self, name: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Fields of a row."""
+        """Computes the fields of a row."""
         collector = FeatureCollector(self.extractor, name, BATCH)
         for start in range(0, len(images), BATCH):
             collector.add(images[start : start + BATCH])
@@ -197,19 +199,19 @@ class Judges:
         return found
 
 
-def judges(args: argparse.Namespace, image_size: int) -> Judges:
-    """The judges that the arguments ask for."""
+def load_evaluators(args: argparse.Namespace, image_size: int) -> Evaluators:
+    """Loads the evaluators that the arguments name."""
     extractor = load_extractor(find_protocol('adm' if args.inception else 'stand_in'), args.inception)
     reference = open_reference(args.reference, extractor, split='train', image_size=image_size)
     classifier = None
     if args.reference == DIGITS:
         images, labels = digits.real('train')
         classifier = SVC(C=10, gamma=0.1).fit(digits.features(images), labels)
-    return Judges(extractor, reference, classifier)
+    return Evaluators(extractor, reference, classifier)
 
 
-def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> Row:
-    """The row of a cell that has ended."""
+def measure(name: str, folder: pathlib.Path, given: Evaluators, per_class: int) -> Row:
+    """Measures a finished cell and returns its row."""
     model: Any = vistok.load(folder)
     settings = run_folder.read_config(folder)
     config = registry.build_sample_config(settings.sample)
@@ -230,15 +232,15 @@ def measure(name: str, folder: pathlib.Path, given: Judges, per_class: int) -> R
         training_seconds=step * settings.train.steps,
         bits=bits,
         bits_are=bits_are if bits is not None else None,
-        copied=copied(drawn['ids'], TokenSource(tokens, 'train')),
+        copied=share_copied(drawn['ids'], TokenSource(tokens, 'train')),
         calls=network_calls(model.generator, config, drawn.get('grain')),
         speed=len(drawn['labels']) / float(drawn['seconds']),
         **given.measures(name, drawn['pictures'], drawn['labels']),
     )
 
 
-def real_rows(folder: pathlib.Path, given: Judges) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """Unseen digits, and their reconstructions: as good as it gets.  With them an image of each class."""
+def real_rows(folder: pathlib.Path, given: Evaluators) -> tuple[list[Row], dict[str, np.ndarray]]:
+    """Measures unseen digits and their reconstructions, an upper bound; returns an image of each class with them."""
     model: Any = vistok.load(folder)
     unseen, labels = digits.real('validation')
     rebuilt = digits.in_batches(lambda i: model.tokenizer(to_model_range(unseen[i])).reconstruction, len(unseen))

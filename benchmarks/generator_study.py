@@ -1,4 +1,4 @@
-"""Trains all generators on as many images, with networks of about one size, and compares what they draw.
+"""Comparison of all generators, trained on equally many images with networks of about one size.
 
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens
     python benchmarks/generator_study.py --data runs/vqgan-digits/tokens --grains runs/dq_vae-digits/tokens \\
@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from generator_measures import DIGITS, Row, judges, log, measure, real_rows
+from generator_measures import DIGITS, Row, load_evaluators, log, measure, real_rows
 
 from vistok.experiments import run_folder
 from vistok.visualization import class_sheet, save_png
@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A generator.
+    """Generator with its settings in the study.
 
     Attributes:
       config: name of its config file.
@@ -65,7 +65,7 @@ PREDICTOR = {'ADDP': 'MAGE'}
 
 
 def command(name: str, folder: pathlib.Path, args: argparse.Namespace) -> list[str]:
-    """The command line of a cell."""
+    """Returns the command line of a cell."""
     method = METHODS[name]
     variants = ','.join((*(['imagenet256'] if args.full else []), *method.variants))
     settings = {'data.source': f'tokens:{getattr(args, method.tokens)}', 'train.log_every': 50}
@@ -90,12 +90,12 @@ def command(name: str, folder: pathlib.Path, args: argparse.Namespace) -> list[s
 
 
 def cell(runs: pathlib.Path, name: str) -> pathlib.Path:
-    """The run folder of a method."""
+    """Returns the run folder of a method."""
     return runs / name.replace(', ', '-').replace(' ', '_')
 
 
 def has_ended(folder: pathlib.Path) -> bool:
-    """Whether the last step of a run is saved and evaluated."""
+    """Returns whether the last step of a run is saved and evaluated."""
     if not (folder / 'config.json').exists():
         return False
     steps = run_folder.read_config(folder).train.steps
@@ -103,7 +103,7 @@ def has_ended(folder: pathlib.Path) -> bool:
 
 
 def train(name: str, args: argparse.Namespace) -> pathlib.Path:
-    """Runs one cell, unless it has ended before, and gives its folder.
+    """Trains one cell, unless it has finished before, and returns its folder.
 
     Raises:
       CalledProcessError: the run failed; its output is in `log.txt`.
@@ -117,7 +117,7 @@ def train(name: str, args: argparse.Namespace) -> pathlib.Path:
 
 
 def write(rows: list[Row], out: pathlib.Path, distance: str) -> None:
-    """The table in two forms, and the plot."""
+    """Writes the table (CSV and Markdown) and the plot."""
     out.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in dataclasses.fields(Row)]
     with (out / 'generator_study.csv').open('w', newline='') as file:
@@ -133,10 +133,10 @@ def write(rows: list[Row], out: pathlib.Path, distance: str) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    def said(value: float | None, form: str) -> str:
+    def format_value(value: float | None, form: str) -> str:
         return '' if value is None else format(value, form)
 
-    bits = said(row.bits, '.2f')
+    bits = format_value(row.bits, '.2f')
     if row.bits_are == '<=':
         bits = f'≤ {bits}'
     error = f' ± {row.distance_error:.3f}' if row.distance_error is not None else ''
@@ -144,19 +144,19 @@ def _cells(row: Row) -> list[str]:
         row.method,
         row.tokens or '',
         '' if row.parameters is None else f'{row.parameters / 1e6:.2f} M',
-        said(row.training_seconds, '.0f'),
+        format_value(row.training_seconds, '.0f'),
         bits,
-        said(row.accuracy, '.1%').replace('%', ' %'),
-        said(row.distance, '.3f') + error,
+        format_value(row.accuracy, '.1%').replace('%', ' %'),
+        format_value(row.distance, '.3f') + error,
         '' if row.precision is None else f'{row.precision:.2f}, {row.recall:.2f}',
-        said(row.copied, '.1%').replace('%', ' %'),
-        said(row.calls, '.0f'),
-        said(row.speed, '.0f'),
+        format_value(row.copied, '.1%').replace('%', ' %'),
+        format_value(row.calls, '.0f'),
+        format_value(row.speed, '.0f'),
     ]
 
 
 def plot(rows: list[Row], path: pathlib.Path, distance: str) -> None:
-    """Quality against what an image costs, and bits."""
+    """Plots quality against the cost of an image, and bits per token."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -206,7 +206,7 @@ def main() -> None:
         train(name, args)
     first = cell(args.runs, names[0])
     settings = run_folder.read_config(first)
-    given = judges(args, settings.data.image_size)
+    given = load_evaluators(args, settings.data.image_size)
     rows, shown = real_rows(first, given) if args.reference == DIGITS else ([], {})
     for name in names:
         rows.append(measure(name, cell(args.runs, name), given, args.per_class))

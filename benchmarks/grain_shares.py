@@ -33,7 +33,7 @@ SHARES = (
 
 
 def bits(tokens: Tokens, spec: TokenSpec) -> float:
-    """Bits of one image's codes and grains in plain storage."""
+    """Counts the bits of one image's codes and grains in plain storage."""
     grain = np.asarray(tokens.grain)[0]
     codes = sum((grain == side).sum() / side**2 for side in spec.grains)
     masks = 0.0
@@ -44,7 +44,7 @@ def bits(tokens: Tokens, spec: TokenSpec) -> float:
 
 
 def squares(image: np.ndarray, side: int) -> Iterator[tuple[slice, slice]]:
-    """The places that an image is cut at; without a side, one for all of it."""
+    """Returns the squares that an image is cut into; without a side, one for the whole image."""
     height, width, _ = image.shape
     for top in range(0, height, side or height):
         for left in range(0, width, side or width):

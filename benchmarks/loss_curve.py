@@ -1,4 +1,4 @@
-"""Draws what a run recorded: `python benchmarks/loss_curve.py runs/fqgan docs/curve.png` (needs matplotlib)."""
+"""Loss curves of a run: `python benchmarks/loss_curve.py runs/fqgan docs/curve.png` (needs matplotlib)."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ PANELS = {
 
 
 def main(run: pathlib.Path, image: pathlib.Path) -> None:
-    """Writes one image with a panel per quantity, over steps."""
+    """Plots one panel per quantity against steps."""
     lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3), constrained_layout=True)
     for axis, (title, wanted) in zip(axes, PANELS.items(), strict=True):

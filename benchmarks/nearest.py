@@ -28,7 +28,7 @@ class Result:
 
 
 def plain(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """All squared distances at once, as VQGAN implementations do."""
+    """Computes all squared distances at once, as VQGAN implementations do."""
     products = jnp.matmul(z, codebook.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmin(jnp.sum(z**2, axis=1, keepdims=True) + jnp.sum(codebook**2, axis=1) - 2 * products, axis=1)
 

@@ -1,4 +1,4 @@
-"""What lost packets cost: nearest neighbours against a masked-token transformer.
+"""Cost of lost packets: restoration by nearest neighbours against a masked-token transformer.
 
     python benchmarks/packet_loss.py --weights runs/vqgan-digits --restore runs/maskgit
 
@@ -33,7 +33,7 @@ SHOWN = 12  # images in the figure
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one way to restore makes of one share of lost packets; means over images."""
+    """Results of one restoration method at one share of lost packets; means over images."""
 
     restored_by: str
     packets_lost: float
@@ -44,7 +44,7 @@ class Row:
 
 
 def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
-    """A file without the packets whose chances are below `share`, but for the luckiest."""
+    """Removes the packets whose random number is below `share` from a file, but keeps at least one."""
     reader = BitstreamReader(data)
     shape = read_packet_shape(reader.header)
     assert shape is not None
@@ -58,8 +58,10 @@ def with_losses(data: bytes, chances: np.ndarray, share: float) -> bytes:
     return data[: len(data) - len(body)] + b''.join(kept)
 
 
-def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The image, what of the grid had arrived, and the share of lost ids that were restored exactly."""
+def decode_damaged(
+    codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Decodes an image; returns it, the mask of received positions, and the share of lost ids restored exactly."""
     reader = BitstreamReader(data, codec.limits)
     received = read_partial_tokens(reader, codec.prior)
     ids = restore(np.asarray(received.tokens.ids)[0], received.known)
@@ -71,7 +73,7 @@ def decoded(codec: Codec, data: bytes, restore: Restorer, truth: np.ndarray) -> 
 def measure(
     codec: Codec, originals: np.ndarray, restorers: dict[str, Restorer], network: FrozenNetwork, seed: int
 ) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """All rows, and for the largest share images of each kind."""
+    """Measures all rows; returns them with images of each kind at the largest share."""
     rng = np.random.default_rng(seed)
     files = [codec.compress(image) for image in originals]
     truth = [np.asarray(codec.unpack(data).tokens.ids)[0] for data in files]
@@ -81,7 +83,7 @@ def measure(
     for share in SHARES:
         partial = [with_losses(data, chances[i], share) for i, data in enumerate(files)]
         for name, restore in restorers.items():
-            found = [decoded(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
+            found = [decode_damaged(codec, data, restore, ids) for data, ids in zip(partial, truth, strict=True)]
             made, known = np.stack([image for image, _, _ in found]), np.stack([there for _, there, _ in found])
             lossy = to_model_range(made)
             distance = float(np.asarray(network.module.apply(network.variables, images, lossy)).mean())
@@ -101,7 +103,7 @@ def measure(
 
 
 def draw(rows: list[Row], shown: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Three panels above, images below."""
+    """Draws three plots above, images below."""
     import matplotlib
 
     matplotlib.use('Agg')

@@ -1,4 +1,4 @@
-"""What fewer bits for weights and for cached keys and values cost a trained generator, in bits per token.
+"""Bits per token of a trained generator with fewer bits for weights and for cached keys and values.
 
     python benchmarks/precision.py --run runs/llamagen --tokens runs/vqgan-digits/tokens
 
@@ -26,7 +26,7 @@ CACHES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'int8': jnp.int8}
 
 
 def bits_per_token(generator: Autoregressive, variables: Variables, ids: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over tokens `[n, h, w, k]` whose classes are known."""
+    """Computes the mean bits per token over tokens `[n, h, w, k]` with known classes."""
     flat = jnp.asarray(ids.reshape(len(ids), -1, ids.shape[-1]))
 
     def measure(variables: Variables, flat: jax.Array, labels: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from vistok.experiments.image_files import IMAGES, read_image
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of one image, or means over some.
+    """Sizes of one image, or means over several.
 
     Attributes:
       ids: how many there are.
@@ -51,7 +51,7 @@ class Sizes:
 
 
 def measure(codec: Codec, image: np.ndarray) -> Sizes:
-    """All sizes of one image; ValueError if its ids do not come back from the generator's file."""
+    """Measures all sizes of one image; raises ValueError if its ids do not come back from the generator's file."""
     tokens = codec.encode(image)
     count = tokens.ids.size
     plain = dataclasses.replace(codec, prior=None, network=None).pack(image, tokens)
@@ -70,7 +70,7 @@ def measure(codec: Codec, image: np.ndarray) -> Sizes:
 
 
 def write(rows: dict[str, Sizes], folder: Path) -> None:
-    """CSV and table."""
+    """Writes a CSV file and a Markdown table."""
     digits = (0, 3, 3, 3, 0, 0, 0, 1, 1)
     write_table(
         folder / 'prior_sizes',

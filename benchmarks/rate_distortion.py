@@ -41,7 +41,7 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to compress at one setting: image -> bytes -> image."""
+    """Compression method at one setting: image -> bytes -> image."""
 
     name: str
     setting: str
@@ -51,7 +51,7 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Means over all images."""
+    """Means of rate and quality over all images."""
 
     method: str
     setting: str
@@ -78,7 +78,7 @@ def classic_methods() -> Iterator[Method]:
 
 
 def _classic(kind: str, quality: int, parts: int) -> Method:
-    """A file format of Pillow; with `parts` of 2 at half the size, and the enlarged image has even sides."""
+    """Returns the codec of a Pillow format; with `parts` of 2, codes at half the size, and images have even sides."""
 
     def compress(original: np.ndarray) -> bytes:
         image, file = Image.fromarray(original), io.BytesIO()
@@ -111,7 +111,7 @@ def our_methods(weights: str | None, window: int | None) -> Iterator[Method]:
 
 
 def measure(method: Method, images: list[np.ndarray], network: FrozenNetwork) -> tuple[Point, np.ndarray, int]:
-    """Means, the first image decoded, and its bytes."""
+    """Measures a method; returns means, the first decoded image, and its number of bytes."""
     method.decompress(method.compress(images[0]))  # compiles
     rows, first, size, seconds, pixels = [], None, 0, [0.0, 0.0], 0
     for image in images:
@@ -132,7 +132,7 @@ def measure(method: Method, images: list[np.ndarray], network: FrozenNetwork) ->
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Multi-scale structural similarity of 8-bit images `[h, w, c]` of 176 pixels a side at least."""
+    """Computes multi-scale structural similarity of 8-bit images `[h, w, c]` with sides of at least 176 pixels."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     value = np.ones(a.shape[-1])
     for number, weight in enumerate(_SCALES):
@@ -159,7 +159,7 @@ def _quality(image: np.ndarray, decoded: np.ndarray, network: FrozenNetwork) -> 
 
 
 def _sheet(original: np.ndarray, found: list[tuple[Point, np.ndarray, int]], rate: float) -> np.ndarray:
-    """The original and, of every method, the decoded image whose rate is nearest to `rate`."""
+    """Draws the original and, for every method, the decoded image whose rate is nearest to `rate`."""
     nearest: dict[str, tuple[Point, np.ndarray, int]] = {}
     for entry in found:
         best = nearest.setdefault(entry[0].method, entry)
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def write(found: list[tuple[Point, np.ndarray, int]], original: np.ndarray, folder: Path, rate: float) -> None:
-    """CSV, table, plot and sheet."""
+    """Writes a CSV file, a table, a plot and a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     points = [point for point, _, _ in found]
     columns = [field.name for field in dataclasses.fields(Point)]

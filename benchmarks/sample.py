@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make(size: str, options: argparse.Namespace) -> TrainedGenerator:
-    """A generator of the size with random weights; its first rows of cells are what is sampled."""
+    """Builds a generator of a size with random weights and a grid of `options.tokens` tokens."""
     grid = (options.tokens // 16, 16)
     arguments = {'dtype': DTYPES[options.dtype], 'cache_dtype': CACHES[options.cache_dtype]}
     if size == 'tiny':
@@ -93,14 +93,14 @@ def make(size: str, options: argparse.Namespace) -> TrainedGenerator:
 
 
 def weights_of_a_step(model: TrainedGenerator) -> Iterator[Any]:
-    """Every weight but the tables, of which a step reads one row."""
+    """Yields the weights that a sampling step reads: all but the embedding tables, of which it reads one row."""
     for path, x in jax.tree_util.tree_leaves_with_path(model.variables):
         if getattr(path[-1], 'key', '') != 'embedding':
             yield x
 
 
 def seconds(call: Callable[[int], Any], repeats: int) -> float:
-    """Shortest time of a call, after one to compile."""
+    """Measures the shortest time of a call, after one to compile."""
     call(0)
     times = []
     for seed in range(1, repeats + 1):
@@ -111,14 +111,14 @@ def seconds(call: Callable[[int], Any], repeats: int) -> float:
 
 
 def memory_bandwidth(count: int = 2**26) -> float:
-    """Bytes per second that a sum over an array of 256 MiB reads."""
+    """Measures the bytes per second that a sum over an array of 256 MiB reads."""
     x = jnp.ones((count,), jnp.float32)
     total = jax.jit(lambda x, seed: (x * seed).sum())
     return x.nbytes / seconds(lambda seed: jax.block_until_ready(total(x, jnp.float32(seed))), 4)
 
 
 def torch_decoder(model: TrainedGenerator) -> Callable[[int, float, int], Any]:
-    """An eager PyTorch decoder of the same weights: (batch, guidance scale, tokens) -> ids."""
+    """Builds an eager PyTorch decoder of the same weights: (batch, guidance scale, tokens) -> ids."""
     import torch
     import torch.nn.functional as functional
 

@@ -1,4 +1,4 @@
-"""What grain maps and ids cost: the quadtree beside raw masks, tables beside fixed lengths.
+"""Sizes of grain maps and ids: the quadtree against raw masks, tables against fixed lengths.
 
     python benchmarks/stream_sizes.py kodak --out results
 
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def without_neighbours(prior: StaticPrior) -> StaticPrior:
-    """The same counts, in one table for each grain and sub-codebook."""
+    """Merges the counts of a prior into one table for each grain and sub-codebook."""
     grains = len(prior.grains)
     tables = [
         CodebookTables(np.ones_like(t.clusters), np.ones((grains, 2, 2, 1), np.int32), t.counts) for t in prior.tables
@@ -63,14 +63,14 @@ def without_neighbours(prior: StaticPrior) -> StaticPrior:
 
 
 def mask_bytes(tokens: Tokens, spec: TokenSpec) -> int:
-    """Bytes of raw masks; none where there is one grain."""
+    """Counts the bytes of raw masks; none where there is one grain."""
     grain = np.asarray(tokens.grain)[0]
     present = [side for side in sorted(spec.grains, reverse=True) if (grain == side).any()]
     return sum(grain.size // side**2 // 8 + 2 for side in present[:-1])
 
 
 def measure(codec: Codec, image: np.ndarray, shares: tuple[float, ...]) -> Sizes:
-    """All sizes of one image; it is tokenized once."""
+    """Measures all sizes of one image, which is tokenized once."""
     assert isinstance(codec.prior, StaticPrior)
     tokens, spec = codec.encode(image, grain_ratios=shares), codec.tokenizer.spec
     grain, data, ids, maps = np.asarray(tokens.grain), b'', list[int](), 0
@@ -85,7 +85,7 @@ def measure(codec: Codec, image: np.ndarray, shares: tuple[float, ...]) -> Sizes
 
 
 def read(path: Path, longest: int) -> np.ndarray:
-    """An image in three channels, made smaller if its longer side is longer than asked for."""
+    """Reads an image in three channels, shrunk if its longer side exceeds `longest`."""
     pixels = read_image(path.read_bytes(), path.name)[..., :3]
     image = Image.fromarray(pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, -1))
     if longest and max(image.size) > longest:
@@ -94,7 +94,7 @@ def read(path: Path, longest: int) -> np.ndarray:
 
 
 def write(rows: dict[tuple[float, ...], Sizes], folder: Path) -> None:
-    """CSV and table."""
+    """Writes a CSV file and a Markdown table."""
     write_table(
         folder / 'stream_sizes',
         ['shares', *(field.name for field in dataclasses.fields(Sizes))],

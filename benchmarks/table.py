@@ -1,4 +1,4 @@
-"""What benchmarks of sizes write: the same numbers as CSV and as a table for people."""
+"""Tables of benchmark results, as CSV and as Markdown."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Writes and prints the rows under their names, which the first column is for.
+    """Writes and prints a table whose first column holds the names of the rows.
 
     Args:
       path: without suffix; `.csv` and `.md` are written, their folder too.

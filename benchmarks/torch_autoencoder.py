@@ -109,7 +109,7 @@ class Autoencoder(nn.Module):
         self.codewords = nn.Parameter(functional.normalize(torch.randn(codebook_size, codebook_dim), dim=-1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The loss of `images` in [-1, 1], [b, 3, h, w]."""
+        """Computes the loss of `images` in [-1, 1], [b, 3, h, w]."""
         z = functional.normalize(self.before(self.encoder(images)).float().permute(0, 2, 3, 1), dim=-1)
         rows = functional.normalize(self.codewords, dim=-1)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -140,7 +140,7 @@ class TorchMeasurement:
         self.parameter_sizes = [parameter.numel() for parameter in model.parameters()]
 
     def call(self, images: np.ndarray, dtype: str, channels_last: bool) -> Callable[[], None]:
-        """A forward and backward pass over `images` [b, h, w, 3], with its end awaited."""
+        """Runs a forward and backward pass over `images` [b, h, w, 3] and waits for its end."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=layout)
         placed = torch.tensor(images).permute(0, 3, 1, 2).to(self.device).contiguous(memory_format=layout)

@@ -50,8 +50,8 @@ TINY_FACTORS = {'adapter_layers': 1, 'head_layers': 1, 'adapter_heads': 2, 'head
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """Seconds of a call, and what the compiler says of it."""
+class StepCost:
+    """Seconds of a call, with the FLOPs and memory that the compiler reports."""
 
     seconds: float
     flops: float = 0.0
@@ -68,7 +68,7 @@ class Part:
 
 
 def fastest(call: Callable[[], Any], steps: int) -> float:
-    """Seconds of the fastest of `steps` calls, after one that is not counted; the call waits for its result."""
+    """Measures the seconds of the fastest of `steps` calls, after one uncounted; each waits for its result."""
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
@@ -84,14 +84,14 @@ def planned_bytes(compiled: Any) -> int | None:
     return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
 
 
-def measure(part: Part, steps: int) -> Measured:
+def measure(part: Part, steps: int) -> StepCost:
     compiled = jax.jit(part.function).lower(*part.arguments).compile()
     seconds = fastest(lambda: jax.block_until_ready(compiled(*part.arguments)), steps)
-    return Measured(seconds, float((compiled.cost_analysis() or {}).get('flops', 0.0)), planned_bytes(compiled))
+    return StepCost(seconds, float((compiled.cost_analysis() or {}).get('flops', 0.0)), planned_bytes(compiled))
 
 
 def with_gradient(name: str, function: Callable[[Any, Any], Any], wanted: Any, fixed: Any) -> Part:
-    """Forward and backward of `function(wanted, fixed)`; nothing that it reads is a constant of the program."""
+    """Builds forward and backward of `function(wanted, fixed)`; no argument becomes a constant of the program."""
     cotangent = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), jax.eval_shape(function, wanted, fixed))
 
     def run(wanted: Any, fixed: Any, cotangent: Any) -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ def random_network(name: str, module: nn.Module, *images: jax.ShapeDtypeStruct) 
 
 
 def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
-    """Everything on: the adversarial game starts at once."""
+    """Builds an objective with everything on: the adversarial game starts at once."""
     tiny = args.preset == 'tiny'
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     teachers = {}
@@ -135,7 +135,7 @@ def make_objective(args: argparse.Namespace, dtype: Any) -> TokenizerObjective:
 def step_parts(
     objective: TokenizerObjective, train_step: TrainStep, state: TrainState, images: jax.Array
 ) -> list[Part]:
-    """The parts of a step, in its order."""
+    """Returns the parts of a step, in order."""
     tokenizer, frozen = objective.tokenizer, objective.frozen
     params = state.params['tokenizer']
     decoding = {name: params[name] for name in ('post_quant_conv', 'decoder')}
@@ -143,7 +143,7 @@ def step_parts(
     predicting = {name: value for name, value in params.items() if name.startswith('predictor')}
     encoding = {n: value for n, value in params.items() if n not in {*decoding, *quantizing, *predicting}}
 
-    def applied(method: Any) -> Callable[[Any, Any], Any]:
+    def call_method(method: Any) -> Callable[[Any, Any], Any]:
         return lambda wanted, fixed: tokenizer.apply({'params': wanted[0] | fixed}, wanted[1], method=method)
 
     def encode(params: Any, images: Any) -> Any:
@@ -162,14 +162,14 @@ def step_parts(
         return {name: (optax.apply_updates(params[name], updates), kept) for name, (updates, kept) in new.items()}
 
     latents = noise(jax.eval_shape(encode, encoding, images))
-    z_q = noise(jax.eval_shape(applied(quantize), (quantizing, latents), {})[0])
+    z_q = noise(jax.eval_shape(call_method(quantize), (quantizing, latents), {})[0])
     parts = [
         with_gradient('encoder', encode, encoding, images),
-        with_gradient('quantizer', applied(quantize), (quantizing, latents), {}),
-        with_gradient('decoder', applied('decode_latents'), (decoding, z_q), {}),
+        with_gradient('quantizer', call_method(quantize), (quantizing, latents), {}),
+        with_gradient('decoder', call_method('decode_latents'), (decoding, z_q), {}),
     ]
     if predicting:
-        parts.append(with_gradient('feature predictors', applied(predict), (predicting, z_q), quantizing))
+        parts.append(with_gradient('feature predictors', call_method(predict), (predicting, z_q), quantizing))
     for name, teacher in objective.teachers.items():
         parts.append(Part(f'{name}, forward only', teacher.module.apply, (frozen['teachers'][name], images)))
     network = objective.perceptual
@@ -209,7 +209,7 @@ def discriminator_part(objective: TokenizerObjective) -> Callable[..., Any]:
 
 
 def compare_with_torch(args: argparse.Namespace, model: VQGAN, params: Any, images: jax.Array) -> None:
-    """Mean squared error and the quantizer's losses, with the gradients of all parameters."""
+    """Times mean squared error and quantizer losses, with gradients of all parameters, in JAX and PyTorch."""
     from torch_autoencoder import Autoencoder, TorchMeasurement
 
     def loss(params: Any, images: Any) -> jax.Array:
@@ -229,8 +229,8 @@ def compare_with_torch(args: argparse.Namespace, model: VQGAN, params: Any, imag
         print(f'{name:<24}{seconds:>10.4f}{seconds / rows["JAX"]:>9.2f}')
 
 
-def measure_step(train_step: TrainStep, state: TrainState, batch: Batch, steps: int) -> tuple[Measured, float]:
-    """The step as training runs it, and the seconds its compilation took."""
+def measure_step(train_step: TrainStep, state: TrainState, batch: Batch, steps: int) -> tuple[StepCost, float]:
+    """Measures the step as training runs it, and the seconds of its compilation."""
     runner = make_runner('jit', devices=1)
     frozen, placed = runner.put_frozen(train_step.objective.frozen), runner.put_batch(batch)
     carried = runner.enter(jax.tree.map(jnp.copy, state))  # the step reuses the memory of what it is given
@@ -245,10 +245,10 @@ def measure_step(train_step: TrainStep, state: TrainState, batch: Batch, steps: 
         if not report.metrics['finite']:
             raise FloatingPointError('a loss or a gradient is not finite')
 
-    return Measured(fastest(advance, steps), flops, planned_bytes(compiled)), compiling
+    return StepCost(fastest(advance, steps), flops, planned_bytes(compiled)), compiling
 
 
-def report(name: str, part: Measured, step: Measured, args: argparse.Namespace) -> None:
+def report(name: str, part: StepCost, step: StepCost, args: argparse.Namespace) -> None:
     used = model_flops_utilisation(part.flops, part.seconds, 1, jax.devices()[0].device_kind, args.dtype)
     memory = '-' if part.planned_bytes is None else f'{part.planned_bytes / 2**20:.0f}'
     print(
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in step_parts(objective, train_step, state, images):
         measured.append(measure(part, args.steps))
         report(part.name, measured[-1], step, args)
-    total = Measured(sum(part.seconds for part in measured), sum(part.flops for part in measured))
+    total = StepCost(sum(part.seconds for part in measured), sum(part.flops for part in measured))
     report('sum of the parts', total, step, args)
     if isinstance(objective.tokenizer, VQGAN) and importlib.util.find_spec('torch'):
         compare_with_torch(args, objective.tokenizer, state.params['tokenizer'], images)

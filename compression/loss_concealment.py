@@ -55,9 +55,9 @@ class MaskedRestorer:
     Decoding is deterministic.
 
     Attributes:
-      generator: trained on tokens of the same tokenizer; see `MAGE.complete`.
+      generator: trained on tokens of the same tokenizer; see `MAGE.inpaint`.
       variables: of the generator.
-      steps: of its walk; 0: as the generator has them.
+      steps: number of decoding steps; 0 for the generator's default.
     """
 
     generator: MAGE
@@ -76,24 +76,25 @@ class MaskedRestorer:
             raise UserError(f'{type(self.generator).__name__} restores one id for each cell, here are {ids.shape[-1]}')
         (rows, columns), grid = known.shape, self.generator.grid
         margins = [(0, max(0, side - length)) for side, length in zip(grid, known.shape, strict=True)]
-        given, there = np.pad(ids[..., 0], margins), np.pad(known, margins)
-        axes = [plan_windows(length, side, side // 4) for length, side in zip(there.shape, grid, strict=True)]
-        windows = [(y, x) for y in axes[0] for x in axes[1] if not there[y.core, x.core].all()]
-        found = given.copy()
+        padded_ids, padded_known = np.pad(ids[..., 0], margins), np.pad(known, margins)
+        axes = [plan_windows(length, side, side // 4) for length, side in zip(padded_known.shape, grid, strict=True)]
+        windows = [(y, x) for y in axes[0] for x in axes[1] if not padded_known[y.core, x.core].all()]
+        restored = padded_ids.copy()
         for start in range(0, len(windows), _ROWS):
             some = windows[start : start + _ROWS]
             padded = [*some, *[some[-1]] * (_ROWS - len(some))]
-            batch = np.stack([given[y.window, x.window] for y, x in padded])
-            mask = np.stack([there[y.window, x.window] for y, x in padded])
-            made = np.asarray(_complete(self.generator, self.steps, self.variables, batch, mask))
-            for (y, x), whole in zip(some, made, strict=False):
-                found[y.core, x.core] = whole[y.core_inside, x.core_inside]
-        return found[:rows, :columns, None]
+            batch = np.stack([padded_ids[y.window, x.window] for y, x in padded])
+            mask = np.stack([padded_known[y.window, x.window] for y, x in padded])
+            predicted = np.asarray(_predict(self.generator, self.steps, self.variables, batch, mask))
+            for (y, x), whole in zip(some, predicted, strict=False):
+                restored[y.core, x.core] = whole[y.core_inside, x.core_inside]
+        return restored[:rows, :columns, None]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _complete(
+def _predict(
     generator: MAGE, steps: int, variables: Any, ids: Int[Array, 'b h w'], known: Bool[Array, 'b h w']
 ) -> Int[Array, 'b h w']:
-    nothing = jnp.full(len(ids), generator.num_classes)
-    return jnp.asarray(generator.inpaint(variables, Tokens(ids[..., None]), known, nothing, steps=steps).ids)[..., 0]
+    null_labels = jnp.full(len(ids), generator.num_classes)
+    tokens = generator.inpaint(variables, Tokens(ids[..., None]), known, null_labels, steps=steps)
+    return jnp.asarray(tokens.ids)[..., 0]

@@ -65,18 +65,18 @@ def compress_to_size(
         is not that of the target.
     """
     if count == 1:
-        return _only_size(target, compress(None), pixels)
+        return _accept_only_size(target, compress(None), pixels)
     best: bytes | None = None
     low, high = 0.0, 1.0
     sizes = dict[float, int]()
     for t in (0.0, 1.0):
         data = compress(binomial_grain_ratios(t, count))
         sizes[t] = len(data)
-        best = _better(best, data, target)
+        best = _choose_nearer(best, data, target)
         if t == 0.0 and len(data) > target.most:
             raise UserError(
-                f'with coarse tokens only, this image has {_size(len(data), pixels)}; asked for were '
-                f'{_size(target.size, pixels)}'
+                f'with coarse tokens only, this image has {_format_size(len(data), pixels)}, more than the '
+                f'target of {_format_size(target.size, pixels)}'
             )
         if t == 1.0 and len(data) <= target.size:
             return data
@@ -88,7 +88,7 @@ def compress_to_size(
         t = low + (high - low) * (0.5 if trial % 3 == 2 else min(max(rate, 0.02), 0.98))
         data = compress(binomial_grain_ratios(t, count))
         sizes[t] = len(data)
-        best = _better(best, data, target)
+        best = _choose_nearer(best, data, target)
         low, high = (t, high) if len(data) <= target.size else (low, t)
     assert best is not None
     return best
@@ -115,27 +115,27 @@ def pack_to_size(target: SizeTarget, pack: Callable[[int], bytes], levels: int, 
         if len(data) <= target.most:
             return data
     raise UserError(
-        f'with the fewest codewords there are, this image has {_size(len(data), pixels)}; asked for were '
-        f'{_size(target.size, pixels)}'
+        f'with the fewest codewords there are, this image has {_format_size(len(data), pixels)}, more than the '
+        f'target of {_format_size(target.size, pixels)}'
     )
 
 
-def _better(best: bytes | None, data: bytes, target: SizeTarget) -> bytes | None:
+def _choose_nearer(best: bytes | None, data: bytes, target: SizeTarget) -> bytes | None:
     if target.never_above and len(data) > target.size:
         return best
     return data if best is None or abs(len(data) - target.size) < abs(len(best) - target.size) else best
 
 
-def _only_size(target: SizeTarget, data: bytes, pixels: int) -> bytes:
+def _accept_only_size(target: SizeTarget, data: bytes, pixels: int) -> bytes:
     enough = target.never_above or len(data) >= target.size * (2 - _NEAR)
     if len(data) > target.most or not enough:
         raise UserError(
-            f'this tokenizer has tokens of one grain, so the size of an image is given: {_size(len(data), pixels)}, '
-            f'not {_size(target.size, pixels)}; weights of control_gic or dq_vae leave a choice, '
-            'and so do nested codebooks'
+            f'this tokenizer has tokens of one grain, so the size of an image is given: '
+            f'{_format_size(len(data), pixels)}, not {_format_size(target.size, pixels)}; weights of control_gic or '
+            'dq_vae leave a choice, and so do nested codebooks'
         )
     return data
 
 
-def _size(count: int, pixels: int) -> str:
+def _format_size(count: int, pixels: int) -> str:
     return f'{count} bytes ({8 * count / pixels:.4f} bits per pixel)'

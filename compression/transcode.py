@@ -115,7 +115,9 @@ def _check_level(header: Header, nested: NestedCodebooks) -> int:
         )
     start = 0 if level is None else level.number
     if start > len(nested.levels) or header.codebook_sizes != nested.sizes(start):
-        raise BitstreamError(f'bitstream has {header.codebook_sizes} codewords at level {start}, the tables have not')
+        raise BitstreamError(
+            f'bitstream has {header.codebook_sizes} codewords at level {start}, the nested codebooks have others'
+        )
     return start
 
 

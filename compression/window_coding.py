@@ -130,4 +130,4 @@ def _strips(
             yield slice(x.start * scale, x.stop * scale), image * weights[:, None]
 
     for row in range(len(vertical)):
-        yield strips.rows(row, windows(row))
+        yield strips.blend_row(row, windows(row))

@@ -72,13 +72,14 @@ def compute_blend_weights(axis: Sequence[WindowSpan], halo: int, scale: int) -> 
     weights = []
     for span in axis:
         centres = np.arange(span.start * scale, span.stop * scale) + 0.5
-        rising = _ramp(centres, span.core_start, halo, scale) if span.core_start else np.ones_like(centres)
-        falling = _ramp(centres, span.core_stop, halo, scale) if span is not axis[-1] else np.zeros_like(centres)
+        rising = _compute_ramp(centres, span.core_start, halo, scale) if span.core_start else np.ones_like(centres)
+        last = span is axis[-1]
+        falling = np.zeros_like(centres) if last else _compute_ramp(centres, span.core_stop, halo, scale)
         weights.append((rising - falling).astype(np.float32))
     return weights
 
 
-def _ramp(centres: np.ndarray, border: int, halo: int, scale: int) -> np.ndarray:
+def _compute_ramp(centres: np.ndarray, border: int, halo: int, scale: int) -> np.ndarray:
     """Returns weights that rise linearly from 0 to 1 around a border."""
     distance = centres - border * scale
     return np.clip(0.5 + distance / (2 * halo * scale), 0, 1) if halo else (distance > 0).astype(np.float64)
@@ -97,10 +98,10 @@ class StripBlender:
     def __init__(self, axis: Sequence[WindowSpan], halo: int, scale: int, width: int) -> None:
         self._axis, self._halo, self._scale, self._width = axis, halo, scale, width
         self._weights = compute_blend_weights(axis, halo, scale)
-        self._given = 0
+        self._finished = 0
         self._sum = np.zeros((0, width, 3), np.float32)
 
-    def rows(self, number: int, windows: Iterator[tuple[slice, Float[np.ndarray, 'H w 3']]]) -> np.ndarray:
+    def blend_row(self, number: int, windows: Iterator[tuple[slice, Float[np.ndarray, 'H w 3']]]) -> np.ndarray:
         """Blends one row of windows and returns the next finished rows of pixels `[n, width, 3]`.
 
         Args:
@@ -108,13 +109,13 @@ class StripBlender:
           windows: for each window, its columns of pixels and its horizontally weighted pixels.
         """
         span, weights = self._axis[number], self._weights[number]
-        hidden = self._given - span.start * self._scale  # finished rows, in which this window has the weight 0
-        total = np.zeros((span.stop * self._scale - self._given, self._width, 3), np.float32)
+        hidden = self._finished - span.start * self._scale  # returned rows, in which this window has the weight 0
+        total = np.zeros((span.stop * self._scale - self._finished, self._width, 3), np.float32)
         total[: len(self._sum)] = self._sum
         for columns, pixels in windows:
             total[:, columns] += weights[hidden:, None, None] * pixels[hidden:]
         last = number == len(self._axis) - 1
         finished = span.stop if last else max(span.core_stop - self._halo, 0)
-        count = finished * self._scale - self._given
-        self._given, self._sum = finished * self._scale, total[count:].copy()  # a view would keep all of it
+        count = finished * self._scale - self._finished
+        self._finished, self._sum = finished * self._scale, total[count:].copy()  # a view would keep all of it
         return total[:count]

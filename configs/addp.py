@@ -24,7 +24,7 @@ from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = mage.base('addp')
     config.model.choice_temperature = 6.0
     config.train.batch_size = 64  # it looks at pixels, so that a step costs thrice what one of MAGE does

@@ -1,4 +1,4 @@
-"""What ADDP's encoder has learned about images: a linear classifier on its frozen features, or fine-tuning.
+"""Linear probing and fine-tuning of ADDP's encoder as an image classifier.
 
     python launch/train.py --config=configs/addp_probe.py
 
@@ -19,7 +19,7 @@ from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     for block in ('objective', 'judges'):
         del config[block]

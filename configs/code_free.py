@@ -21,10 +21,10 @@ _NETWORK = {**tokenizer.SMALL_NETWORK, 'dtype': 'float32', 'remat': False}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     _fsq(config)
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     presets = {
         'fsq': _fsq,
         'lfq': _lfq,

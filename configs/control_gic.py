@@ -23,7 +23,7 @@ from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -48,7 +48,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'remat': False,
         }
     )
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     presets = {
         'random_shares': _random_shares,
         'codec': _codec,

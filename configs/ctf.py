@@ -22,7 +22,7 @@ from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -57,7 +57,7 @@ def get_config(variant: str = '') -> ConfigDict:
         'imagenet256': _imagenet256,
         'l': _size('l'),
         'xl': _size('xl'),
-        'balanced': _balanced,
+        'balanced': _balance,
         'tiny': _tiny,
     }
     return tokenizer.presets(variant, presets, config)
@@ -78,7 +78,7 @@ def _size(name: str) -> generator.Preset:
     return preset
 
 
-def _balanced(config: ConfigDict) -> None:
+def _balance(config: ConfigDict) -> None:
     config.clusters.balanced = True
 
 

@@ -21,7 +21,7 @@ from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = generator.base()
     config.model = ConfigDict(
         {

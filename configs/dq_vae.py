@@ -27,7 +27,7 @@ _IMAGENET = (1.6777750253677368,)  # the released model's
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -54,7 +54,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'remat': False,
         }
     )
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     presets = {
         'triple': _triple,
         'feature': _feature,

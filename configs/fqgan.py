@@ -20,7 +20,7 @@ from vistok.configs.base import tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -45,7 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'remat': False,
         }
     )
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     config.objective.representation_weight = 0.1
     presets = {
         'triple': _triple,

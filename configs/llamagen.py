@@ -35,7 +35,7 @@ GUIDANCE = {'b': (2.0, 2.25), 'l': (1.75, 2.0), 'xl': (1.75, 1.75), 'xxl': (1.75
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = generator.base()
     config.model = ConfigDict(
         {

@@ -28,14 +28,14 @@ TINY = {'width': 16, 'encoder_layers': 1, 'encoder_heads': 2, 'decoder_layers': 
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = base('mage')
     presets = {'cifar10': cifar10, 'imagenet256': _imagenet256, 'large': large, 'tiny': tiny}
     return tokenizer.presets(variant, presets, config)
 
 
 def base(name: str) -> ConfigDict:
-    """What masked-token generators share, at the size for digits."""
+    """Returns the settings that masked-token generators share, at the size for digits."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -59,7 +59,7 @@ def base(name: str) -> ConfigDict:
 
 
 def cifar10(config: ConfigDict) -> None:
-    """Tokens of CIFAR-10, twice the width."""
+    """Selects tokens of CIFAR-10 and doubles the width."""
     config.model.update(width=256, encoder_layers=6, encoder_heads=4)
     config.data.update(source='tokens:runs/vqgan-cifar10/tokens', flip=True, threads=4)
     config.train.update(steps=10_000)
@@ -67,7 +67,7 @@ def cifar10(config: ConfigDict) -> None:
 
 
 def paper_size(config: ConfigDict) -> None:
-    """Size B on ImageNet: the recipe that MAGE and ADDP share, for so many epochs as MAGE has."""
+    """Selects size B on ImageNet: the recipe that MAGE and ADDP share, with MAGE's number of epochs."""
     generator.full_recipe(config)
     epoch = 1_281_167 // 4096
     config.model.update(**SIZES['base'], dropout=0.1, detached=True, steps=20, choice_temperature=6.0, dtype='bfloat16')
@@ -79,12 +79,12 @@ def paper_size(config: ConfigDict) -> None:
 
 
 def large(config: ConfigDict) -> None:
-    """Size L, recomputing in the backward pass."""
+    """Selects size L, with recomputation in the backward pass."""
     config.model.update(**SIZES['large'], remat=True)
 
 
 def tiny(config: ConfigDict) -> None:
-    """For tests."""
+    """Shrinks the model and the run for tests."""
     generator.tiny(config)
     config.model.update(**TINY, steps=3)
 

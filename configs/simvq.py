@@ -23,7 +23,7 @@ _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -39,7 +39,7 @@ def get_config(variant: str = '') -> ConfigDict:
             'remat': False,
         }
     )
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     presets = {
         'vqgan': _vqgan,
         'plain': _plain,

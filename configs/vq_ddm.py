@@ -27,7 +27,7 @@ from vistok.configs.base import generator, tokenizer
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -60,7 +60,7 @@ def get_config(variant: str = '') -> ConfigDict:
         'church256': _church256,
         'imagenet256': _imagenet256,
         'masks': _masks,
-        'mixed': _mixed,
+        'mixed': _masks_and_replacements,
         'transformer': _transformer,
         'tiny': _tiny,
     }
@@ -111,7 +111,7 @@ def _masks(config: ConfigDict) -> None:
     config.model.update(mask_share=1.0, schedule='linear')
 
 
-def _mixed(config: ConfigDict) -> None:
+def _masks_and_replacements(config: ConfigDict) -> None:
     config.model.update(mask_share=0.9, schedule='linear')
 
 

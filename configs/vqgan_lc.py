@@ -26,7 +26,7 @@ _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """The default variant, changed by the presets named."""
+    """Returns the default variant, changed by the named presets."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -47,12 +47,12 @@ def get_config(variant: str = '') -> ConfigDict:
         }
     )
     config.table = 'stand_in'  # what a run's table starts from: 'stand_in', '' (Gaussian), or a file
-    tokenizer.embedded(config)
+    tokenizer.photographs(config)
     presets = {
         'gaussian': _gaussian,
         'mlp': _mlp,
         'none': _none,
-        'tuned': _tuned,
+        'tuned': _train_table,
         'cifar10': tokenizer.cifar10,
         'imagenet256': _imagenet256,
         'f8': _f8,
@@ -74,7 +74,7 @@ def _none(config: ConfigDict) -> None:
     config.table = ''
 
 
-def _tuned(config: ConfigDict) -> None:
+def _train_table(config: ConfigDict) -> None:
     config.model.table_trained = True
 
 

@@ -196,7 +196,7 @@ def wrong_summary(docstring: str, *, function: bool, short: bool) -> Iterator[st
         yield f'begins with a verb, {first!r}, not with a noun'
     if not short and len(words) < FEWEST_WORDS:
         yield f'has fewer than {FEWEST_WORDS} words in its first line'
-    if re.search(r'\bpictures?\b', docstring, re.IGNORECASE):
+    if re.search(r"(?<!')\bpictures?\b(?!')", docstring, re.IGNORECASE):
         yield 'says "picture": the term is "image"'
 
 

@@ -52,7 +52,7 @@ class LFQ(ConvTokenizer):
       groups: ids per position.
       commitment_weight: weight of the loss that moves vectors to signs.
       entropy_weight: weight of the entropy loss.
-      entropy_temperature: temperature of its soft assignment.
+      entropy_temperature: temperature of the soft assignment in the entropy loss.
     """
 
     bits: int = 14

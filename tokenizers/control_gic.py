@@ -74,7 +74,7 @@ class ConditionalDecoder(nn.Module):
                 stem = Middle(self.dtype, self.remat, name=f'stem_{side}_mid')(stem, z_q)
                 stem = nn.avg_pool(stem, (side, side), strides=(side, side))
                 here = grain[:, ::side, ::side, None]
-                # Positions of finer grains start from nothing: their own stem replaces them further up.
+                # Positions of finer grains start from zero; their own stem replaces them at a later level.
                 x = stem if level == 0 else jnp.where(here > side, x, jnp.where(here == side, stem, 0))
             x = decoder_level(
                 x,
@@ -101,13 +101,13 @@ class ControlGIC(Tokenizer):
       attention_levels: levels (0 is the finest) with attention, besides branches and stems.
       latent_channels: width between the networks and the 1x1 projections around the codebook.
       codebook_size: number of codewords.
-      codebook_dim: their width.
+      codebook_dim: width of the codewords.
       normalize: whether vectors and codewords are scaled to unit norm; the paper's are not.
-      grain_ratios: share of the area of each grain, coarse, medium and fine, unless others are asked for.
-      random_shares: whether each training batch has random shares, evenly spread over all that there are.
+      grain_ratios: share of the area of each grain, coarse, medium and fine; the default of `encode`.
+      random_shares: whether each training batch has random shares, uniform over the simplex.
       codebook_weight: weight of the loss that moves codewords to vectors.
       commitment_weight: weight of the loss that moves vectors to codewords.
-      density: by what the router ranks cells: 'entropy' of their grey levels, as published, or their 'spread'.
+      density: measure by which the router ranks cells: 'entropy' of their grey levels, as published, or 'spread'.
       entropy_range: centres of the first and the last bin of the density's histogram.
       unit_range: whether the networks work in [0, 1] instead of [-1, 1], as the official inference has it; images
         outside are in [-1, 1] all the same.

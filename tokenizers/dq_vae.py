@@ -48,8 +48,8 @@ class Routing:
     """Decision of a router for a batch of images.
 
     Attributes:
-      choice: number of each coarsest cell's grain, 0 is the coarsest.
-      gate: the same one-hot; in training of a feature router with the gradient of its probabilities.
+      choice: number of the grain of each coarsest cell, 0 is the coarsest.
+      gate: one-hot of `choice`; a feature router in training adds the gradient of its probabilities.
     """
 
     choice: Int[Array, 'b h w']
@@ -98,17 +98,17 @@ class DQVAE(Tokenizer):
       attention_levels: levels (0 is the finest) with attention; None: those with branches.
       latent_channels: width between the networks and the 1x1 projections around the codebook.
       codebook_size: number of codewords.
-      codebook_dim: their width.
-      codebook_decay: of the moving averages that the codewords are.
+      codebook_dim: width of the codewords.
+      codebook_decay: decay rate of the moving averages that the codewords are.
       restart: whether a codeword without vectors becomes a random vector of the batch.
       grain_ratios: share of the area of each grain, from coarse to fine; two or three.
       router: 'feature' (learned; the shares are the targets of a budget), 'entropy' (by thresholds on the information
         density) or 'quota' (the densest cells of each image, exact shares).
-      entropy_thresholds: for 'entropy': densities between the grains; see `density_thresholds`.
+      entropy_thresholds: densities between the grains for the router 'entropy'; see `density_thresholds`.
       entropy_range: centres of the first and the last bin of the density's histogram.
       budget_weight: weight of the squared distance from the targets, for 'feature'.
       budget_per_image: whether each image must meet the targets, instead of the batch.
-      codebook_weight: weight of the distance of codewords from vectors; a number to watch, without gradient.
+      codebook_weight: weight of the distance of codewords from vectors, a metric without gradient.
       commitment_weight: weight of the loss that moves vectors to codewords.
       image_size: side of the images that positions are learned for; others are served by interpolation.
       dtype: computation type of the networks; parameters, router and quantizer stay float32.
@@ -226,7 +226,7 @@ class DQVAE(Tokenizer):
     def latents(self, branches: Sequence[Float[Array, 'b _ _ d']], routing: Routing) -> Float[Array, 'b h w e']:
         """Merges the branches into vectors before quantization, on the finest grid."""
         merged = merge_grains(branches, self.grain_map(routing))
-        # A factor of 1, through which the router learns from the reconstruction.
+        # The factor is 1; its gradient teaches the router from the reconstruction.
         chosen = jnp.max(routing.gate, axis=-1, keepdims=True)
         return self.quant_conv(merged * repeat_cells(chosen, max(self.spec.grains)))
 

@@ -34,8 +34,8 @@ class TokenizerEvaluation:
         codewords that occur) and 'perplexity/<codebook>'; and how many 'images' and 'tokens' (grid positions) were
         counted.
       originals: the first images of this process, in [-1, 1].
-      reconstructions: of the same images.
-      grain: of the same images, the side of the block of each token; None for tokenizers without grains.
+      reconstructions: reconstructions of these images.
+      grain: side of the block of each token of these images; None for tokenizers without grains.
     """
 
     metrics: dict[str, float]
@@ -55,7 +55,6 @@ def evaluate_tokenizer(
     spec: TokenSpec,
     *,
     perceptual: FrozenNetwork | None = None,
-    with_ssim: bool = True,
     shown: int = 8,
     observe: Observe | None = None,
 ) -> TokenizerEvaluation:
@@ -67,17 +66,16 @@ def evaluate_tokenizer(
     Args:
       reconstruct: gives the reconstructions of some images and the tokens they were made from.
       batches: 'image' in [-1, 1] and 'mask' (bool, one per image: False on padding, which does not count).
-      spec: of the tokenizer.
+      spec: codebook sizes and grid of the tokenizer.
       perceptual: frozen network that measures the distance between two images; None leaves it out.
-      with_ssim: SSIM is computed on the host and takes a while on tens of thousands of large images.
       shown: number of images to keep for the sheet.
-      observe: is given the originals and the reconstructions of each batch, without padding.
+      observe: called with the originals and reconstructions of each batch, without padding.
 
     Raises:
       UserError: there are no images, or an id lies outside its codebook.
     """
     sides = spec.grains if len(spec.grains) > 1 else ()
-    names = ['psnr', *(['ssim'] if with_ssim else []), *([perceptual.name] if perceptual else [])]
+    names = ['psnr', 'ssim', *([perceptual.name] if perceptual else [])]
     names += [f'grain/{side}' for side in sides]
     totals = _Totals(names, spec)
     originals: list[np.ndarray] = []
@@ -89,9 +87,7 @@ def evaluate_tokenizer(
         real, made = images[mask], np.asarray(reconstruction, np.float32)[mask]
         if observe is not None:
             observe(real, made)
-        values = {'psnr': psnr(real, made)}
-        if with_ssim:
-            values['ssim'] = ssim(real, made)
+        values = {'psnr': psnr(real, made), 'ssim': ssim(real, made)}
         if perceptual is not None:
             distances = _distances(perceptual.module, perceptual.variables, images, reconstruction)
             values[perceptual.name] = np.asarray(distances, np.float64)[mask]

@@ -124,9 +124,9 @@ class FQGAN(Tokenizer):
     Attributes:
       factors: names of the factors, in the order of the decoder's input and of `Tokens.ids`.
       teachers: per factor the frozen network whose feature it predicts in training, or ''; all different.
-      teacher_widths: per factor the width of that feature, 0 without one.
+      teacher_widths: per factor the width of that feature, 0 without a teacher.
       codebook_size: codewords per factor.
-      codebook_dim: their width.
+      codebook_dim: width of the codewords.
       channels: width at the finest level.
       channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
       res_blocks: residual blocks per level of the encoder; the decoder has one more.
@@ -141,7 +141,7 @@ class FQGAN(Tokenizer):
       commitment_weight: weight of the loss that moves vectors to codewords, per factor.
       codebook_weight: weight of the loss that moves codewords to vectors, per factor.
       entropy_weight: weight of the entropy loss, per factor.
-      entropy_temperature: temperature of its soft assignment.
+      entropy_temperature: temperature of the soft assignment in the entropy loss.
       disentangle_weight: weight of the squared cosine between factors.
       dtype: computation type of the networks; parameters and the quantizers stay float32.
       remat: whether blocks are computed again in the backward pass, to save memory.

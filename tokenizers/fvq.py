@@ -29,8 +29,8 @@ class FVQ(VQGAN):
     Attributes:
       bridge_patch: side of the bridge's patches, in codewords; `codebook_size` must be a multiple of its square.
       bridge_width: width of the bridge's transformer.
-      bridge_depth: its blocks.
-      bridge_heads: its attention heads.
+      bridge_depth: number of its blocks.
+      bridge_heads: number of its attention heads.
       bridge_positions: whether the bridge knows fixed positions.
       bridge_conditioned: whether its norms are modulated by a learned vector.
     """

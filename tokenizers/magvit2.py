@@ -69,7 +69,6 @@ class Magvit2Decoder(nn.Module):
       channels: width at the finest level.
       channel_multipliers: width of each level over `channels`, from fine to coarse like the encoder's.
       res_blocks: residual blocks per level, and in the middle.
-      image_channels: channels of the output.
       dtype: computation type; the last convolution is float32.
       remat: whether blocks are computed again in the backward pass.
     """
@@ -77,12 +76,11 @@ class Magvit2Decoder(nn.Module):
     channels: int = 128
     channel_multipliers: Sequence[int] = (1, 2, 2, 4)
     res_blocks: int = 2
-    image_channels: int = 3
     dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
-    def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
+    def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
         """Decodes latents into images, not clipped."""
         res = nn.remat(ResBlock) if self.remat else ResBlock
         x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
@@ -96,7 +94,7 @@ class Magvit2Decoder(nn.Module):
                 x = nn.Conv(4 * x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(x)
                 x = depth_to_space(x)
         x = nn.swish(GroupNorm(name='norm_out')(x))
-        return nn.Conv(self.image_channels, (3, 3), name='conv_out')(x)
+        return nn.Conv(3, (3, 3), name='conv_out')(x)
 
 
 def depth_to_space(x: Float[Array, 'b h w c4']) -> Float[Array, 'b H W c']:
@@ -113,7 +111,7 @@ class Magvit2VQ(Tokenizer):
       channel_multipliers: width of each level over `channels`; the grid is 2^(levels - 1) times smaller than the image.
       res_blocks: residual blocks per level, and in the middle, of either network.
       codebook_size: number of codewords.
-      codebook_dim: their width, and that of the latents.
+      codebook_dim: width of the codewords and of the latents.
       codebook_weight: weight of the loss that moves codewords to vectors.
       commitment_weight: weight of the loss that moves vectors to codewords.
       dtype: computation type of the networks; parameters and the quantizer stay float32.

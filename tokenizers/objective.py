@@ -36,13 +36,13 @@ class AdversarialGame:
     Attributes:
       discriminator: module with `__call__(images, train) -> logits`.
       loss: 'hinge', 'vanilla', 'non_saturating' or 'hinge_non_saturating'.
-      weight: of the generator loss.
-      discriminator_weight: of the discriminator's own loss.
+      weight: weight of the generator loss.
+      discriminator_weight: weight of the discriminator's loss.
       adaptive: whether `weight` is multiplied by the ratio of gradient norms at the last layer (taming).
       adaptive_maximum: the largest such ratio (DQ-VAE has 0.75).
       start: first step of the game; before it, both weights are 0.
       ramp: steps over which the weights then rise to their full size.
-      lecam_weight: of the LeCAM regulariser in the discriminator's loss; 0 leaves it out.
+      lecam_weight: weight of the LeCam regulariser in the discriminator's loss; 0 leaves it out.
     """
 
     discriminator: nn.Module
@@ -66,7 +66,7 @@ class TokenizerObjective:
       perceptual: frozen network that measures the distance of images, `(a, b) -> [b]`, or None.
       teachers: frozen networks whose features the tokenizer predicts, by the name it uses in `predictions`.
       pixel_loss: 'l2' or 'l1'.
-      pixel_weight: its weight.
+      pixel_weight: weight of the pixel loss.
       perceptual_weight: weight of the mean perceptual distance.
       representation_weight: weight of the sum of the teachers' InfoNCE losses (FQGAN).
       representation_temperature: divides the cosines in it; FQGAN's code has 1, usual elsewhere is 0.07.

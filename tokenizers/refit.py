@@ -30,8 +30,8 @@ def sample_latents(
     Args:
       trained: a tokenizer that `refitted` takes.
       images: batches; no more are taken than needed.
-      count: vectors.
-      seed: of the places.
+      count: number of vectors.
+      seed: seed of the random positions.
 
     Raises:
       UserError: there are no images.
@@ -58,9 +58,9 @@ def refit_codebook(
 
     Args:
       trained: a tokenizer that `to_plain_codebook` makes a `VQGAN` of: VQGAN, VQGAN-LC, SimVQ, FVQ.
-      vectors: what its encoder makes.
+      vectors: outputs of its encoder (`sample_latents`).
       size: codewords; None: as many as before.
-      seed: of the clustering.
+      seed: seed of k-means.
 
     Raises:
       UserError: another tokenizer, or fewer vectors than codewords.

@@ -34,7 +34,7 @@ class TrainedTokenizer:
 
     Attributes:
       module: the tokenizer; its arguments are hashable (tuples, not lists).
-      variables: its collections ('params').
+      variables: its variables by collection ('params').
       ignored: names of official entries it was made without.
     """
 

@@ -153,12 +153,12 @@ class VQGAN(ConvTokenizer):
 
     Attributes:
       codebook_size: number of codewords.
-      codebook_dim: their width.
+      codebook_dim: width of the codewords.
       normalize: whether vectors and codewords are scaled to unit norm (LlamaGen).
       codebook_weight: weight of the loss that moves codewords to vectors.
       commitment_weight: weight of the loss that moves vectors to codewords.
       entropy_weight: weight of the entropy loss.
-      entropy_temperature: temperature of its soft assignment.
+      entropy_temperature: temperature of the soft assignment in the entropy loss.
     """
 
     codebook_size: int = 16384
@@ -202,9 +202,9 @@ class EMAVQGAN(VQGAN):
     """VQGAN whose codewords are running means of the vectors assigned to them, not trained by gradient (VQ-VAE-2).
 
     Attributes:
-      codebook_weight: of a loss that moves nothing here.
-      codebook_decay: of the means; see `EMACodebook`.
-      restart: whether codewords that hardly anything is assigned to become random vectors of the batch.
+      codebook_weight: weight of the codebook loss, which has no gradient here.
+      codebook_decay: decay rate of the running means; see `EMACodebook`.
+      restart: whether rarely used codewords become random vectors of the batch.
     """
 
     normalize: bool = False

@@ -34,14 +34,14 @@ def encode_tile(ids: Ids, grain: Grain | None, spec: TokenSpec, prior: Prior | N
     if (grain is None) != (len(spec.grains) == 1):
         raise UserError(f'tokens of grains {spec.grains} {"need a" if grain is None else "have no"} map of grains')
     grains = None if grain is None else _encode_grains(grain.astype(np.int32), ids, spec)
-    stream = SymbolStream(False, _pack(ids[_first(grain, ids.shape[:2])], spec))
+    stream = SymbolStream(False, _pack(ids[_mark_block_corners(grain, ids.shape[:2])], spec))
     if prior is not None:
         encoder = SymbolEncoder()
         prior.code(encoder, ids.copy(), grain)
-        shorter = _shorter(SymbolStream(True, encoder.finish()), stream)
-        if prior.portable or not shorter.entropy_coded or _decodes(shorter, ids, grain, prior):
+        shorter = _choose_shorter(SymbolStream(True, encoder.finish()), stream)
+        if prior.portable or not shorter.entropy_coded or _verify_decoding(shorter, ids, grain, prior):
             stream = shorter
-    return TileRecord(stream, grains, _checksum(ids, grain))
+    return TileRecord(stream, grains, _compute_checksum(ids, grain))
 
 
 def decode_tile(
@@ -56,7 +56,7 @@ def decode_tile(
     grain = None if record.grains is None else decode_grains(record.grains, shape, spec.grains)
     ids = np.zeros((*shape, len(spec.codebook_sizes)), np.int32)
     if not record.ids.entropy_coded:
-        chosen = _first(grain, shape)
+        chosen = _mark_block_corners(grain, shape)
         ids[chosen] = _unpack(record.ids.data, int(chosen.sum()), spec)
         if grain is not None:
             y, x = np.indices(shape)
@@ -65,7 +65,7 @@ def decode_tile(
         raise BitstreamError('the bitstream was written with a prior, and none is given')
     else:
         _decode(record.ids, ids, grain, prior)
-    if _checksum(ids, grain) != record.checksum:
+    if _compute_checksum(ids, grain) != record.checksum:
         raise BitstreamError(
             f'the bitstream is damaged: the tile at row {area.top}, column {area.left} of the grid decodes to other '
             'tokens than were written'
@@ -80,7 +80,7 @@ def _decode(stream: SymbolStream, ids: Ids, grain: Grain | None, prior: Prior) -
     decoder.finish()
 
 
-def _decodes(stream: SymbolStream, ids: Ids, grain: Grain | None, prior: Prior) -> bool:
+def _verify_decoding(stream: SymbolStream, ids: Ids, grain: Grain | None, prior: Prior) -> bool:
     """Checks that an entropy-coded stream decodes to the ids."""
     found = np.zeros_like(ids)
     try:
@@ -121,14 +121,14 @@ def _encode_grains(grain: Grain, ids: Ids, spec: TokenSpec) -> SymbolStream:
     encoder = SymbolEncoder()
     code_grains(encoder, grain.copy(), spec.grains)
     plain = np.packbits(np.concatenate(grain_map_to_flags(grain, spec.grains))).tobytes()
-    return _shorter(SymbolStream(True, encoder.finish()), SymbolStream(False, plain))
+    return _choose_shorter(SymbolStream(True, encoder.finish()), SymbolStream(False, plain))
 
 
-def _shorter(entropy_coded: SymbolStream, plain: SymbolStream) -> SymbolStream:
+def _choose_shorter(entropy_coded: SymbolStream, plain: SymbolStream) -> SymbolStream:
     return entropy_coded if len(entropy_coded.data) < len(plain.data) else plain
 
 
-def _first(grain: Grain | None, shape: tuple[int, ...]) -> np.ndarray:
+def _mark_block_corners(grain: Grain | None, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a mask of the upper left corners of blocks."""
     if grain is None:
         return np.ones(shape, bool)
@@ -159,6 +159,6 @@ def _unpack(data: bytes, count: int, spec: TokenSpec) -> Integer[np.ndarray, 'n 
     return ids
 
 
-def _checksum(ids: Ids, grain: Grain | None) -> int:
+def _compute_checksum(ids: Ids, grain: Grain | None) -> int:
     parts = [ids.astype('<i4').tobytes()]
     return compute_symbol_checksum(*parts, *([] if grain is None else [grain.astype('u1').tobytes()]))

@@ -33,7 +33,7 @@ class SymbolStream:
     """Sequence of symbols (ids or grains) as bytes.
 
     Attributes:
-      modelled: whether they are entropy coded; else they have their fixed lengths.
+      entropy_coded: True for range-coded symbols, False for symbols of fixed lengths.
       data: the bytes.
     """
 

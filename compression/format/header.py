@@ -219,24 +219,24 @@ def encode_header(header: Header) -> bytes:
 
 def parse_header(fields: bytes, limits: Limits) -> Header:
     """Parses the bytes of `encode_header`; raises BitstreamError for other bytes and images beyond the limits."""
-    given = _FieldReader(fields)
-    width, height, form, factor = (given.number() for _ in range(4))
-    sizes = tuple(given.number() for _ in range(given.count(MOST_CODEBOOKS, 'sub-codebooks')))
-    grains = tuple(given.number() for _ in range(given.count(LARGEST_GRAIN.bit_length(), 'grains')))
-    tile, window, halo = (given.number() for _ in range(3))
-    weights, kind = given.take(FINGERPRINT_BYTES), given.take(1)[0]
-    prior = given.take(FINGERPRINT_BYTES) if kind else b''
+    reader = _FieldReader(fields)
+    width, height, format_bits, factor = (reader.number() for _ in range(4))
+    sizes = tuple(reader.number() for _ in range(reader.count(MOST_CODEBOOKS, 'sub-codebooks')))
+    grains = tuple(reader.number() for _ in range(reader.count(LARGEST_GRAIN.bit_length(), 'grains')))
+    tile, window, halo = (reader.number() for _ in range(3))
+    weights, kind = reader.take(FINGERPRINT_BYTES), reader.take(1)[0]
+    prior = reader.take(FINGERPRINT_BYTES) if kind else b''
     features = []
-    while given.left:
-        which = given.number()
-        if which not in FEATURES:
-            raise BitstreamError(f'the bitstream has the feature {which}, which this program does not know')
-        features.append(Feature(which, given.take(given.count(LONGEST_FEATURE, 'bytes in a feature'))))
+    while reader.left:
+        number = reader.number()
+        if number not in FEATURES:
+            raise BitstreamError(f'the bitstream has the feature {number}, which this program does not know')
+        features.append(Feature(number, reader.take(reader.count(LONGEST_FEATURE, 'bytes in a feature'))))
     header = Header(
-        width, height, form & 7, 16 if form & 8 else 8, sizes, factor, grains, tile, window, halo,
+        width, height, format_bits & 7, 16 if format_bits & 8 else 8, sizes, factor, grains, tile, window, halo,
         weights, kind, prior, tuple(features),
     )  # fmt: skip
-    if form > 15:
+    if format_bits > 15:
         raise BitstreamError('the header is damaged: it holds more than this version knows')
     try:
         header.check(limits)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from vistok.clustering.kmeans import kmeans
 from vistok.compression.nested.codebooks import NestedCodebooks, NestedTable
 from vistok.errors import UserError
 
-_LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
+_LARGE = 1 << 15  # codebooks of more codewords are clustered once, and in few iterations
+_FEW_ITERATIONS = 20
 _UNSEEN = 0.1  # pseudo-count, with which codewords that never occur join a near cluster as well
 
 
@@ -71,13 +72,12 @@ def fit_nested(
 
 def _cluster(points: _WeightedPoints, size: int, restarts: int, seed: int) -> Int[np.ndarray, ' n']:
     """Clusters points by k-means; clusters are not empty and numbered by their first points."""
-    kind = KMeans if len(points.means) <= _LARGE else MiniBatchKMeans
-    found = kind(size, n_init=restarts, random_state=seed).fit(points.means, sample_weight=points.weights)
-    labels = found.labels_.astype(np.int32)
-    error = np.square(points.means - found.cluster_centers_[labels]).sum(1)
-    while len(
-        empty := np.setdiff1d(np.arange(size), labels)
-    ):  # k-means on samples may leave some empty; they take the farthest points
+    restarts, iterations = (restarts, 100) if len(points.means) <= _LARGE else (1, _FEW_ITERATIONS)
+    found = kmeans(points.means, size, weights=points.weights, seed=seed, restarts=restarts, iterations=iterations)
+    labels = found.cluster_of
+    error = np.square(points.means - found.centroids[labels]).sum(1)
+    # The last iteration may leave some clusters empty; they take the farthest points.
+    while len(empty := np.setdiff1d(np.arange(size), labels)):
         alone = np.bincount(labels, minlength=size)[labels] == 1
         farthest = int(np.argmax(np.where(alone, -1.0, error)))
         labels[farthest], error[farthest] = empty[0], 0.0

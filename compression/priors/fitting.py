@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from vistok.clustering.kmeans import kmeans
 from vistok.compression.priors.prior import CodebookTables, StaticPrior
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 CLUSTERS = (1, 8, 16, 32)
-_LARGE = 1 << 15  # codebooks of more codewords are clustered from samples
 _HELD_OUT = 4  # one image in four is held out, to select the number of clusters
 _STRENGTH = 16.0  # pseudo-count of the backoff distribution, in tokens
+_ID_STRENGTH = 0.25  # pseudo-count per id of the distribution over all grains, in tokens
 _UNITS = 256  # counts are stored in units of 1/256 token
 _MOST = float((1 << 31) - 1)
 
@@ -57,14 +57,14 @@ def fit_prior(
     held_out = _concatenate([p for i, p in enumerate(images) if i % _HELD_OUT == last % _HELD_OUT])
     everything, tables = _concatenate(images), list[CodebookTables]()
     for j, vectors in enumerate(codewords):
-        tried: dict[float, np.ndarray] = {}
+        candidates: dict[float, np.ndarray] = {}
         usage = np.bincount(counted.ids[:, j] - 1, minlength=len(vectors))
         for number in clusters:
             labels = _cluster(vectors, usage, number)
-            table = _tables(counted, j, labels, tables[:j], len(spec.grains))
-            tried.setdefault(_bits(held_out, j, table, tables[:j]), labels)
-        best = tried[min(tried)]
-        tables.append(_tables(everything, j, best, tables[:j], len(spec.grains)))
+            table = _count_tables(counted, j, labels, tables[:j], len(spec.grains))
+            candidates.setdefault(_compute_bits(held_out, j, table, tables[:j]), labels)
+        best = candidates[min(candidates)]
+        tables.append(_count_tables(everything, j, best, tables[:j], len(spec.grains)))
     return StaticPrior(tuple(tables), spec.grains)
 
 
@@ -88,56 +88,56 @@ def _cluster(vectors: Float[np.ndarray, 'K d'], usage: Int[np.ndarray, ' K'], nu
     number = min(number, len(np.unique(vectors, axis=0)))
     if number < 2:
         return np.ones(len(vectors), np.int32)
-    kind = KMeans if len(vectors) <= _LARGE else MiniBatchKMeans
-    found = kind(number, n_init=1, random_state=0).fit(vectors.astype(np.float64), sample_weight=usage + 0.1)
-    return np.unique(found.labels_, return_inverse=True)[1].astype(np.int32) + 1
+    found = kmeans(vectors, number, weights=usage + 0.1)
+    return np.unique(found.cluster_of, return_inverse=True)[1].astype(np.int32) + 1
 
 
-def _tables(
-    seen: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables], levels: int
+def _count_tables(
+    contexts: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], previous: Sequence[CodebookTables], levels: int
 ) -> CodebookTables:
     k, own = len(clusters), int(clusters.max())
-    left, other, here = _contexts(seen, j, clusters, before)
-    others = 1 + (int(before[-1].clusters.max()) if before else own)
+    left, other, here = _find_clusters(contexts, j, clusters, previous)
+    others = 1 + (int(previous[-1].clusters.max()) if previous else own)
     joint = np.zeros((levels, own + 1, others, own))
-    np.add.at(joint, (seen.level, left, other, here - 1), 1)
-    plain = _shares(joint.sum((1, 2)), np.full(own, 1 / own))[:, None, None]
-    by_left, by_other = _shares(joint.sum(2)[:, :, None], plain), _shares(joint.sum(1)[:, None], plain)
-    both = by_left * by_other / plain  # as if both contexts were independent given the symbol
+    np.add.at(joint, (contexts.level, left, other, here - 1), 1)
+    unconditional = _normalize(joint.sum((1, 2)), np.full(own, 1 / own))[:, None, None]
+    by_left = _normalize(joint.sum(2)[:, :, None], unconditional)
+    by_other = _normalize(joint.sum(1)[:, None], unconditional)
+    both = by_left * by_other / unconditional  # as if both contexts were independent given the symbol
     both /= both.sum(-1, keepdims=True)
 
     counts = np.zeros((levels, k))
-    np.add.at(counts, (seen.level, seen.ids[:, j] - 1), 1)
-    anywhere = counts.sum(0) + 0.5
+    np.add.at(counts, (contexts.level, contexts.ids[:, j] - 1), 1)
+    over_grains = counts.sum(0) + 0.5
     return CodebookTables(
         clusters.astype(np.int32),
-        _integers(joint + _STRENGTH * both),
-        _integers(counts + 0.25 * k * anywhere / anywhere.sum()),
+        _round_counts(joint + _STRENGTH * both),
+        _round_counts(counts + _ID_STRENGTH * k * over_grains / over_grains.sum()),
     )
 
 
-def _contexts(
-    seen: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], before: Sequence[CodebookTables]
+def _find_clusters(
+    contexts: _Contexts, j: int, clusters: Int[np.ndarray, ' K'], previous: Sequence[CodebookTables]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the clusters of the left neighbour, of the other context, and of the id itself."""
     table = np.concatenate([[0], clusters])
-    other = before[-1].clusters[seen.ids[:, j - 1] - 1] if before else table[seen.above[:, j]]
-    return table[seen.left[:, j]], other, table[seen.ids[:, j]]
+    other = previous[-1].clusters[contexts.ids[:, j - 1] - 1] if previous else table[contexts.above[:, j]]
+    return table[contexts.left[:, j]], other, table[contexts.ids[:, j]]
 
 
-def _shares(counts: np.ndarray, guess: np.ndarray) -> np.ndarray:
+def _normalize(counts: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """Normalizes counts along the last axis, with `guess` as backoff distribution."""
     return (counts + _STRENGTH * guess) / (counts.sum(-1, keepdims=True) + _STRENGTH)
 
 
-def _integers(counts: np.ndarray) -> Int[np.ndarray, '...']:
+def _round_counts(counts: np.ndarray) -> Int[np.ndarray, '...']:
     return np.minimum(np.rint(_UNITS * counts), _MOST).astype(np.int32)
 
 
-def _bits(seen: _Contexts, j: int, table: CodebookTables, before: Sequence[CodebookTables]) -> float:
+def _compute_bits(contexts: _Contexts, j: int, table: CodebookTables, previous: Sequence[CodebookTables]) -> float:
     """Computes the ideal code length of tokens under a table, in bits."""
-    left, other, here = _contexts(seen, j, table.clusters, before)
-    ids, g = seen.ids[:, j] - 1, seen.level
+    left, other, here = _find_clusters(contexts, j, table.clusters, previous)
+    ids, g = contexts.ids[:, j] - 1, contexts.level
     chosen = table.contexts[g, left, other] + 1e-3
     cost = -np.log2(chosen[np.arange(len(here)), here - 1] / chosen.sum(-1))
     of_cluster = np.stack([table.counts[:, m].sum(-1) for m in table.members], axis=-1)

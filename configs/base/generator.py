@@ -1,4 +1,4 @@
-"""What the configs of all generators share: every key there is, with its meaning, at the paper-sized recipe's values.
+"""Base config of generators: every key with its meaning, at the values of the paper-sized recipe.
 
 Not an experiment of its own.  What images, steps and devices are is told in `tokenizer.py`.
 """
@@ -13,7 +13,7 @@ Preset = Callable[[ConfigDict], None]
 
 
 def base() -> ConfigDict:
-    """LlamaGen's recipe for classes of ImageNet at 256x256 pixels (Sun et al. 2024, section 3.2 and training code)."""
+    """Returns LlamaGen's recipe for ImageNet classes at 256x256 pixels (Sun et al. 2024, section 3.2 and code)."""
     config = tokenizer.base()
     for block in ('objective', 'judges'):
         del config[block]
@@ -52,14 +52,14 @@ def base() -> ConfigDict:
 
 
 def full_recipe(config: ConfigDict) -> None:
-    """Everything but the model as in `base`: undoes `digits`."""
+    """Restores everything but the model as in `base`; undoes `digits`."""
     recipe = base()
     for block in ('optimizer', 'data', 'train', 'evaluate', 'sample'):
         config[block].update(recipe[block])
 
 
 def digits(config: ConfigDict) -> None:
-    """The tokens of embedded digits, at a size for two CPU cores."""
+    """Selects the tokens of embedded digits, at a size for two CPU cores."""
     config.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup_steps=50, final_fraction=0.05)
     config.data.update(source='tokens:runs/vqgan-digits/tokens', image_size=32, augmentation='centre_crop', flip=False)
     config.data.threads = 2
@@ -69,7 +69,7 @@ def digits(config: ConfigDict) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Seconds, not quality: for tests; on top of `digits`."""
+    """Shrinks the run to seconds, for tests; on top of `digits`."""
     config.optimizer.warmup_steps = 0
     config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
     config.evaluate.update(every=2, batch_size=120, classes=2, per_class=4)

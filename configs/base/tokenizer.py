@@ -1,4 +1,4 @@
-"""What the configs of all tokenizers share: every key there is, with its meaning, at the paper-sized recipe's values.
+"""Base config of tokenizers: every key with its meaning, at the values of the paper-sized recipe.
 
 Not an experiment of its own.  `presets` is how a config file offers variants.
 """
@@ -26,7 +26,7 @@ TINY_NETWORK = {'channels': 8, 'channel_multipliers': (1, 2), 'latent_channels':
 
 
 def base() -> ConfigDict:
-    """LlamaGen's recipe for ImageNet at 256x256 pixels (Sun et al. 2024, section 3.1 and training code)."""
+    """Returns LlamaGen's recipe for ImageNet at 256x256 pixels (Sun et al. 2024, section 3.1 and training code)."""
     return ConfigDict(
         {
             'model': {'name': ''},  # the rest are arguments of the model's class
@@ -111,14 +111,14 @@ def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], con
 
 
 def full_recipe(config: ConfigDict) -> None:
-    """Everything but the model as in `base`: undoes `embedded`."""
+    """Restores everything but the model as in `base`; undoes `photographs`."""
     recipe = base()
     for block in ('objective', 'optimizer', 'data', 'train', 'evaluate'):
         config[block].update(recipe[block])
 
 
-def embedded(config: ConfigDict) -> None:
-    """The photographs that ship inside packages, at a size for two CPU cores, judged by the stand-ins."""
+def photographs(config: ConfigDict) -> None:
+    """Selects the embedded photographs, at a size for two CPU cores, with stand-ins for pretrained networks."""
     config.objective.pixel_weight = 10.0  # in 480 steps the codebooks' own losses would outweigh the image
     config.objective.perceptual = 'stand_in_perceptual'
     config.objective.perceptual_weight = 0.05
@@ -134,7 +134,7 @@ def embedded(config: ConfigDict) -> None:
 
 
 def digits(config: ConfigDict) -> None:
-    """The embedded digits at 32x32 pixels; on top of `embedded`."""
+    """Selects the embedded digits at 32x32 pixels; on top of `photographs`."""
     config.data.update(source='embedded:digits', image_size=32, augmentation='resize_crop', flip=False)
     config.objective.discriminator = ''  # strokes are sharp without one
     config.train.update(steps=600, batch_size=32, log_every=100, checkpoint_every=300)
@@ -142,7 +142,7 @@ def digits(config: ConfigDict) -> None:
 
 
 def cifar10(config: ConfigDict) -> None:
-    """A small real run at 32x32 pixels; on top of `embedded`."""
+    """Selects CIFAR-10, a small real run at 32x32 pixels; on top of `photographs`."""
     config.data.update(source='tfds:cifar10', image_size=32, augmentation='centre_crop', threads=4)
     config.objective.update(discriminator_start=1_000, discriminator_ramp=500)
     config.train.update(steps=2_000, batch_size=32, log_every=50, checkpoint_every=500)
@@ -150,7 +150,7 @@ def cifar10(config: ConfigDict) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-    """Seconds, not quality: for tests; on top of `embedded`."""
+    """Shrinks the run to seconds, for tests; on top of `photographs`."""
     config.data.image_size = 16
     config.objective.update(discriminator_channels=8, discriminator_start=0, discriminator_ramp=0)
     config.optimizer.warmup_steps = 0

@@ -130,7 +130,7 @@ def cluster_codewords(
     seen = vectors if used is None else vectors[used]
     if not 1 <= count <= len(np.unique(seen, axis=0)):
         raise UserError(f'{len(np.unique(seen, axis=0))} different codewords cannot make {count} clusters')
-    found = min((kmeans(seen, count, seed=seed + i) for i in range(restarts)), key=lambda clusters: clusters.distance)
+    found = kmeans(seen, count, seed=seed, restarts=restarts)
     centroids = found.centroids.astype(np.float64)
     # Some codewords at a time: the distances of a large codebook to many centroids would not fit into memory.
     rows = max(1, _MOST_DISTANCES // count)

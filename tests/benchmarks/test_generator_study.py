@@ -71,7 +71,7 @@ def test_only_whole_grids_of_training_tokens_count_as_copied(load):
     source = records()
     ids = np.stack([source[0].ids[1], source[3].ids[0], source[2].ids[0]]).astype(np.int64)
     ids[2, 0, 0, 0] += 8
-    assert load('generator_measures').copied(ids, source) == pytest.approx(2 / 3)
+    assert load('generator_measures').share_copied(ids, source) == pytest.approx(2 / 3)
 
 
 def test_network_calls_of_each_kind_of_method(load):

@@ -1,5 +1,6 @@
 """The benchmark of priors: it writes with each model of ids, and reads what the generator's file says."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_each_model_of_ids_is_measured_and_the_ids_come_back(monkeypatch, tmp_pa
     module = importlib.import_module('prior_sizes')
     tokenizer = ToyTokenizer(8)
     generator = Markov(tokenizer.spec, grid=(3, 4), num_classes=3)
-    network = NetworkPrior.of(generator, generator.init(jax.random.key(0)))
+    network = NetworkPrior.from_variables(generator, generator.init(jax.random.key(0)))
     drawn = generator.drawn(network.variables, 1, (12, 16))
     tokens = Tokens(drawn[None])
     words = [np.arange(64, dtype=np.float32)[:, None]]
@@ -38,6 +39,8 @@ def test_each_model_of_ids_is_measured_and_the_ids_come_back(monkeypatch, tmp_pa
     assert sizes.bytes_network < sizes.bytes_fixed
     module.write({'one': sizes, 'mean': sizes}, tmp_path)
     assert len((tmp_path / 'prior_sizes.csv').read_text().splitlines()) == 3
-    monkeypatch.setattr(Codec, 'unpack', lambda self, reader: Tokens(drawn[None] ^ 1))
+    unpack = Codec.unpack
+    other = Tokens(drawn[None] ^ 1)
+    monkeypatch.setattr(Codec, 'unpack', lambda self, data: dataclasses.replace(unpack(self, data), tokens=other))
     with pytest.raises(ValueError, match='other ids came back'):
         module.measure(codec, np.zeros((96, 128, 3), np.uint8))

@@ -42,6 +42,31 @@ def test_it_is_as_good_as_scikit_learns():
     assert kmeans(vectors, 20).distance < 1.05 * reference
 
 
+def test_a_weight_counts_as_so_many_copies():
+    vectors, _ = blobs(count=5)
+    weights = np.random.default_rng(4).integers(1, 4, len(vectors))
+    clusters = kmeans(vectors, 5, weights=weights.astype(np.float64))
+    copies = kmeans(np.repeat(vectors, weights, axis=0), 5)
+    order, other = (np.lexsort(x.centroids.T) for x in (clusters, copies))
+    np.testing.assert_allclose(clusters.centroids[order], copies.centroids[other], rtol=1e-4)
+    np.testing.assert_allclose(clusters.distance, copies.distance, rtol=1e-4)
+    np.testing.assert_array_equal(clusters.counts[order], 40)
+
+
+def test_vectors_are_assigned_to_their_nearest_centroid():
+    vectors = np.random.default_rng(1).standard_normal((300, 4)).astype(np.float32)
+    clusters = kmeans(vectors, 7, iterations=3)
+    nearest = ((vectors[:, None] - clusters.centroids) ** 2).sum(-1).argmin(1)
+    np.testing.assert_array_equal(clusters.cluster_of, nearest)
+
+
+def test_the_best_of_several_restarts_is_returned():
+    vectors = np.random.default_rng(5).standard_normal((200, 3)).astype(np.float32)
+    runs = [kmeans(vectors, 9, seed=seed) for seed in range(3, 7)]
+    best = kmeans(vectors, 9, seed=3, restarts=4)
+    assert best.distance == min(run.distance for run in runs) < max(run.distance for run in runs)
+
+
 def test_the_same_seed_gives_the_same_centroids_and_another_one_others():
     vectors = np.random.default_rng(3).standard_normal((200, 4)).astype(np.float32)
     a, b, c = (kmeans(vectors, 9, seed=seed, iterations=3).centroids for seed in (0, 0, 1))

@@ -163,7 +163,7 @@ def test_packets_take_what_the_counts_say_of_each_by_itself():
 def test_files_with_a_network_take_what_the_generator_says():
     spec = TOKENIZERS['one codebook'].spec
     generator = Markov(spec, grid=(4, 4), num_classes=1, condition_dropout=0.0)
-    network = NetworkPrior.of(generator, generator.init(jax.random.key(0)))
+    network = NetworkPrior.from_variables(generator, generator.init(jax.random.key(0)))
     codec = Codec(TOKENIZERS['one codebook'], WEIGHTS, network=network)
     ids = generator.drawn(network.variables, 0, (24, 24))
     named = generator.bits(network.variables, 0, ids)

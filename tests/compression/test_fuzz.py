@@ -8,7 +8,6 @@ import tracemalloc
 import zlib
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 from markov_generator import Markov
@@ -101,7 +100,7 @@ def made_cases():
 
 def drawn_by_a_network():
     generator = Markov(ToyTokenizer().spec, grid=(3, 4), num_classes=1)
-    network = NetworkPrior.of(generator, generator.init(jax.random.key(0)))
+    network = NetworkPrior.from_variables(generator, generator.init(jax.random.key(0)))
 
     class Drawn(ToyTokenizer):
         def encode(self, images):
@@ -267,15 +266,6 @@ def test_damaged_files_are_answered_in_a_sentence(cases):
     assert found.measured == 1200 / MEASURED
 
 
-@pytest.fixture
-def annotations_unchecked():
-    """Checking them takes nine tenths of the time."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update('jaxtyping_disable', True)
-    yield
-    jaxtyping.config.update('jaxtyping_disable', before)
-
-
 @pytest.mark.usefixtures('annotations_unchecked')
 @pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 11))])
 def test_a_million_damaged_files_are_answered_in_a_sentence(cases, seed):
@@ -285,6 +275,7 @@ def test_a_million_damaged_files_are_answered_in_a_sentence(cases, seed):
     print(found)
 
 
+@pytest.mark.usefixtures('annotations_unchecked')
 def test_damage_inside_a_tile_is_noticed_by_the_tile(cases):
     """Even where the checksum of the file was made to fit."""
     noticed = harmless = 0

@@ -54,7 +54,7 @@ def test_steps_are_respected():
 
 def test_more_than_everything_is_everything_and_less_than_the_least_is_refused():
     assert len(compress_to_size(SizeTarget(99_999, never_above=True), smooth, 3, PIXELS)) == 16400
-    with pytest.raises(ValueError, match=r'this image has 1400 bytes \(0.1120 bits per pixel\); asked for were 900'):
+    with pytest.raises(ValueError, match=r'has 1400 bytes \(0.1120 bits per pixel\), more than the target of 900'):
         compress_to_size(SizeTarget(900, never_above=True), smooth, 3, PIXELS)
 
 
@@ -84,7 +84,7 @@ def test_the_most_codewords_that_fit_are_taken():
     assert len(pack_to_size(SizeTarget(999, never_above=True), pack, 2, PIXELS)) == 500
     assert len(pack_to_size(SizeTarget(990, never_above=False), pack, 2, PIXELS)) == 1000
     assert len(pack_to_size(SizeTarget(970, never_above=False), pack, 2, PIXELS)) == 500
-    with pytest.raises(ValueError, match=r'fewest codewords there are, this image has 250 bytes .* were 240'):
+    with pytest.raises(ValueError, match=r'fewest codewords there are, this image has 250 bytes .* target of 240'):
         pack_to_size(SizeTarget(240, never_above=True), pack, 2, PIXELS)
 
 

@@ -42,7 +42,7 @@ def blended(image, window, halo, scale, offset=lambda y, x: 0.0):
             part = image[span.start * scale : span.stop * scale, place] + np.float32(offset(row, column))
             yield place, part * weights[:, None]
 
-    return [strips.rows(row, windows(row, span)) for row, span in enumerate(vertical)]
+    return [strips.blend_row(row, windows(row, span)) for row, span in enumerate(vertical)]
 
 
 def test_windows_that_agree_give_the_image():

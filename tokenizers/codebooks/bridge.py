@@ -47,9 +47,9 @@ class VQBridge(nn.Module):
     Attributes:
       patch: side of a patch, in codewords; K must be a multiple of patch^2.
       width: width of the transformer.
-      depth: its blocks.
-      num_heads: its attention heads.
-      mlp_ratio: hidden width of its MLPs over the width.
+      depth: number of transformer blocks.
+      num_heads: number of attention heads.
+      mlp_ratio: hidden width of the MLPs over the width.
       positions: whether fixed sines and cosines of a patch's place are added.
       conditioned: whether norms are modulated by one learned vector, with gates that are closed at first (adaLN-Zero).
         With `positions` this is the bridge of the published training scripts ("DiT").
@@ -127,7 +127,7 @@ class Modulation(nn.Module):
     """Linear layer that computes shifts, scales and gates from one vector; all zero at initialisation.
 
     Attributes:
-      parts: how many vectors.
+      parts: number of vectors.
     """
 
     parts: int

@@ -51,7 +51,7 @@ class LearnedCodebook(Codebook):
 
     Attributes:
       size: number of codewords, K.
-      dim: their width, d.
+      dim: width of the codewords, d.
       normalized_init: whether the first rows are scaled to unit norm (LlamaGen).
     """
 
@@ -74,12 +74,12 @@ class Table(nn.Module):
     """Rows from which codewords are computed, frozen or trained.
 
     The rows start Gaussian with standard deviation width^-0.5, as SimVQ draws them; rows made of features (VQGAN-LC)
-    are put in their place before training.  A frozen table lies in the collection 'frozen', out of the optimizer's
-    sight.
+    are put in their place before training.  A frozen table lies in the collection 'frozen', which the optimizer does
+    not see.
 
     Attributes:
       size: number of rows, K.
-      width: their width.
+      width: width of the rows.
       trained: whether the rows are parameters.
     """
 

@@ -20,8 +20,8 @@ class EMACodebook(Codebook):
 
     Attributes:
       size: number of codewords, K.
-      dim: their width, d.
-      decay: of the averages.
+      dim: width of the codewords, d.
+      decay: decay rate of the averages.
       epsilon: added to each count, so that no codeword is divided by 0 (Laplace smoothing).
       restart: whether a codeword whose average count falls below 1 becomes a random vector of the batch.
     """
@@ -39,7 +39,7 @@ class EMACodebook(Codebook):
 
         self.codewords = self.variable('codebook_stats', 'codewords', uniform)
         self.sums = self.variable('codebook_stats', 'sums', lambda: self.codewords.value)
-        # With restarts a codeword has to earn its first vectors; without, it must not be divided by a count of 0.
+        # With restarts the first batch decides which codewords stay; without, no count may be 0, because it divides.
         first = jnp.zeros if self.restart else jnp.ones
         self.counts = self.variable('codebook_stats', 'counts', first, (self.size,))
 
@@ -52,8 +52,8 @@ class EMACodebook(Codebook):
         The statistics are of the global batch.  Restarts draw from the random stream 'sampling'.
 
         Args:
-          vectors: what was quantized.
-          ids: the codeword of each.
+          vectors: vectors as they were compared with the codewords.
+          ids: number of the codeword nearest to each.
         """
         if self.is_initializing() or not self.is_mutable_collection('codebook_stats'):
             return

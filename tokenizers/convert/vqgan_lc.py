@@ -20,7 +20,7 @@ def rules(levels: int, table: str = 'frozen') -> tuple[Rule, ...]:
     """Returns the pairs of names.
 
     Args:
-      levels: of the networks.
+      levels: number of levels of the networks.
       table: collection that holds the table, 'frozen' or 'params'.
     """
     return (

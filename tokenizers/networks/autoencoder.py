@@ -113,7 +113,6 @@ class ConvDecoder(nn.Module):
       channel_multipliers: width of each level over `channels`, from fine to coarse like the encoder's.
       res_blocks: residual blocks per level of the encoder.
       attention_levels: levels (0 is the finest) with attention; None: the coarsest only.
-      image_channels: channels of the output.
       dtype: computation type; the last convolution is float32.
       remat: whether activations inside a block are computed again in the backward pass.
     """
@@ -122,12 +121,11 @@ class ConvDecoder(nn.Module):
     channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     attention_levels: Sequence[int] | None = None
-    image_channels: int = 3
     dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
-    def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W c']:
+    def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
         """Decodes latents into images, not clipped."""
         levels = len(self.channel_multipliers)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
@@ -146,7 +144,7 @@ class ConvDecoder(nn.Module):
                 remat=self.remat,
             )
         x = nn.swish(GroupNorm(name='norm_out')(x))
-        return nn.Conv(self.image_channels, (3, 3), name='conv_out')(x)
+        return nn.Conv(3, (3, 3), name='conv_out')(x)
 
 
 def decoder_level(

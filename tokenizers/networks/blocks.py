@@ -18,6 +18,11 @@ from vistok.errors import UserError
 # positions took twice as long.
 _WEIGHTS_AT_ONCE = 2**21
 
+# Narrow layers have fewer groups, of four channels each as in the narrowest published layer: a group of one channel
+# would erase its mean and contrast, which a reconstruction needs.
+_NUM_GROUPS = 32
+_EPSILON = 1e-6  # added to the variance
+
 
 class GroupNorm(nn.Module):
     """Group normalization over space and channel groups; statistics in float32.
@@ -26,21 +31,16 @@ class GroupNorm(nn.Module):
     than the general layer.
 
     Attributes:
-      num_groups: groups; narrow layers have fewer, of four channels each as in the narrowest published layer (a group
-        of one channel would erase its mean and contrast, which a reconstruction needs).
-      epsilon: added to the variance.
       dtype: type of the result.
     """
 
-    num_groups: int = 32
-    epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Normalizes each sample by itself."""
         b, h, w, c = x.shape
-        groups = min(self.num_groups, max(c // 4, 1))
+        groups = min(_NUM_GROUPS, max(c // 4, 1))
         if c % groups:
             raise UserError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
         scale = self.param('scale', nn.initializers.ones, (c,))
@@ -50,7 +50,7 @@ class GroupNorm(nn.Module):
         count = h * w * (c // groups)
         mean = jnp.sum(jnp.sum(x, (1, 2)).reshape(b, groups, -1), -1) / count
         square = jnp.sum(jnp.sum(x * x, (1, 2)).reshape(b, groups, -1), -1) / count
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + self.epsilon)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + _EPSILON)
         factor = jnp.repeat(inverse, c // groups, axis=-1) * scale
         offset = bias - jnp.repeat(mean, c // groups, axis=-1) * factor
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)

@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 
 from vistok.collectives import replica_mean, replica_sum
 
+_MOMENTUM = 0.1  # weight of the new batch in the running statistics (PyTorch's convention)
+_EPSILON = 1e-5  # added to the variance
+
 _kernel_init = nn.initializers.normal(0.02)
 
 
@@ -21,14 +24,7 @@ class BatchNorm(nn.Module):
 
     Normalisation uses the biased variance, the running variance the unbiased one (flax's own layer keeps the biased
     one, which drifts from converted discriminators).  Statistics are float32.
-
-    Attributes:
-      momentum: weight of the new batch in the running statistics (PyTorch's convention).
-      epsilon: added to the variance.
     """
-
-    momentum: float = 0.1
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c']:
@@ -47,9 +43,9 @@ class BatchNorm(nn.Module):
             if not self.is_initializing() and self.is_mutable_collection('batch_stats'):
                 count = replica_sum(jnp.float32(x.size // channels))
                 unbiased = var * count / jnp.maximum(count - 1, 1)
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-        return ((x32 - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(x.dtype)
+                running_mean.value += _MOMENTUM * (mean - running_mean.value)
+                running_var.value += _MOMENTUM * (unbiased - running_var.value)
+        return ((x32 - mean) * (scale * jax.lax.rsqrt(var + _EPSILON)) + bias).astype(x.dtype)
 
 
 class PatchGAN(nn.Module):

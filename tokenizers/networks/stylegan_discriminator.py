@@ -82,7 +82,7 @@ class StyleGANDiscriminator(nn.Module):
         `train` changes nothing here: there are no batch statistics.
 
         Raises:
-          UserError: for images of another side than `image_size`, or a side that cannot be halved down to 4.
+          UserError: images of another side than `image_size`, or a side that cannot be halved down to 4.
         """
         size = self.image_size
         if size < 8 or size & (size - 1):

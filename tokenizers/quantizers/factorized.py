@@ -16,7 +16,7 @@ class FactorizedQuantizer(nn.Module):
 
     Attributes:
       quantizers: one per factor, in the order of the decoder's input.
-      names: what the factors are called (('vis', 'sem'), or ('vis', 'sem_mid', 'sem_high')); the parameters of a factor
+      names: names of the factors (('vis', 'sem'), or ('vis', 'sem_mid', 'sem_high')); the parameters of a factor
         lie under its name.
     """
 

@@ -17,6 +17,9 @@ from vistok.errors import UserError
 from vistok.tokenizers.codebooks.codebook import Codebook
 from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
+_CONVOLUTIONS = 4  # neighbouring scales share one
+_BLEND = 0.5  # weight of the convolution in the sum
+
 
 class MultiScaleQuantizer(nn.Module):
     """Residual quantizer over scales: each scale quantizes, on its own grid, the residual of the coarser ones.
@@ -27,11 +30,9 @@ class MultiScaleQuantizer(nn.Module):
 
     Attributes:
       codebook: module that returns the rows, `[K, d]`, when called without arguments.
-      dim: their width, d.
+      dim: width of the codewords, d.
       scales: sides of the grids, rising; the last is that of the full grid for which they are meant, and full grids of
         other sizes have scales in proportion.
-      convolutions: how many different convolutions the scales share, neighbours the same one.
-      blend: share of the convolution in what is added.
       codebook_weight: weight of mean |partial sum - sg(z)|^2, averaged over scales.
       commitment_weight: weight of mean |z - sg(partial sum)|^2, averaged over scales.
     """
@@ -39,8 +40,6 @@ class MultiScaleQuantizer(nn.Module):
     codebook: Codebook
     dim: int
     scales: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    convolutions: int = 4
-    blend: float = 0.5
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
 
@@ -48,7 +47,7 @@ class MultiScaleQuantizer(nn.Module):
         """Builds the shared convolutions."""
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
             raise UserError(f'scales must be positive and rising, got {tuple(self.scales)}')
-        self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(self.convolutions)]
+        self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(_CONVOLUTIONS)]
 
     def codewords(self) -> Float[Array, 'K d']:
         """Returns the codewords that every scale chooses from."""
@@ -109,14 +108,12 @@ class MultiScaleQuantizer(nn.Module):
     ) -> Float[Array, 'b h w d']:
         """Computes the contribution of codewords of a scale to the full grid."""
         x = _resample(chosen, sides, _bicubic)
-        if not self.convolutions:
-            return x
         # The convolution whose place among equally spaced ones is nearest to the scale's own.
         place = scale / max(len(self.scales) - 1, 1)
-        margin = 1 / (3 if self.convolutions == 4 else 2) / self.convolutions
-        places = np.linspace(margin, 1 - margin, self.convolutions)
+        margin = 1 / 3 / _CONVOLUTIONS
+        places = np.linspace(margin, 1 - margin, _CONVOLUTIONS)
         convolution = self.convolution[int(np.argmin(np.abs(places - place)))]
-        return (1 - self.blend) * x + self.blend * convolution(x)
+        return (1 - _BLEND) * x + _BLEND * convolution(x)
 
 
 def _scale_side(scale: int, full: int, side: int) -> int:

@@ -73,7 +73,7 @@ class LookupFreeQuantizer(nn.Module):
       commitment_weight: weight of mean |z - sg(signs)|^2.
       entropy_weight: weight of the entropy loss, computed in training; over the joint distribution of the bits of each
         id.
-      entropy_temperature: its temperature, for squared distances.
+      entropy_temperature: temperature of the entropy loss, for squared distances.
     """
 
     bits: int
@@ -149,7 +149,7 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
 
     Attributes:
       commitment_weight: weight of mean |z - sg(codeword)|^2, z of unit norm.
-      entropy_temperature: of the entropy loss; 2 / 100 is the paper's inverse temperature 100 for `2 z.c`.
+      entropy_temperature: temperature of the entropy loss; 2 / 100 is the paper's inverse temperature 100 for `2 z.c`.
     """
 
     commitment_weight: float = 0.0

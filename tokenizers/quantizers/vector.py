@@ -35,12 +35,12 @@ class VectorQuantizer(nn.Module):
 
     Attributes:
       codebook: module that returns the rows, `[K, d]`, when called without arguments.
-      normalize: whether z and the rows are scaled to unit norm before they meet (LlamaGen); the gradient passes
+      normalize: whether z and the rows are scaled to unit norm before they are compared (LlamaGen); the gradient passes
         through both.
       codebook_weight: weight of mean |c - sg(z)|^2, over every element.
       commitment_weight: weight of mean |z - sg(c)|^2, over every element.
       entropy_weight: weight of the entropy loss; at 0 it is not computed, nor outside training.
-      entropy_temperature: its temperature.
+      entropy_temperature: temperature of the entropy loss.
     """
 
     codebook: Codebook
@@ -62,8 +62,8 @@ class VectorQuantizer(nn.Module):
 
         Args:
           z: the vectors.
-          train: whether codebooks that follow the vectors by themselves do so, and the entropy loss is computed.
-          weights: of each position in the first two losses; None: 1.
+          train: whether the codebook is updated by the assignments and the entropy loss is computed.
+          weights: weight of each position in the codebook and commitment losses; None: 1.
         """
         codewords = self.codewords()
         if z.shape[-1] != codewords.shape[-1]:

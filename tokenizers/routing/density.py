@@ -16,6 +16,7 @@ from vistok.tokenizers.networks.blocks import check_sides
 from vistok.tokenizers.routing.grains import check_grain_ratios
 
 _LUMA = (0.2989, 0.5870, 0.1140)
+_BINS = 32  # of the histogram of grey levels
 _LEAST_DEVIATION = 1 / 255  # half a step of 8 bits where images are in [-1, 1]: smaller deviations are invisible
 
 
@@ -23,26 +24,24 @@ def information_density(
     images: Float[Array, 'b H W 3'],
     patch: int,
     bin_range: Sequence[float] | Float[Array, ' 2'] = (-1.0, 1.0),
-    bins: int = 32,
     sigma: float = 0.01,
 ) -> Float[Array, 'b h w']:
     """Computes the Shannon entropy of the grey levels of each patch, in nats.
 
-    It is 0 for a constant patch, at most log(bins).  The histogram is soft: every pixel adds a Gaussian to all bins.
+    It is 0 for a constant patch, at most log(32).  The histogram is soft: every pixel adds a Gaussian to all bins.
     Bins without pixels contribute nothing.
 
     Args:
-      images: in any range; the released models look at [0, 1] or [-1, 1].
+      images: images in any range; the released models look at [0, 1] or [-1, 1].
       patch: side of the patches, in pixels.
       bin_range: centres of the first and the last bin.
-      bins: number of bins.
       sigma: width of the Gaussian, in units of the images.
 
     Raises:
       UserError: the sides are no multiples of `patch`.
     """
     patches = _grey_patches(images, patch)
-    centres = jnp.linspace(bin_range[0], bin_range[1], bins)
+    centres = jnp.linspace(bin_range[0], bin_range[1], _BINS)
     histogram = jnp.mean(jnp.exp(-0.5 * ((patches[..., None] - centres) / sigma) ** 2), axis=-2)
     total = jnp.sum(histogram, axis=-1, keepdims=True)
     return jnp.sum(jax.scipy.special.entr(histogram / jnp.maximum(total, 1e-30)), axis=-1)
@@ -59,9 +58,9 @@ def spread_density(
     along both axes: single ones stand out less, and a map of grains takes fewer bits.
 
     Args:
-      images: in any range.
+      images: images in any range.
       patch: side of the patches, in pixels.
-      bin_range: as in `information_density`.
+      bin_range: centres of the first and the last bin.
 
     Raises:
       UserError: the sides are no multiples of `patch`.
@@ -85,7 +84,7 @@ def density_thresholds(
       batches: images of the data set (some thousands suffice for two digits).
       patch: side of the coarsest cell, in pixels.
       grain_ratios: shares of the area, from coarse to fine.
-      bin_range: as in `information_density`; the router must be given the same.
+      bin_range: centres of the first and the last bin; the router must have the same.
 
     Returns:
       Ascending percentiles, one fewer than there are grains.

@@ -136,7 +136,7 @@ class RatioRouter:
         """Chooses the side of the block of each position of the finest grid.
 
         Args:
-          densities: of the cells of every grain but the finest, from coarse to fine.
+          densities: densities of the cells of every grain but the finest, from coarse to fine.
           grain_ratios: shares from coarse to fine; numbers or, to change them without compiling again, an array.
         """
         shares, choose = jnp.asarray(grain_ratios, jnp.float32), self._below if self.strict_thresholds else self._least

@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
@@ -27,14 +27,16 @@ class Clusters:
     """Result of k-means clustering.
 
     Attributes:
-      centroids: means of the clusters, float32, `[k, d]`.
+      centroids: means of the clusters, `[k, d]`.
       counts: vectors of each, int64, `[k]`.
-      distance: mean squared distance of the vectors to their centroids.
+      cluster_of: number of each vector's cluster, int32, `[n]`.
+      distance: (weighted) mean squared distance of the vectors to their centroids.
       iterations: updates of the centroids.
     """
 
     centroids: Float[np.ndarray, 'k d']
     counts: Int[np.ndarray, ' k']
+    cluster_of: Int[np.ndarray, ' n']
     distance: float
     iterations: int
 
@@ -42,6 +44,7 @@ class Clusters:
 @flax.struct.dataclass
 class _Sums:
     vectors: Float[Array, 'k d']
+    weights: Float[Array, ' k']
     counts: Int[Array, ' k']
 
 
@@ -49,7 +52,9 @@ def kmeans(
     vectors: Float[np.ndarray, 'n d'],
     k: int,
     *,
+    weights: Float[np.ndarray, ' n'] | None = None,
     seed: int = 0,
+    restarts: int = 1,
     iterations: int = 100,
     tolerance: float = 1e-4,
     on_iteration: Callable[[], None] = lambda: None,
@@ -62,7 +67,9 @@ def kmeans(
     Args:
       vectors: any floating type; read in pieces, so they may be mapped from a file.
       k: number of clusters.
-      seed: of the first centroids.
+      weights: positive weight of each vector in the means and in the distance; None: 1.
+      seed: seed of the first centroids; restart i has the seed `seed + i`.
+      restarts: runs, of which the one with the smallest distance is returned.
       iterations: updates of the centroids at most.
       tolerance: the centroids stand still when their summed squared movement is at most this part of the vectors'
         variance, as scikit-learn has it.
@@ -73,47 +80,77 @@ def kmeans(
     """
     if not 1 <= k <= len(vectors):
         raise UserError(f'{len(vectors)} vectors cannot make {k} clusters')
-    variance = _variance(vectors)
-    centroids = _seeds(vectors, k, np.random.default_rng(seed))
+    least_movement = tolerance * _variance(vectors, weights)
+    runs = (
+        _run(vectors, k, weights, np.random.default_rng(seed + i), iterations, least_movement, on_iteration)
+        for i in range(restarts)
+    )
+    return min(runs, key=lambda clusters: clusters.distance)
+
+
+def _run(
+    vectors: Float[np.ndarray, 'n d'],
+    k: int,
+    weights: Float[np.ndarray, ' n'] | None,
+    rng: np.random.Generator,
+    iterations: int,
+    least_movement: float,
+    on_iteration: Callable[[], None],
+) -> Clusters:
+    """Runs Lloyd's algorithm once, until the centroids move by at most `least_movement` (squared and summed)."""
+    centroids = _seeds(vectors, k, rng, weights)
     done = 0
     while True:
-        sums, distances = _assign(vectors, centroids)
+        sums, cluster_of, distances = _assign(vectors, centroids, weights)
         on_iteration()
         counts = np.asarray(sums.counts).astype(np.int64)
-        moved = np.asarray(sums.vectors) / np.maximum(counts, 1)[:, None]
+        # Counts are exact however many there are; sums of weights are float32.
+        totals = counts if weights is None else np.asarray(sums.weights).astype(np.float64)
+        moved = np.asarray(sums.vectors) / np.where(counts == 0, 1, totals)[:, None]
         empty = np.flatnonzero(counts == 0)
         moved[empty] = centroids[empty]
         fresh = _farthest(vectors, distances, len(empty))
         moved[empty[: len(fresh)]] = fresh
-        if done == iterations or np.square(moved - centroids).sum(dtype=np.float64) <= tolerance * variance:
-            return Clusters(centroids, counts, float(distances.mean(dtype=np.float64)), done)
+        if done == iterations or np.square(moved - centroids).sum(dtype=np.float64) <= least_movement:
+            distance = float(np.average(distances.astype(np.float64), weights=weights))
+            return Clusters(centroids, counts, cluster_of, distance, done)
         centroids, done = moved, done + 1
 
 
-def _variance(vectors: Float[np.ndarray, 'n d']) -> float:
+def _variance(vectors: Float[np.ndarray, 'n d'], weights: Float[np.ndarray, ' n'] | None) -> float:
     """Averages over the channels the variance over the vectors."""
-    total, square = 0.0, 0.0
+    total, square = np.zeros(vectors.shape[1]), np.zeros(vectors.shape[1])
+    mass = 0.0
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         piece = np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float64)
         if not np.isfinite(piece).all():
             raise UserError('vectors to be clustered must be finite')
-        total, square = total + piece.sum(0), square + np.square(piece).sum(0)
-    return float(np.mean(square / len(vectors) - np.square(total / len(vectors))))
+        if weights is None:
+            total, square, mass = total + piece.sum(0), square + np.square(piece).sum(0), mass + len(piece)
+        else:
+            own = weights[start : start + _ROWS_AT_ONCE].astype(np.float64)
+            total, square, mass = total + own @ piece, square + own @ np.square(piece), mass + own.sum()
+    return float(np.mean(square / mass - np.square(total / mass)))
 
 
-def _seeds(vectors: Float[np.ndarray, 'n d'], k: int, rng: np.random.Generator) -> Float[np.ndarray, 'k d']:
+def _seeds(
+    vectors: Float[np.ndarray, 'n d'], k: int, rng: np.random.Generator, weights: Float[np.ndarray, ' n'] | None = None
+) -> Float[np.ndarray, 'k d']:
     """Draws the first centroids, each by its squared distance to those drawn before (k-means++)."""
     at_once = math.ceil(k / _ROUNDS)
-    chosen = [int(rng.integers(len(vectors)))]
+    if weights is None:
+        chosen = [int(rng.integers(len(vectors)))]
+    else:
+        chosen = [int(rng.choice(len(vectors), p=weights / weights.sum()))]
     distances = np.full(len(vectors), np.inf, np.float32)
     fresh = chosen
     while len(chosen) < k:
         padded = np.resize(fresh, at_once)  # one shape, one program; the first round has a single vector
-        _, to_fresh = _assign(vectors, np.asarray(vectors[padded], np.float32))
+        _, _, to_fresh = _assign(vectors, np.asarray(vectors[padded], np.float32))
         distances = np.minimum(distances, to_fresh)
         # The largest of log(weight) + Gumbel noise are draws without replacement; weight 0 comes last.
         with np.errstate(divide='ignore'):
-            keys = np.log(distances) + rng.gumbel(size=len(vectors))
+            keys = np.log(distances if weights is None else distances * weights) + rng.gumbel(size=len(vectors))
         fresh = _largest(keys, min(at_once, k - len(chosen)), without=chosen)
         chosen += fresh
     return np.asarray(vectors[chosen], np.float32)
@@ -140,28 +177,35 @@ def _farthest(
 
 
 def _assign(
-    vectors: Float[np.ndarray, 'n d'], centroids: Float[np.ndarray, 'k d']
-) -> tuple[_Sums, Float[np.ndarray, ' n']]:
-    """Computes sums and counts of the vectors of each centroid, and each vector's squared distance to its own."""
+    vectors: Float[np.ndarray, 'n d'],
+    centroids: Float[np.ndarray, 'k d'],
+    weights: Float[np.ndarray, ' n'] | None = None,
+) -> tuple[_Sums, Int[np.ndarray, ' n'], Float[np.ndarray, ' n']]:
+    """Assigns each vector to its nearest centroid; returns sums per centroid, assignments and squared distances."""
     at_once = min(_ROWS_AT_ONCE, 1 << max(0, len(vectors) - 1).bit_length())  # few shapes, few programs
     on_device = jnp.asarray(centroids)
-    sums = _Sums(jnp.zeros_like(on_device), jnp.zeros(len(centroids), jnp.int32))
-    distances = np.empty(len(vectors), np.float32)
+    sums = _Sums(jnp.zeros_like(on_device), jnp.zeros(len(centroids)), jnp.zeros(len(centroids), jnp.int32))
+    cluster_of, distances = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), at_once):
         piece = np.asarray(vectors[start : start + at_once], np.float32)
         rows = np.zeros((at_once, piece.shape[1]), np.float32)
         rows[: len(piece)] = piece
-        sums, found = _add(sums, rows, np.arange(at_once) < len(piece), on_device)
+        mass = np.zeros(at_once, np.float32)  # 0 for padding
+        mass[: len(piece)] = 1 if weights is None else weights[start : start + at_once]
+        sums, ids, found = _add(sums, rows, mass, on_device)
+        cluster_of[start : start + len(piece)] = np.asarray(ids)[: len(piece)]
         distances[start : start + len(piece)] = np.asarray(found)[: len(piece)]
-    return sums, distances
+    return sums, cluster_of, distances
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add(
-    sums: _Sums, rows: Float[Array, 'r d'], real: Bool[Array, ' r'], centroids: Float[Array, 'k d']
-) -> tuple[_Sums, Float[Array, ' r']]:
+    sums: _Sums, rows: Float[Array, 'r d'], weights: Float[Array, ' r'], centroids: Float[Array, 'k d']
+) -> tuple[_Sums, Int[Array, ' r'], Float[Array, ' r']]:
     ids = nearest_codeword(rows, centroids)
-    added = _Sums(
-        sums.vectors.at[ids].add(jnp.where(real[:, None], rows, 0)), sums.counts.at[ids].add(real.astype(jnp.int32))
+    total = _Sums(
+        sums.vectors.at[ids].add(weights[:, None] * rows),
+        sums.weights.at[ids].add(weights),
+        sums.counts.at[ids].add((weights > 0).astype(jnp.int32)),
     )
-    return added, jnp.sum((rows - centroids[ids]) ** 2, axis=-1)
+    return total, ids, jnp.sum((rows - centroids[ids]) ** 2, axis=-1)

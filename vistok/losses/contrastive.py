@@ -16,23 +16,22 @@ def info_nce(
     prediction: Float[Array, 'b d'],
     target: Float[Array, 'b d'],
     temperature: float | jax.Array = 1.0,
-    global_negatives: bool = True,
 ) -> Float[Array, '']:
     """Computes the cross-entropy of finding each prediction's own target among all targets by cosine similarity.
 
-    One direction only: predictions look for targets.  Row i of both belongs together.  At chance the loss is log b.
+    The targets of all replicas count as negatives.  One direction only: predictions look for targets.  Row i of both
+    belongs together.  At chance the loss is log b.
 
     Args:
       prediction: features to be trained.
       target: features to be found; give them without gradient where they are a frozen teacher's.
       temperature: divides the cosines.  FQGAN uses 1, a weak loss (its minimum is far from 0); 0.07 is usual elsewhere.
-      global_negatives: whether the targets of all replicas count as negatives, or only the local ones.
 
     Returns:
       The mean over the (local) predictions.
     """
     prediction, target = _unit(prediction), _unit(target)
-    candidates = replica_gather(target) if global_negatives else target
+    candidates = replica_gather(target)
     own = jnp.sum(prediction * target, -1) / temperature
     logits = jnp.matmul(prediction, candidates.T, precision=jax.lax.Precision.HIGHEST) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - own)

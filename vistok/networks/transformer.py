@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
       num_heads: heads; the width must be a multiple of it.
       dtype: computation type of the matrix products.
       kernel_init: initializer of both kernels.
-      dropout: of the weights and of the result, in training.
+      dropout: dropout rate of the attention weights and of the result, in training.
     """
 
     num_heads: int
@@ -57,11 +57,11 @@ class TransformerBlock(nn.Module):
       num_heads: attention heads.
       mlp_ratio: hidden width of the MLP over the width.
       activation: 'gelu' (exact) or 'quick_gelu'.
-      epsilon: of the layer norms.
+      epsilon: added to the variance in the layer norms.
       layer_scale: whether each branch has a learned per-channel factor (DINOv2).
       dtype: computation type.
       kernel_init: initializer of all kernels.
-      dropout: of attention weights, of the MLP's hidden units and of what each branch adds, in training.
+      dropout: dropout rate of attention weights, hidden units of the MLP and results of both branches, in training.
     """
 
     num_heads: int

@@ -70,6 +70,7 @@ def test_any_tokens_come_back(case):
             coded(tokens, spec, None)
 
 
+@pytest.mark.usefixtures('annotations_unchecked')
 def test_a_file_costs_what_the_tables_say(case):
     spec, prior = case
     tokens = image(np.random.default_rng(2), spec, (128, 96))
@@ -82,6 +83,7 @@ def test_a_file_costs_what_the_tables_say(case):
     assert meter.bits <= 8 * len(record.ids.data) <= 1.01 * meter.bits + 32
 
 
+@pytest.mark.usefixtures('annotations_unchecked')
 def test_neighbours_help(case):
     spec, prior = case
     rng = np.random.default_rng(0)

@@ -29,7 +29,7 @@ QUANTIZERS = {
         (VectorQuantizer(codebook()), VectorQuantizer(codebook())), ('vis', 'sem')
     ),
     'residual': lambda codebook: ResidualQuantizer(codebook(), depth=3),
-    'multiscale': lambda codebook: MultiScaleQuantizer(codebook(), DIM, SCALES, convolutions=0),
+    'multiscale': lambda codebook: MultiScaleQuantizer(codebook(), DIM, SCALES),
 }
 Z = np.random.default_rng(0).standard_normal((8, 4, 4, DIM)).astype(np.float32)
 
@@ -47,6 +47,8 @@ def made(kind, codebook):
 
     def spread(path, value):
         name = path[-1].key
+        if name in ('kernel', 'bias'):  # of the convolutions of a multi-scale quantizer: the identity
+            return jnp.zeros_like(value).at[1, 1].set(jnp.eye(DIM)) if name == 'kernel' else value
         return value if name == 'counts' else jnp.asarray(rng.standard_normal(value.shape), jnp.float32)
 
     variables = jax.tree_util.tree_map_with_path(spread, module.init(jax.random.key(0), vectors(kind)))

@@ -59,7 +59,7 @@ def blocks_are_whole(grain):
         assert ((corner == side) == (grain == side)).all()
 
 
-@pytest.mark.parametrize('picture', IMAGES)
+@pytest.mark.parametrize('image', IMAGES)
 def test_requested_shares_are_realised_to_one_cell(image):
     images = jnp.asarray(IMAGES[image]())[None]
     found = densities(images)
