@@ -103,7 +103,7 @@ def test_a_header_that_lies_about_shapes_is_refused_in_a_sentence(tmp_path, toke
     with pytest.raises(UserError, match=r"cannot be built: unknown model\.name 'vqgam'; known: vqgan"):
         vistok.load(path)
     edit_header(path, model='{')
-    with pytest.raises(UserError, match='the description of the model in .* is damaged'):
+    with pytest.raises(UserError, match=r'the description of the model in .* is damaged'):
         vistok.load(path)
     with pytest.raises(UserError, match='does not hold the model that it describes'):
         save_model(path, dataclasses.replace(tokenizer, module=tokenizer.module.clone(channels=16)))
