@@ -94,7 +94,7 @@ ENDS_LIKE_A_PARTICIPLE = {
 }
 PARTICIPLES = words("""
 begun bought bound broken brought built caught chosen dealt done drawn felt forgotten found frozen given gone grown
-heard held hidden kept known laid left lent lost made met read_back rebuilt said seen sent shown sold spent spoken
+heard held hidden kept known laid left lent lost made met overlaid read_back rebuilt said seen sent shown sold spent spoken
 stood stuck sunk taken taught thrown told torn understood unknown unseen unwritten won worn wound written
 """)
 DOCUMENTED_ELSEWHERE = {'setup'}  # of Flax modules
