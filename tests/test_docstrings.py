@@ -59,7 +59,7 @@ resolve respond restart restore restrict resume retrieve retry return reveal rev
 sample save say scale scan scatter schedule score search seed select send separate serialize serve set shard share
 sharpen shift show shrink shuffle sign simulate skip slice smooth solve sort spawn speak specify speed split spread
 square stack standardize start state stop store stratify stream stretch strip subdivide submit subsample subtract
-suggest sum summarize supply suppress swap switch synchronize take test threshold throw tie tile time tokenize touch
+suggest sum summarize supply suppress swap switch synchronize take tell test threshold throw tie tile time tokenize touch
 track train transcode transfer transform translate transmit transpose traverse treat trim truncate try tune turn
 unfold unite unmask unpack unroll unstack unwrap update upload upsample use validate verify visit wait walk warm warn
 warp weight widen wrap write yield zero zip zoom
@@ -94,8 +94,8 @@ ENDS_LIKE_A_PARTICIPLE = {
 }
 PARTICIPLES = words("""
 begun bought bound broken brought built caught chosen dealt done drawn felt forgotten found frozen given gone grown
-heard held hidden kept known laid left lent lost made met overlaid read_back rebuilt said seen sent shown sold spent spoken
-stood stuck sunk taken taught thrown told torn understood unknown unseen unwritten won worn wound written
+heard held hidden kept known laid left lent lost made met overlaid rebuilt said seen sent shown sold spent
+spoken stood stuck sunk taken taught thrown told torn understood unknown unseen unwritten won worn wound written
 """)
 DOCUMENTED_ELSEWHERE = {'setup'}  # of Flax modules
 PLAIN_BASES = {'ABC', 'Exception', 'Generic', 'Module', 'NamedTuple', 'Protocol', 'ValueError', 'object'}
