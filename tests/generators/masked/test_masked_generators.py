@@ -91,7 +91,7 @@ def test_one_batch_can_be_learned(case):
 @pytest.mark.parametrize('width', [16, 128, 768])
 def test_predictions_can_be_sure_from_the_beginning_at_any_width(width):
     rows = table_init(width)(jax.random.key(0), (64, width))
-    largest = width**0.5 * jnp.linalg.norm(rows, axis=-1)  # logit of a normalised vector that points at the row
+    largest = width**0.5 * jnp.linalg.norm(rows, axis=-1)  # logit of a normalized vector that points at the row
     assert largest.mean() == pytest.approx(0.02 * 768, rel=0.1)
 
 
