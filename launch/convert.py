@@ -1,30 +1,29 @@
 """Converts official PyTorch weights into ours, and ours back.
 
-    python launch/convert.py --name=fqgan_dual --input=fqgan_dual_ds16.pt --output=fqgan_dual.safetensors
-    python launch/convert.py --to_official --input=fqgan_dual.safetensors --output=fqgan_dual.pt
+    vistok convert --name=fqgan_dual --model=fqgan_dual_ds16.pt --out=fqgan_dual.safetensors
+    vistok convert --to_official --model=fqgan_dual.safetensors --out=fqgan_dual.pt
 
 Sizes are read from the weights, so a name serves all models of its paper.  `.pt` files need PyTorch, `.safetensors`
-files do not.  `--output` may be a folder.
+files do not.  `--out` may be a folder.
 """
 
 import pathlib
 
-from absl import flags
-
-from vistok import cli
 from vistok.errors import UserError
+from vistok.launch.shared import command
+from vistok.launch.shared.flags import Flags
 
-_NAME = flags.DEFINE_string('name', None, 'What the official weights are of; an unknown name lists the known ones.')
-_INPUT = flags.DEFINE_string('input', None, 'File to read.')
-_OUTPUT = flags.DEFINE_string('output', None, 'File to write, or an existing folder.')
-_TO_OFFICIAL = flags.DEFINE_bool('to_official', False, 'From ours to official names, instead of from official to ours.')
+FLAGS = Flags(__doc__)
+_NAME = FLAGS.string('name', None, 'Name of the official model; an unknown name lists the known ones.')
+_MODEL = FLAGS.model('Weights file to read.', old=['input'])
+_OUT = FLAGS.out('File to write, or an existing folder.', old=['output'])
+_TO_OFFICIAL = FLAGS.switch('to_official', 'Converts ours to official names, instead of official ones to ours.')
 
 
 def main() -> None:
     """Converts, and says what was used and what was not."""
-    if not _INPUT.value or not _OUTPUT.value:
-        raise UserError('name the files: --input=FILE --output=FILE')
-    source, target = pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value)
+    message = 'name the files: --model=FILE --out=FILE'
+    source, target = (pathlib.Path(FLAGS.required(flag, message)) for flag in (_MODEL, _OUT))
     print(
         write_official(source, target, _NAME.value) if _TO_OFFICIAL.value else write_ours(source, target, _NAME.value)
     )
@@ -44,7 +43,7 @@ def write_ours(source: pathlib.Path, target: pathlib.Path, name: str | None) -> 
         raise UserError(f'name the model with --name, one of: {", ".join(OFFICIAL)}; got {name!r}')
     target = _inside(target, name)
     if target.suffix != '.safetensors':
-        raise UserError(f'converted weights are .safetensors files, got --output={target}')
+        raise UserError(f'converted weights are .safetensors files, got --out={target}')
     if is_ours(source):
         raise UserError(f'{source} is converted already; --to_official converts it back')
     beside_model = ('discriminator',) if name in ('patchgan', 'stylegan_disc') else ()  # in training checkpoints
@@ -86,4 +85,4 @@ def _inside(target: pathlib.Path, stem: str) -> pathlib.Path:
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    command.run(main, FLAGS)

@@ -1,45 +1,54 @@
-"""Makes parts of images anew, with a trained VQ-DDM and without any training for it.
+"""Replaces parts of images by new ones, with a trained VQ-DDM and without any training for it.
 
-    python launch/inpaint.py --run=runs/vq_ddm --region=lower --out=completed.png
-    python launch/inpaint.py --run=runs/vq_ddm --source=/data/portraits --mask=hole.png --out=completed.png
+    vistok inpaint --model=runs/vq_ddm --region=lower --out=completed.png
+    vistok inpaint --model=runs/vq_ddm --source=/data/portraits --mask=hole.png --out=completed.png
 
-`--mask` is an image that is white where something is hidden.  The result is a sheet with a row for each image: as it
-is, as the model sees it, and its completions.
+`--mask` is an image that is white where something is hidden.  A .png file is a sheet with a row for each image: as it
+is, as the model sees it, and its completions; a folder receives a file for each completion.
 """
 
-import itertools
-import pathlib
-from typing import Any, cast
+from vistok.launch.shared import command
+from vistok.launch.shared.flags import Flags
+from vistok.launch.shared.outputs import split_outputs
 
-from absl import flags
-
-from vistok import cli
-
-_RUN = flags.DEFINE_string('run', None, 'Run folder of a VQ-DDM, or one of its checkpoints.')
-_WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
-_OUT = flags.DEFINE_string('out', None, 'PNG file: the sheet.')
-_FOLDER = flags.DEFINE_string('folder', None, 'Folder: one PNG file for each completion.')
-_SOURCE = flags.DEFINE_string('source', None, "Images; default: the run's own validation images.")
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS datasets lie.')
-_SPLIT = flags.DEFINE_enum('split', 'validation', ['validation', 'train'], 'Which images of the source.')
-_COUNT = flags.DEFINE_integer('count', 8, 'Images, the first ones.')
-_MASK = flags.DEFINE_string('mask', None, 'Image that is white where pixels are hidden.')
-_REGION = flags.DEFINE_string('region', 'right', 'Without a mask: left, right, upper, lower, centre or border.')
-_MARGIN = flags.DEFINE_integer('margin', 0, 'Cells around the hidden ones that are made anew as well.')
-_COMPLETIONS = flags.DEFINE_integer('completions', 4, 'Of each image.')
-_LABELLED = flags.DEFINE_bool('labelled', False, 'Tell the model the class of each image.')
-_PASTE = flags.DEFINE_bool('paste', False, 'Put the pixels that are not hidden back into the completions.')
-_REPEATS = flags.DEFINE_integer('repeats', 1, 'How often each step is taken: more fit better to what is known.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
+FLAGS = Flags(__doc__)
+_MODEL = FLAGS.model('Generator: a run folder of a VQ-DDM, or one of its checkpoints.', old=['run'])
+_CHECKPOINT = FLAGS.checkpoint()
+_OUT = FLAGS.strings(
+    'out',
+    [],
+    'What to write: a .png file with a sheet, a folder for single completions; several are joined by commas.',
+    old={'folder': '{}/'.format},
+)
+_SOURCE = FLAGS.string('source', None, "Images to complete; default: the run's own validation images.")
+_DATA_DIR = FLAGS.data_dir()
+_SPLIT = FLAGS.choice('split', 'validation', ['validation', 'train'], 'Split of the source.')
+_IMAGES = FLAGS.integer(
+    'images', 8, 'Number of images that are completed, the first ones of the source.', old=['count']
+)
+_MASK = FLAGS.string('mask', None, 'Image that is white where pixels are hidden.')
+_REGION = FLAGS.string(
+    'region', 'right', 'Region that is hidden where no mask is given: left, right, upper, lower, centre or border.'
+)
+_MARGIN = FLAGS.integer('margin', 0, 'Width, in cells, of the border of the hidden ones that is made anew as well.')
+_COMPLETIONS = FLAGS.integer('completions', 4, 'Number of completions of each image.')
+_LABELLED = FLAGS.switch('labelled', 'Tells the model the class of each image.')
+_PASTE = FLAGS.switch('paste', 'Puts the pixels that are not hidden back into the completions.')
+_REPEATS = FLAGS.integer('repeats', 1, 'Number of times that each step is taken: more fit better to what is known.')
+_SEED = FLAGS.seed()
 _OPTIONS = {
-    'steps': flags.DEFINE_integer('steps', None, 'Steps of sampling; 0: all.'),
-    'temperature': flags.DEFINE_float('temperature', None, 'Divides the logits; 0 takes the most likely.'),
-    'guidance_scale': flags.DEFINE_float('guidance_scale', None, 'Classifier-free guidance; 1: none.'),
+    'steps': FLAGS.integer('steps', None, 'Number of steps of sampling; 0 takes all.'),
+    'temperature': FLAGS.number('temperature', None, 'Number that divides the logits; 0 takes the most likely id.'),
+    'guidance_scale': FLAGS.number('guidance_scale', None, 'Scale of classifier-free guidance; 1 switches it off.'),
 }  # what is not given is as in the config of the run
 
 
 def main() -> None:
-    """Completes and writes the sheet."""
+    """Completes images and writes the sheet."""
+    import itertools
+    import pathlib
+    from typing import Any, cast
+
     import numpy as np
     from tqdm import tqdm
 
@@ -53,12 +62,12 @@ def main() -> None:
     from vistok.generators.trained import TrainedGenerator
     from vistok.visualization import class_sheet, save_png, to_uint8
 
-    if _RUN.value is None or not (_OUT.value or _FOLDER.value):
-        raise UserError('name a VQ-DDM and where to write, for example --run=runs/vq_ddm --out=completed.png')
-    if min(_COUNT.value, _COMPLETIONS.value, _REPEATS.value) < 1 or _MARGIN.value < 0:
-        raise UserError('--count, --completions and --repeats are at least 1, and --margin 0')
-    path = pathlib.Path(_RUN.value)
-    model: Any = load(path, _WHICH.value)
+    message = 'name a VQ-DDM and where to write, for example --model=runs/vq_ddm --out=completed.png'
+    path = pathlib.Path(FLAGS.required(_MODEL, message))
+    outputs = split_outputs(FLAGS.required(_OUT, message), npz=False)
+    if min(_IMAGES.value, _COMPLETIONS.value, _REPEATS.value) < 1 or _MARGIN.value < 0:
+        raise UserError('--images, --completions and --repeats are at least 1, and --margin 0')
+    model: Any = load(path, _CHECKPOINT.value)
     if not isinstance(model, TrainedGenerator):
         raise UserError(f'{path} holds no generator')
     folder = next(p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file())
@@ -77,13 +86,13 @@ def main() -> None:
     batches = evaluation_batches(
         open_source(source, cast(Split, _SPLIT.value), data_dir=data_dir),
         image_size=side,
-        batch_size=min(_COUNT.value, 16),
+        batch_size=min(_IMAGES.value, 16),
     )
     rows: list[Any] = []
     names: list[str] = []
-    progress = tqdm(total=_COUNT.value, desc='completing', unit='image')
+    progress = tqdm(total=_IMAGES.value, desc='completing', unit='image')
     for batch in batches:
-        real = batch['mask'].nonzero()[0][: _COUNT.value - len(names)]
+        real = batch['mask'].nonzero()[0][: _IMAGES.value - len(names)]
         images, labels = batch['image'], batch['label']
         if _LABELLED.value and labels.max() >= model.generator.num_classes:
             raise UserError(f'{source} has a class {labels.max()}, the model {model.generator.num_classes} classes')
@@ -108,18 +117,18 @@ def main() -> None:
         rows.append(np.stack([images, seen, *completed], axis=1)[real])
         names += [str(len(names) + i) for i in range(len(real))]
         progress.update(len(real))
-        if len(names) == _COUNT.value:
+        if len(names) == _IMAGES.value:
             break
     progress.close()
     sheet_images = to_uint8(np.concatenate(rows))
-    if _OUT.value:
-        save_png(_OUT.value, class_sheet(sheet_images, names))
-    if _FOLDER.value:
+    if outputs.sheet:
+        save_png(outputs.sheet, class_sheet(sheet_images, names))
+    if outputs.folder:
         for (row, name), i in itertools.product(enumerate(names), range(_COMPLETIONS.value)):
-            save_png(pathlib.Path(_FOLDER.value) / f'{int(name):06d}-{i}.png', sheet_images[row, 2 + i])
-    written = ' and '.join(filter(None, (_OUT.value, _FOLDER.value)))
+            save_png(outputs.folder / f'{int(name):06d}-{i}.png', sheet_images[row, 2 + i])
+    written = ' and '.join(str(path) for path in (outputs.sheet, outputs.folder) if path)
     print(f'wrote {written}: {len(names)} images with {_COMPLETIONS.value} completions each')
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    command.run(main, FLAGS)
