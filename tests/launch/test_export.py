@@ -1,20 +1,15 @@
 """launch/export.py: a tokenizer as one file, at half precision if asked for."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+from run_command import run_command
 
 import vistok
 from vistok.errors import UserError
 from vistok.experiments.saved_models import round_to_half, save_model
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
-
-ROOT = Path(__file__).parents[2]
 
 
 def tokenizer(scale=1.0):
@@ -43,12 +38,11 @@ def test_values_that_do_not_fit_are_refused():
         round_to_half(tokenizer(scale=1e6))
 
 
-@pytest.mark.slow
-def test_the_command_writes_what_every_command_reads(tmp_path):
+def test_the_command_writes_what_every_command_reads(tmp_path, capsys):
     save_model(tmp_path / 'whole.safetensors', tokenizer())
-    command = [sys.executable, 'launch/export.py', f'--run={tmp_path}/whole.safetensors', '--half']
-    command.append(f'--out={tmp_path}/half.safetensors')
-    answers = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120) for _ in range(2)]
-    assert [answer.returncode for answer in answers] == [0, 1]
-    assert 'exists already' in answers[1].stderr
+    given = [f'--model={tmp_path}/whole.safetensors', '--half', f'--out={tmp_path}/half.safetensors']
+    assert run_command('export', *given) == 0
+    assert f'wrote {tmp_path}/half.safetensors: VQGAN, ' in capsys.readouterr().out
+    assert run_command('export', *given) == 1
+    assert 'exists already' in capsys.readouterr().err
     assert vistok.load(tmp_path / 'half.safetensors').variables['params']['a'].dtype == np.float32
