@@ -34,6 +34,7 @@ class Flags:
         self._values = flags.FlagValues()
         self._renamed: dict[str, tuple[str, Callable[[str], str]]] = {}
         self._config: ConfigFlag | None = None
+        self.texts: dict[str, str] = {}  # help of every flag
 
     def string(self, name: str, default: str | None, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that holds a string."""
@@ -70,6 +71,7 @@ class Flags:
 
     def config(self, help: str) -> 'ConfigFlag':
         """Defines `--config=NAME`, with overrides of its values: `--config.train.steps=500`."""
+        self.texts['config'] = help
         self._config = ConfigFlag(flags.DEFINE_string('config', None, help, flag_values=self._values))
         return self._config
 
@@ -143,7 +145,7 @@ class Flags:
             flag = self._values[name]
             default = '' if flag.default in (None, False, '') else f'  (default: {flag.default_as_str})'
             lines.append(f'  --{name}{default}')
-            lines += textwrap.wrap(flag.help or '', _WIDTH, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+            lines += textwrap.wrap(self.texts[name], _WIDTH, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
         return '\n'.join(lines)
 
     def old_names(self) -> dict[str, str]:
@@ -160,6 +162,7 @@ class Flags:
         convert: Callable[[Any], Any] = lambda value: value,
         **options: Any,
     ) -> 'Flag':
+        self.texts[name] = help
         given = old if isinstance(old, Mapping) else dict.fromkeys(old, str)
         self._renamed |= {earlier: (name, change) for earlier, change in given.items()}
         return Flag(define(name, default=default, help=help, flag_values=self._values, **options), convert)
