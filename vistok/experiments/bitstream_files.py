@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from vistok.compression.format import description
 from vistok.compression import transcode as transcoding
+from vistok.compression.format import description
 from vistok.errors import UserError
 from vistok.experiments import image_files
 from vistok.experiments.codecs import SHIPPED, open_nested, open_tables
