@@ -11,6 +11,7 @@ from tqdm import tqdm
 from vistok.data.images.pipeline import evaluation_batches, train_batches
 from vistok.errors import UserError
 from vistok.experiments.model_inputs import Images, PathLike, check_new_weights, name_of_images, open_images
+from vistok.pretrained.frozen_network import load_frozen_network
 from vistok.tokenizers.codebooks.feature_table import (
     CodebookTable,
     cluster_features,
@@ -18,7 +19,6 @@ from vistok.tokenizers.codebooks.feature_table import (
     patch_features,
     write_table,
 )
-from vistok.pretrained.frozen_network import load_frozen_network
 
 FEATURES = ('clip_l14', 'clip_b16', 'dinov2_s', 'stand_in_patches', 'gaussian')
 

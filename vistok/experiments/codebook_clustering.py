@@ -7,13 +7,13 @@ import numpy as np
 
 from vistok.data.tokens.dataset import TokenSource
 from vistok.errors import UserError
+from vistok.experiments.model_inputs import Model, PathLike, check_new_weights, name_of_model, resolve_tokenizer
 from vistok.generators.autoregressive.codeword_clusters import (
     CodeClusters,
     cluster_codewords,
     codeword_vectors,
     write_clusters,
 )
-from vistok.experiments.model_inputs import Model, PathLike, check_new_weights, name_of_model, resolve_tokenizer
 from vistok.tokenizers.trained import TrainedTokenizer
 
 
@@ -63,7 +63,9 @@ def cluster_codebook(
         raise UserError(f'the number of restarts is at least 1, got {restarts}')
     tokenizer = resolve_tokenizer(model)
     used = None if tokens is None else _used_codewords(Path(tokens), tokenizer, name_of_model(model))
-    found = cluster_codewords(codeword_vectors(tokenizer), clusters, used=used, balanced=balanced, restarts=restarts, seed=seed)
+    found = cluster_codewords(
+        codeword_vectors(tokenizer), clusters, used=used, balanced=balanced, restarts=restarts, seed=seed
+    )
     if path is not None:
         write_clusters(path, found, tokenizer)
     return ClusterReport(found, path)

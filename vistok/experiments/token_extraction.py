@@ -18,6 +18,7 @@ from vistok.data.tokens.dataset import PREFIX, TokenRecord, TokenSource, has_tok
 from vistok.data.tokens.parts import ImageRange, TokenParts
 from vistok.data.tokens.views import Views, cut_views, view_count
 from vistok.errors import UserError
+from vistok.experiments.loading import TOKENIZER_FILE
 from vistok.experiments.model_inputs import (
     Model,
     PathLike,
@@ -26,9 +27,8 @@ from vistok.experiments.model_inputs import (
     resolve_tokenizer,
     run_folder_of,
 )
-from vistok.experiments.text_encoding import check_processes
-from vistok.experiments.loading import TOKENIZER_FILE
 from vistok.experiments.saved_models import save_model
+from vistok.experiments.text_encoding import check_processes
 from vistok.files import check_settings
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
