@@ -21,7 +21,10 @@ def tokenizer():
 
 def arbitrary(scale=1.0):
     """Variables with which nothing can be computed."""
-    values = {'a': np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * scale, 'steps': np.int32(70_000)}
+    values = {
+        'a': np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * scale,
+        'steps': np.array(70_000, np.int32),
+    }
     return TrainedTokenizer(tokenizer().module, {'params': values})
 
 
