@@ -140,8 +140,8 @@ def test_the_last_layer_makes_the_pixels(case):
 
 
 def test_sides_that_do_not_fit_the_grid_are_refused(case):
+    images = jax.ShapeDtypeStruct((1, case.images.shape[1] + 1, case.images.shape[2], 3), jnp.float32)
     with pytest.raises(ValueError, match='multiples of'):
-        images = jax.ShapeDtypeStruct((1, case.images.shape[1] + 1, case.images.shape[2], 3), jnp.float32)
         jax.eval_shape(case.module.apply, case.variables, images)
 
 
