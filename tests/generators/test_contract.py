@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from vistok.errors import UserError
 from vistok.experiments import registry
 from vistok.experiments.config_files import load_config
-from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
@@ -40,7 +39,8 @@ class Case:
         )
         if 'predictor_model' in config:
             config.predictor_model = load_config('configs/mage.py:tiny').model
-        self.generator = registry.build_generator(config, TOKENIZER.model, config, TOKENIZER.tokens)
+        self.generator = registry.generator(config, TOKENIZER)
+        self.sampling = registry.sample_config(config, temperature=1.3, guidance_scale=1.5)
         self.fresh = jax.jit(self.generator.init)(jax.random.key(0))
         variables = self.fresh | {'params': random_variables(self.fresh['params'])}  # no head is zero
         self.model = TrainedGenerator(self.generator, variables)
@@ -58,7 +58,7 @@ class Case:
         return self.sample(LABELS, NUMBERS)
 
     def sample(self, labels, numbers, seed=0) -> Tokens:
-        return jax.device_get(self.model.sample(labels, seed, SampleConfig(temperature=1.3), numbers))
+        return jax.device_get(self.model.sample(labels, seed, self.sampling, numbers))
 
     def loss(self, variables, *, train):
         labels = jnp.asarray(LABELS, jnp.int32)
@@ -114,6 +114,7 @@ def test_a_sample_depends_on_seed_number_and_class_alone(case):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[2:3]), alone, case.samples)
     assert (case.sample(LABELS, [n + 20 for n in NUMBERS]).ids != case.samples.ids).any()
     assert (case.sample(LABELS, NUMBERS, seed=1).ids != case.samples.ids).any()
+    assert (case.sample([(label + 1) % CLASSES for label in LABELS], NUMBERS).ids != case.samples.ids).any()
 
 
 @pytest.mark.parametrize('wrong', [-1, CLASSES + 1])
