@@ -1,6 +1,7 @@
 """Properties that every generator has, checked on each name of the registry at the size of its `tiny` config."""
 
 import copy
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_packs import random_variables
-from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.experiments import registry
@@ -31,16 +31,18 @@ class Case:
     """A generator with random variables, tokens to learn and its samples."""
 
     def __init__(self, name: str):
-        config = load_config(f'configs/{name}.py:tiny')  # a registered generator has a config of its name
+        row = registry.find_model(name)
+        assert row.config, f'{name} is registered, but has no config whose `tiny` variant could be its case'
+        config = load_config(f'{row.config}:tiny')
         spec = SPECS.get(name, TokenSpec((12,), 4))
-        config.tokens = ConfigDict(
-            {field: getattr(spec, field) for field in spec.__dataclass_fields__}
-            | {'grid': GRID, 'num_classes': CLASSES}
-        )
-        if 'predictor_model' in config:
-            config.predictor_model = load_config('configs/mage.py:tiny').model
-        self.generator = registry.generator(config, TOKENIZER)
-        self.sampling = registry.sample_config(config, temperature=1.3, guidance_scale=1.5)
+        tokens = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        tokens |= {'grid': GRID, 'num_classes': CLASSES}
+        components = {}
+        if 'predictor' in registry.argument_names(row.cls):
+            predictor = registry.build_generator(load_config('mage:tiny').model, tokens)
+            components = {'tokenizer': TOKENIZER, 'predictor': predictor}
+        self.generator = registry.build_generator(config.model, tokens, **components)
+        self.sampling = registry.build_sample_config(config.sample, temperature=1.3, guidance_scale=1.5)
         key = jax.random.key(0)
         shapes = jax.eval_shape(self.generator.init, key)
         tables = {'frozen', 'diffusion_stats'} & shapes.keys()  # not just any numbers
@@ -67,7 +69,7 @@ class Case:
         return self.generator.loss(variables, self.tokens, labels, jax.random.key(1), train=train)
 
 
-@pytest.fixture(scope='module', params=registry.GENERATORS)
+@pytest.fixture(scope='module', params=registry.names_of_kind(registry.GENERATOR))
 def case(request):
     return Case(request.param)
 
