@@ -43,7 +43,7 @@ from vistok.training.optimizer import make_optimizer
 from vistok.training.parallel import make_runner
 from vistok.training.state import Batch, TrainState
 from vistok.training.step import TrainStep
-from vistok.training.throughput import model_flops_utilisation
+from vistok.training.throughput import model_flops_utilization
 
 TINY = {'channels': 8, 'channel_multipliers': (1,), 'attention_levels': (), 'res_blocks': 1, 'codebook_size': 64}
 TINY_FACTORS = {'adapter_layers': 1, 'head_layers': 1, 'adapter_heads': 2, 'head_heads': 2, 'teacher_widths': (0, 16)}
@@ -186,7 +186,7 @@ def step_parts(
 
 
 def discriminator_part(objective: TokenizerObjective) -> Callable[..., Any]:
-    """Judges real and fake; both players' gradients, as in the step."""
+    """Computes logits of real and fake; both players' gradients, as in the step."""
     game = objective.game
     assert game is not None
     loss = ADVERSARIAL_LOSSES[game.loss]
@@ -249,7 +249,7 @@ def measure_step(train_step: TrainStep, state: TrainState, batch: Batch, steps: 
 
 
 def report(name: str, part: StepCost, step: StepCost, args: argparse.Namespace) -> None:
-    used = model_flops_utilisation(part.flops, part.seconds, 1, jax.devices()[0].device_kind, args.dtype)
+    used = model_flops_utilization(part.flops, part.seconds, 1, jax.devices()[0].device_kind, args.dtype)
     memory = '-' if part.planned_bytes is None else f'{part.planned_bytes / 2**20:.0f}'
     print(
         f'{name:<24}{part.seconds:>10.4f}{part.seconds / step.seconds:>9.1%}{part.flops / 1e9:>11.4g}'

@@ -8,7 +8,7 @@ by commas (`--config=configs/fqgan.py:triple,cifar10`):
   triple       three codebooks (vis, sem_mid, sem_high) instead of two (vis, sem)
   digits       handwritten digits at 32x32 pixels, also embedded: 4x4 tokens, for configs/far.py
   cifar10      CIFAR-10 at 32x32, 2,000 steps; --config.data.source names a folder or zip instead of TFDS
-  imagenet256  the paper's recipe: 256x256, VQ-16 size, batch 256, 200,000 steps, official judges.  The paper gives
+  imagenet256  the paper's recipe: 256x256, VQ-16 size, batch 256, 200,000 steps, official networks.  The paper gives
                rFID 0.94 (dual) and 0.76 (triple); not reproduced here.
   f8           with imagenet256: 32x32 tokens per image instead of 16x16
   tiny         for tests
@@ -26,7 +26,7 @@ def get_config(variant: str = '') -> ConfigDict:
         {
             'name': 'fqgan',
             'factors': ('vis', 'sem'),  # in the order of the decoder's input
-            'teachers': ('', 'stand_in_teacher'),  # the judge whose features each factor predicts, or ''
+            'teachers': ('', 'stand_in_teacher'),  # the teacher whose features each factor predicts, or ''
             'teacher_widths': (0, 64),
             'codebook_size': 512,
             'codebook_dim': 8,

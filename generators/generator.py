@@ -107,7 +107,7 @@ class GeneratorLoss:
     """Training loss of a batch.
 
     Attributes:
-      loss: scalar to be minimised.
+      loss: scalar to be minimized.
       metrics: other scalars to log; 'bits_per_token' where the method has a likelihood or a bound on it.
       state: new values of collections other than 'params', by name, for methods with training statistics.
     """

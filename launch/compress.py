@@ -1,82 +1,50 @@
-"""Compresses images.
+"""Compresses images into bitstreams.
 
-    python launch/compress.py photo.png                         writes photo.bin
-    python launch/compress.py photo.png small.bin --bpp=0.2
-    python launch/compress.py photo.png --max-bytes=4000
-    python launch/compress.py images/ compressed/ --weights=runs/fqgan
-    python launch/compress.py photo.png --codewords=256         fewer codewords: smaller
-    python launch/compress.py photo.png --packets=4             some of which may get lost
-    cat photo.jpg | python launch/compress.py - --weights=runs/fqgan > photo.bin
+    vistok compress photo.png                         writes photo.bin
+    vistok compress photo.png small.bin --bpp=0.2
+    vistok compress photo.png --max-bytes=4000
+    vistok compress images/ compressed/ --model=runs/fqgan
+    vistok compress photo.png --codewords=256         fewer codewords: smaller
+    vistok compress photo.png --packets=4             some of which may get lost
+    cat photo.jpg | vistok compress - --model=runs/fqgan > photo.bin
 
 Nothing is overwritten without --force, and a file is written whole or not at all.
 """
 
-from absl import flags
+import functools
 
-from vistok import cli
+import vistok
+from vistok.launch.shared import command
+from vistok.launch.shared.codec_flags import model, nested, prior
+from vistok.launch.shared.flags import Flags
 
-_WEIGHTS = flags.DEFINE_string(
-    'weights', None, 'Run folder, checkpoint of a run, or converted weights; default: those of the package.'
-)
-_PRIOR = flags.DEFINE_string(
-    'prior',
-    None,
-    "Tables of launch/fit_prior.py, or a generator's run folder; default: the tables beside the weights; '': none.",
-)
-_BPP = flags.DEFINE_float(
-    'bpp', None, 'Bits per pixel to come as near to as possible; needs a tokenizer with grains, or nested codebooks.'
-)
-_MAX_BYTES = flags.DEFINE_integer(
-    'max_bytes', None, 'Bytes that no file may exceed; needs a tokenizer with grains, or nested codebooks.'
-)
-_SHARES = flags.DEFINE_list(
-    'grain_ratios', None, 'Shares of the area of each grain, from coarse to fine, such as 0.1,0.4,0.5.'
-)
-_CODEWORDS = flags.DEFINE_integer(
-    'codewords', None, 'Size of a smaller codebook that launch/nest_codebook.py made; default: the whole one.'
-)
-_NESTED = flags.DEFINE_string('nested', None, 'Tables of launch/nest_codebook.py; default: those beside the weights.')
-_PACKETS = flags.DEFINE_integer(
-    'packets', None, 'Into how many packets ids are dealt out, so that some may get lost; needs tokens of one size.'
-)
-_WINDOW = flags.DEFINE_integer('window', None, 'Side of the squares that the networks see at once, in pixels.')
-_FORCE = flags.DEFINE_bool('force', False, 'Whether existing files are replaced.')
+FLAGS = Flags(__doc__, ['image, folder or -'], ['what to write'])
+_CODEC = {
+    'model': model(FLAGS),
+    'prior': prior(FLAGS),
+    'nested': nested(FLAGS),
+    'codewords': FLAGS.integer('codewords', None, 'Size of a nested codebook to write with; default: the whole one.'),
+    'packets': FLAGS.integer(
+        'packets', None, 'Number of packets that ids are dealt out to, so that some may get lost.'
+    ),
+    'window': FLAGS.integer('window', None, 'Side of the squares that the networks see at once, in pixels.'),
+}
+_SIZE = {
+    'bpp': FLAGS.number('bpp', None, 'Bits per pixel to come near to; needs grains, or nested codebooks.'),
+    'max_bytes': FLAGS.integer('max_bytes', None, 'Bytes that no file may exceed; needs grains, or nested codebooks.'),
+    'grain_ratios': FLAGS.numbers(
+        'grain_ratios', None, 'Shares of the area of each grain, from coarse to fine, such as 0.1,0.4,0.5.'
+    ),
+}
+_FORCE = FLAGS.force()
 
 
 def main(source: str, out: str | None = None) -> int:
-    """Compresses a file, a folder or standard input.
-
-    Args:
-      source: what is read; '-' is standard input.
-      out: what is written: a file, for a folder a folder; '-' is standard output.  Default: beside the images, or
-        standard output for standard input.
-    """
-    import dataclasses
-
-    from vistok.compression.format.packets import PacketShape
-    from vistok.errors import UserError
-    from vistok.experiments.batch_compression import compress_files, planned
-    from vistok.experiments.codecs import open_codec
-    from vistok.experiments.image_files import IMAGES
-
-    work = planned(source, out, IMAGES, '.bin', force=_FORCE.value)
-    listed = _SHARES.value
-    try:
-        shares = None if listed is None else [float(share) for share in listed]
-    except ValueError:
-        raise UserError(f'--grain_ratios are numbers, got {listed}') from None
-    codec = open_codec(_WEIGHTS.value, _PRIOR.value, nested=_NESTED.value, window=_WINDOW.value)
-    if _CODEWORDS.value is not None:
-        if codec.nested is None:
-            raise UserError('there are no nested codebooks of these weights: make them with launch/nest_codebook.py')
-        codec = codec.at_level(codec.nested.find_level(_CODEWORDS.value))
-    if _PACKETS.value is not None:
-        codec = dataclasses.replace(codec, packets=PacketShape.from_count(_PACKETS.value))
-    failed = compress_files(
-        codec, work, force=_FORCE.value, bpp=_BPP.value, max_bytes=_MAX_BYTES.value, grain_ratios=shares
-    )
-    return min(1, failed)
+    """Compresses a file, a folder or standard input."""
+    codec = functools.partial(vistok.codec, **{name: flag.value for name, flag in _CODEC.items()})
+    size = {name: flag.value for name, flag in _SIZE.items()}
+    return min(1, vistok.compress_files(source, out, codec=codec, **size, force=_FORCE.value))
 
 
 if __name__ == '__main__':
-    cli.run(main, positional=['image, folder or -'], optional=['what to write'])
+    command.run(main, FLAGS)

@@ -1,32 +1,39 @@
 """Converts official PyTorch weights into ours, and ours back.
 
-    python launch/convert.py --name=fqgan_dual --input=fqgan_dual_ds16.pt --output=fqgan_dual.safetensors
-    python launch/convert.py --to_official --input=fqgan_dual.safetensors --output=fqgan_dual.pt
+    vistok convert --name=fqgan_dual --model=fqgan_dual_ds16.pt --out=fqgan_dual.safetensors
+    vistok convert --name=llamagen_gpt --model=c2i_B_384.pt --grid=24,24 --out=gpt.safetensors
+    vistok convert --to_official --model=runs/fqgan --out=fqgan_dual.pt
 
 Sizes are read from the weights, so a name serves all models of its paper.  `.pt` files need PyTorch, `.safetensors`
-files do not.  `--output` may be a folder.
+files do not.  `--out` may be a folder.
 """
 
-from absl import flags
+from vistok.launch.shared import command
+from vistok.launch.shared.flags import Flags
 
-from vistok import cli
-from vistok.errors import UserError
-
-_NAME = flags.DEFINE_string('name', None, 'What the official weights are of; an unknown name lists the known ones.')
-_INPUT = flags.DEFINE_string('input', None, 'File to read.')
-_OUTPUT = flags.DEFINE_string('output', None, 'File to write, or an existing folder.')
-_TO_OFFICIAL = flags.DEFINE_bool('to_official', False, 'From ours to official names, instead of from official to ours.')
+FLAGS = Flags(__doc__)
+_NAME = FLAGS.string('name', None, 'Name of the official model; an unknown name lists the known ones.')
+_MODEL = FLAGS.model('Weights file to read; with --to_official also a run folder.', old=['input'])
+_OUT = FLAGS.out('File to write, or an existing folder.', old=['output'])
+_TOKENIZER = FLAGS.string('tokenizer', None, 'Tokenizer of a generator, whose fingerprint its file then keeps.')
+_GRID = FLAGS.numbers(
+    'grid', None, "Rows and columns of a generator's token grid, such as 24,24, where the weights leave it open."
+)
+_TO_OFFICIAL = FLAGS.switch('to_official', 'Converts ours to official names, instead of official ones to ours.')
 
 
 def main() -> None:
     """Converts, and says what was used and what was not."""
-    if not _INPUT.value or not _OUTPUT.value:
-        raise UserError('name the files: --input=FILE --output=FILE')
-    from vistok.experiments.conversion import convert, convert_to_official
+    import vistok
 
-    act = convert_to_official if _TO_OFFICIAL.value else convert
-    print(act(_INPUT.value, _OUTPUT.value, _NAME.value))
+    message = 'name the files: --model=FILE --out=FILE'
+    source, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
+    if _TO_OFFICIAL.value:
+        print(vistok.convert_to_official(source, out, _NAME.value))
+        return
+    grid = {'grid': tuple(map(int, _GRID.value))} if _GRID.value else {}
+    print(vistok.convert(source, out, _NAME.value, tokenizer=_TOKENIZER.value, **grid))
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    command.run(main, FLAGS)

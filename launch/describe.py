@@ -1,37 +1,24 @@
-"""Says what a compressed image holds; needs no weights.
+"""Describes a bitstream: its header, and bytes and bits of every kind of stream.
 
-    python launch/describe.py photo.bin
-    python launch/describe.py photo.bin --image=grains.png       the map of grains: the finer, the brighter
+    vistok describe photo.bin
+    vistok describe photo.bin --out=grains.png       the map of grains: the finer, the brighter
 
-Ids are not decoded; the checksum of the whole file is compared.
+No weights are needed: ids are not decoded.  The checksum of the whole file is compared.
 """
 
-import sys
+import vistok
+from vistok.launch.shared import command
+from vistok.launch.shared.flags import Flags
 
-from absl import flags
-
-from vistok import cli
-
-_IMAGE = flags.DEFINE_string('picture', None, 'Where to write the map of grains, one pixel per grid cell.')
-_FORCE = flags.DEFINE_bool('force', False, 'Whether an existing image is replaced.')
+FLAGS = Flags(__doc__, ['bitstream or -'])
+_OUT = FLAGS.out('Image file that receives the map of grains, one pixel per grid cell.', old=['picture', 'image'])
+_FORCE = FLAGS.force()
 
 
 def main(source: str) -> None:
-    """Prints the header, and bytes and bits of every kind of stream."""
-    from pathlib import Path
-
-    from vistok.compression.format.description import describe
-    from vistok.experiments import image_files
-
-    description = describe(sys.stdin.buffer.read() if source == image_files.STANDARD else Path(source).read_bytes())
-    for name, text in description.lines():
-        print(f'{name:24} {text}')
-    if _IMAGE.value is not None:
-        path = Path(_IMAGE.value)
-        image = image_files.image_bytes(description.grain_image(), path.suffix)
-        image_files.write_new(path, image, force=_FORCE.value)
-        print(f'wrote {path}')
+    """Prints the description."""
+    print(vistok.describe(source, _OUT.value, force=_FORCE.value))
 
 
 if __name__ == '__main__':
-    cli.run(main, positional=['bitstream or -'])
+    command.run(main, FLAGS)

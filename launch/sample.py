@@ -1,71 +1,67 @@
 """Draws images from a trained generator.
 
-    python launch/sample.py --run=runs/llamagen --out=digits.png
-    python launch/sample.py --run=runs/llamagen --classes=3,seven --per_class=100 --folder=threes_and_sevens
-    python launch/sample.py --run=runs/llamagen --count=50000 --npz=samples.npz --guidance_scale=2
+    vistok sample --model=runs/llamagen --out=digits.png
+    vistok sample --model=runs/llamagen --classes=3,seven --per_class=100 --out=threes_and_sevens/
+    vistok sample --model=runs/llamagen --count=50000 --out=samples.npz --guidance_scale=2
+    vistok sample --model=runs/llamagen-text --prompts=prompts.txt --out=prompts.png
+    vistok sample --model=gpt.safetensors --tokenizer=vq.safetensors --classes=207 --out=dogs.png
 
-    python launch/sample.py --run=runs/llamagen-text --prompts=prompts.txt --out=prompts.png
-
-`--prompts` is a text file, one prompt a line, or a folder that launch/text_features.py made of one; a text file is
-read by the encoder that the generator was trained with.  `--out` is one image with a row for each class or prompt;
-`--folder` receives single files; `--npz` is the file that evaluators of the ADM kind read (uint8 `arr_0`, `labels`),
-with `settings` for launch/evaluate.py.  A sample follows from --seed, its number and its class or prompt, not from the
-batch size.  Killed at any moment, the same command goes on.
+`--prompts` is a text file, one prompt a line, or a folder that `vistok text_features` made of one; a text file is read
+by the encoder that the generator was trained with.  `--out` may be given several times: a .png file is one image with
+a row for each class or prompt; an .npz file is what evaluators of the ADM kind read (uint8 `arr_0`, `labels`), with
+`settings` for `vistok evaluate`; a folder receives a file for each sample.  A sample follows from --seed, its number
+and its class or prompt, not from the batch size.  Killed at any moment, the same command goes on.
 """
 
-from typing import Any
+from vistok.launch.shared import command
+from vistok.launch.shared.flags import Flags
 
-from absl import flags
-
-from vistok import cli
-
-_RUN = flags.DEFINE_string('run', None, 'Run folder of a generator, or one of its checkpoints.')
-_WHICH = flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or a step.")
-_OUT = flags.DEFINE_string('out', None, 'PNG file: samples by class.')
-_FOLDER = flags.DEFINE_string('folder', None, 'Folder: one PNG file for each sample.')
-_NPZ = flags.DEFINE_string('npz', None, 'NPZ file: all samples and their classes.')
-_CLASSES = flags.DEFINE_list('classes', ['all'], "Numbers or names of classes, or 'all'.")
-_PER_CLASS = flags.DEFINE_integer('per_class', 8, 'Samples of each class.')
-_PROMPTS = flags.DEFINE_string('prompts', None, 'For generators on text: a text file, or features of one.')
-_COUNT = flags.DEFINE_integer('count', None, 'Instead: so many samples, each of a class drawn at random.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Samples that are drawn at a time.')
+FLAGS = Flags(__doc__)
+_MODEL = FLAGS.model('Generator: a run folder, one of its checkpoints, or a weights file.', old=['run'])
+_TOKENIZER = FLAGS.string('tokenizer', None, 'Tokenizer of a generator from a weights file: a run folder or a file.')
+_CHECKPOINT = FLAGS.checkpoint()
+_OUT = FLAGS.strings(
+    'out',
+    [],
+    'What to write: a .png file with samples by class, an .npz file, a folder; several are joined by commas.',
+    old={'folder': '{}/'.format, 'npz': str},
+)
+_CLASSES = FLAGS.strings('classes', ['all'], "Numbers or names of classes, or 'all'.")
+_PER_CLASS = FLAGS.integer('per_class', 8, 'Number of samples of each class.')
+_PROMPTS = FLAGS.string('prompts', None, 'Prompts of generators on text: a text file, or features of one.')
+_COUNT = FLAGS.integer('count', None, 'Number of samples in all, each of a class drawn at random.')
+_SEED = FLAGS.seed()
+_BATCH_SIZE = FLAGS.integer('batch_size', 64, 'Number of samples that are drawn at a time.')
 _OPTIONS = {
-    'temperature': flags.DEFINE_float('temperature', None, 'Divides the logits; 0 takes the most likely.'),
-    'top_k': flags.DEFINE_integer('top_k', None, 'Only the k most likely ids; 0: all.'),
-    'top_p': flags.DEFINE_float('top_p', None, 'Only the most likely ids that make up this share; 1: all.'),
-    'guidance_scale': flags.DEFINE_float('guidance_scale', None, 'Classifier-free guidance; 1: none.'),
-    'guidance_schedule': flags.DEFINE_enum(
-        'guidance_schedule', None, ['constant', 'interval', 'power_cosine'], 'How guidance changes over positions.'
+    'temperature': FLAGS.number('temperature', None, 'Number that divides the logits; 0 takes the most likely id.'),
+    'top_k': FLAGS.integer('top_k', None, 'Number of most likely ids that are drawn from; 0 draws from all.'),
+    'top_p': FLAGS.number('top_p', None, 'Probability of the most likely ids that are drawn from; 1 draws from all.'),
+    'guidance_scale': FLAGS.number('guidance_scale', None, 'Scale of classifier-free guidance; 1 switches it off.'),
+    'guidance_schedule': FLAGS.choice(
+        'guidance_schedule', None, ['constant', 'interval', 'power_cosine'], 'Change of guidance over positions.'
     ),
-    'guidance_interval': flags.DEFINE_integer('guidance_interval', None, 'Positions with guidance, for interval.'),
-    'guidance_power': flags.DEFINE_float('guidance_power', None, 'Exponent, for power_cosine.'),
-    'steps': flags.DEFINE_integer('steps', None, 'Steps of methods that refine all positions at once; 0: their own.'),
+    'guidance_interval': FLAGS.integer('guidance_interval', None, 'Number of positions with guidance, for interval.'),
+    'guidance_power': FLAGS.number('guidance_power', None, 'Exponent of the schedule power_cosine.'),
+    'steps': FLAGS.integer('steps', None, 'Number of steps that refine all positions at once; 0: as trained.'),
 }  # what is not given is as in the config of the run
 _SECOND = {
-    'temperature': flags.DEFINE_float(
-        'second_temperature',
-        None,
-        'As --temperature, for the second kind of ids (CTF: codewords, DQ-Transformer: positions).',
+    'temperature': FLAGS.number(
+        'second_temperature', None, 'As --temperature, for the second kind of ids (CTF, DQ-Transformer).'
     ),
-    'top_k': flags.DEFINE_integer('second_top_k', None, 'As --top_k, for the second kind of ids.'),
-    'top_p': flags.DEFINE_float('second_top_p', None, 'As --top_p, for the second kind of ids.'),
-    'guidance_scale': flags.DEFINE_float('second_guidance_scale', None, 'As --guidance_scale, for the same.'),
+    'top_k': FLAGS.integer('second_top_k', None, 'As --top_k, for the second kind of ids.'),
+    'top_p': FLAGS.number('second_top_p', None, 'As --top_p, for the second kind of ids.'),
+    'guidance_scale': FLAGS.number('second_guidance_scale', None, 'As --guidance_scale, for the second kind of ids.'),
 }
 
 
 def main() -> None:
     """Draws what is missing and writes the files."""
-    from vistok.errors import UserError
-    from vistok.experiments.loading import load_generator
-    from vistok.experiments.sampling import sample_files
+    import vistok
 
-    if _RUN.value is None:
-        raise UserError('name a generator, for example --run=runs/llamagen')
-    out = [value for value in (_OUT.value, _FOLDER.value, _NPZ.value) if value]
-    options: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
-    said = sample_files(
-        load_generator(_RUN.value, _WHICH.value),
+    path = FLAGS.required(_MODEL, 'name a generator, for example --model=runs/llamagen')
+    out = FLAGS.required(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
+    said = vistok.sample_files(
+        vistok.load_generator(path, _CHECKPOINT.value, tokenizer=_TOKENIZER.value),
         out,
         classes=_CLASSES.value,
         per_class=_PER_CLASS.value,
@@ -75,10 +71,10 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         progress=True,
         second={name: flag.value for name, flag in _SECOND.items() if flag.value is not None},
-        **options,
+        **{name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None},
     )
     print(said)
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    command.run(main, FLAGS)

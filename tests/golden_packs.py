@@ -125,6 +125,6 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-4, name: str 
 
 
 def random_variables(shapes: Any, seed: int = 0) -> Any:
-    """Arrays for a tree of shapes, in no time: compiling an initialisation takes longer than a tiny model's tests."""
+    """Arrays for a tree of shapes, in no time: compiling an initialization takes longer than a tiny model's tests."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), shapes)

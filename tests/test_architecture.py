@@ -32,6 +32,7 @@ LINKED = ('compression', 'configs', 'generators', 'launch', 'tokenizers')  # top
 INTERFACES = {'tokenizers': ('tokenizers.tokenizer', 'tokenizers.trained')}
 KNOW_ALL = ('launch', 'experiments')
 MOST_LINES = 500
+MOST_LINES_OF_MAIN = 40
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> reason
 VAGUE_NAME = re.compile(r'(.*_)?(utils?|misc|helpers?)')
 _BUILT = re.compile(r'/\.|/__pycache__/|\.egg-info/|/(build|dist|runs|venv)/')
@@ -97,7 +98,7 @@ def imports_against_the_direction(root: Path) -> Iterator[str]:
                 yield f'{path} imports {name}: write vistok.{name}'
             elif top == '' and part is not None:
                 yield f'{path} imports {name}: write the full name'
-            elif top == 'vistok' and part is not None:
+            elif top == 'vistok' and part is not None and (rest or part != 'launch'):  # commands use the public API
                 target, allowed = '.'.join(rest), may_import(part)
                 if not allowed:
                     yield f'{path} stands on no floor: give {part} a place in FLOORS'
@@ -139,6 +140,24 @@ def shadowing_scripts(root: Path) -> Iterator[str]:
             yield f'launch/{path.name} hides the library {path.stem}'
 
 
+def commands_that_do_the_work(root: Path) -> Iterator[str]:
+    """Commands that reach behind the public API, that are long, or that anything but a command imports."""
+    for path, tree in modules(root):
+        if re.fullmatch(r'launch/\w+\.py', path):
+            for name in imported(tree):
+                if name.startswith('vistok.') and not name.startswith('vistok.launch.shared'):
+                    yield f'{path} imports {name}: commands use the public API, import vistok'
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef) and node.name == 'main':
+                    count = (node.end_lineno or 0) - node.lineno + 1
+                    if count > MOST_LINES_OF_MAIN:
+                        yield f'{path}: main has {count} lines, more than {MOST_LINES_OF_MAIN}'
+        elif not path.startswith(('launch/', 'tests/')):
+            for name in imported(tree):
+                if name.startswith('vistok.launch'):
+                    yield f'{path} imports {name}: nothing depends on commands'
+
+
 def vague_names(root: Path) -> Iterator[str]:
     """Files and folders whose name says nothing."""
     for path in project_files(root):
@@ -169,6 +188,7 @@ CHECKS = [
     broken_import_root,
     long_files,
     shadowing_scripts,
+    commands_that_do_the_work,
     vague_names,
     machine_paths,
     modules_without_docstring,
@@ -205,7 +225,8 @@ SOUND = {
     'compression/codec.py': 'from vistok.generators.ar import step\nfrom vistok.tokenizers import tokenizer\n',
     'configs/vqgan.py': 'from ml_collections import ConfigDict\nfrom vistok.configs.base import tokenizer\n',
     'vistok/experiments/run.py': 'from vistok.compression import codec\nfrom vistok.tokenizers import vqgan\n',
-    'launch/train.py': 'from vistok.experiments import run\n',
+    'launch/train.py': 'import vistok\nfrom vistok.launch.shared import flags\ndef main():\n    vistok.train()\n',
+    'launch/shared/flags.py': 'from vistok.errors import UserError\n',
     'vistok/cli.py': 'import vistok.experiments.run\n',
     'docs/data.md': 'See ~/data, $HOME/tmp/x and https://example.org/work/more.',
 }
@@ -235,6 +256,10 @@ BROKEN = [
     (long_files, 'tests/test_long.py', 'x = 1\n' * 500, 'tests/test_long.py has 501 lines'),
     (shadowing_scripts, 'launch/tokenize.py', '', 'hides the library tokenize'),
     (shadowing_scripts, 'launch/optax.py', '', 'hides the library optax'),
+    (commands_that_do_the_work, 'launch/a.py', 'from vistok.experiments import run\n', 'commands use the public API'),
+    (commands_that_do_the_work, 'launch/a.py', 'def main():\n' + '    x = 1\n' * 40, 'main has 41 lines'),
+    (commands_that_do_the_work, 'benchmarks/a.py', 'from vistok.launch import train\n', 'nothing depends on commands'),
+    (commands_that_do_the_work, 'vistok/cli.py', 'import vistok.launch.train\n', 'nothing depends on commands'),
     (vague_names, 'vistok/utils.py', '', 'vistok/utils.py'),
     (vague_names, 'vistok/image_utils/blur.py', '', 'vistok/image_utils/blur.py'),
     (vague_names, 'tests/misc.py', '', 'tests/misc.py'),

@@ -1,94 +1,106 @@
 """Every mistake a user can make on the command line is answered in one line, and with an exit code."""
 
-import os
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vistok import cli
 from vistok.errors import UserError
+from vistok.experiments import config_files
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 from ml_collections import ConfigDict
+
+with open('executions', 'a') as file:
+    file.write('once ')
 
 def get_config(variant=''):
     if variant not in ('', 'tiny'):
         raise ValueError(f'unknown variant {variant!r}; known: tiny')
     return ConfigDict({'model': {'width': 8, 'depth': 2, 'name': 'a', 'sizes': (1, 2)}, 'lr': 0.1, 'flag': False})
 """
+COMMAND = '''
+"""Does nothing.
 
-SCRIPT = """
-import sys
-from absl import flags
-from ml_collections import config_flags
-from vistok.launch import cli
-from vistok.errors import UserError
-
-config_flags.DEFINE_config_file('config')
-flags.DEFINE_enum('fail', '', ['', 'user', 'value', 'own', 'library', 'file', 'bug', 'code', 'interrupt'], 'error')
-flags.DEFINE_string('two_words', '', 'a flag')
-flags.mark_flag_as_required('config')
-
-def main():
-    c = flags.FLAGS.config
-    fail = flags.FLAGS.fail
-    if fail == 'user':
-        raise UserError('the\\nmessage')
-    if fail == 'value':
-        raise ValueError('width must be even, got 3')
-    if fail == 'own':
-        cli.load_config('nowhere.py')
-    if fail == 'library':
-        int('three')
-    if fail == 'file':
-        open('absent.txt')
-    if fail == 'bug':
-        raise KeyError('bug')
-    if fail == 'code':
-        return 3
-    if fail == 'interrupt':
-        raise KeyboardInterrupt
-    print(c.model.width, c.model.sizes, c.lr, c.flag)
-
-def two(a, b, c='nothing'):
-    print(a, b, c, flags.FLAGS.two_words)
-
-if __name__ == '__main__':
-    if 'two' in sys.argv[0]:
-        cli.run(two, positional=('image', 'out'), optional=('more',))
-    cli.run(main)
+    example
 """
+from vistok.errors import UserError
+from vistok.launch.shared.flags import Flags
 
+FLAGS = Flags(__doc__, ['image'], ['out'])
+CONFIG = FLAGS.config('Config of the experiment.')
+FAIL = FLAGS.choice('fail', '', ['', 'user', 'library', 'file', 'bug', 'code', 'interrupt'], 'Kind of failure.')
+WORDS = FLAGS.string('two_words', 'none', 'Words to print.', old=['older', 'oldest'])
+NOTE = FLAGS.string('note', '', 'A name that begins like a negation.')
+OUTS = FLAGS.strings('outs', [], 'Parts to print.', old={'folder': '{}/'.format})
+NUMBERS = FLAGS.numbers('numbers', None, 'Numbers to print.')
+SWITCH = FLAGS.switch('switch', 'A switch.')
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('cli')
-    (folder / 'small.py').write_text(CONFIG)
-    (folder / 'plain.py').write_text(
-        'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n'
-    )
-    (folder / 'empty.py').write_text('')
-    (folder / 'script.py').write_text(SCRIPT)
-    (folder / 'two.py').write_text(SCRIPT)
-    return folder
+def main(image, out='nothing'):
+    if FAIL.value == 'user':
+        raise UserError('the\\nmessage')
+    if FAIL.value == 'library':
+        int('three')
+    if FAIL.value == 'file':
+        open('absent.txt')
+    if FAIL.value == 'bug':
+        raise KeyError('bug')
+    if FAIL.value == 'code':
+        return 3
+    if FAIL.value == 'interrupt':
+        raise KeyboardInterrupt
+    print(image, out, WORDS.value, NOTE.value, OUTS.value, NUMBERS.value, SWITCH.value)
+    c = CONFIG.value
+    if c is not None:
+        print(c.model.width, c.model.sizes, c.lr, c.flag)
+'''
 
 
 @pytest.fixture
-def call(folder):
-    def call(*arguments, script='script.py', **environment):
-        command = [sys.executable, script, *arguments]
-        return subprocess.run(
-            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
-        )
+def folder(tmp_path, monkeypatch):
+    (tmp_path / 'small.py').write_text(CONFIG)
+    plain = 'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n'
+    (tmp_path / 'plain.py').write_text(plain)
+    (tmp_path / 'empty.py').write_text('')
+    (tmp_path / 'command.py').write_text(COMMAND)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, capsys):
+    """Executes the command; gives exit code, standard output and standard error."""
+    spec = importlib.util.spec_from_file_location('does_nothing', folder / 'command.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    execute = importlib.import_module('vistok.launch.shared.command').execute
+
+    def call(*arguments):
+        code = execute(module.main, module.FLAGS, ['a.png', *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
 
     return call
 
 
-def test_overrides_reach_the_config(call):
-    done = call('--config=small.py:tiny', '--config.model.width=3', '--config.model.sizes=(4,5)', '--config.flag')
-    assert (done.returncode, done.stdout.strip()) == (0, '3 (4, 5) 0.1 True'), done.stderr
+def test_overrides_reach_the_config_which_is_executed_once(call, folder):
+    given = ['--config=small.py:tiny', '--config.model.width=3', '--config.model.sizes=(4,5)', '--config.flag']
+    code, out, _ = call(*given, '--config.lr', '3')
+    assert code == 0
+    assert out.splitlines()[1] == '3 (4, 5) 3.0 True'
+    assert (folder / 'executions').read_text() == 'once '
+
+
+def test_the_next_call_begins_with_the_defaults(call):
+    first = call('--config=small.py', '--two_words=x', '--switch', '--numbers=1')
+    assert first[1].splitlines()[0] == 'a.png nothing x  [] [1] True'
+    assert call()[1] == 'a.png nothing none  [] None False\n'
 
 
 CONFIG_MISTAKES = {
@@ -103,67 +115,159 @@ CONFIG_MISTAKES = {
     'variant of a config without': (['--config=plain.py:big'], "plain.py has no variants, got 'plain.py:big'"),
     'missing file': (['--config=smal.py'], 'did you mean "small.py"? known: plain.py, small.py'),
     'missing folder': (['--config=nowhere/small.py'], "no config file 'nowhere/small.py' in "),
+    'missing name': (['--config=fqgn:tiny'], 'no config \'fqgn\'; did you mean "fqgan"? known: addp, '),
     'no get_config': (['--config=empty.py'], 'empty.py is no config file'),
-}
-MISTAKES = {
     'wrong key': (
         ['--config=small.py', '--config.model.widht=3'],
         'unknown key "widht" in config.model; did you mean "width"? known: depth, name, sizes, width',
     ),
     'wrong type': (['--config=small.py', '--config.model.width=wide'], 'config.model.width=wide'),
-    'no config': ([], 'Flag --config must have a value'),
-    'wrong flag': (['--config=small.py', '--confg=x'], "Unknown command line flag 'confg'"),
-    'wrong choice': (['--config=small.py', '--fail=x'], 'flag --fail=x'),
-    'positional': (['small.py', '--config=small.py'], 'flags are written --name=value); got: small.py'),
-    'user error': (['--config=small.py', '--fail=user'], 'the message'),
-    'value error': (['--config=small.py', '--fail=value'], 'width must be even, got 3'),
-    'own value error': (['--config=small.py', '--fail=own'], "no config file 'nowhere.py'"),
-    'file error': (['--config=small.py', '--fail=file'], 'No such file or directory: absent.txt'),
 }
-
-
-@pytest.mark.parametrize('mistake', CONFIG_MISTAKES)
-def test_a_mistake_in_a_config_is_found_before_anything_is_parsed(folder, monkeypatch, mistake):
-    arguments, message = CONFIG_MISTAKES[mistake]
-    monkeypatch.chdir(folder)
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
-        cli.check_config('config', arguments)
-    assert '\n' not in str(caught.value)
+MISTAKES = CONFIG_MISTAKES | {
+    'wrong flag': (['--two_wrods=x'], "Unknown command line flag 'two_wrods'. Did you mean: two_words ?"),
+    'wrong choice': (['--fail=x'], 'flag --fail=x'),
+    'wrong number': (['--numbers=1,x'], "'x' is no number"),
+    'positional': (['b', 'c'], 'expected arguments: <image> [out]; got: a.png b c'),
+    'user error': (['--fail=user'], 'the message'),
+    'file error': (['--fail=file'], 'No such file or directory: absent.txt'),
+}
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_is_answered_in_one_line(call, mistake):
     arguments, message = MISTAKES[mistake]
-    done = call(*arguments)
-    assert done.returncode == 1
-    assert done.stdout == ''
-    assert message in done.stderr
-    assert done.stderr.startswith('error: ')
-    assert done.stderr.count('\n') == 1, done.stderr
+    code, out, err = call(*arguments)
+    assert (code, out) == (1, '')
+    assert message in err
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1, err
 
 
-@pytest.mark.parametrize(('fail', 'message'), [('bug', "KeyError: 'bug'"), ('library', 'ValueError: invalid literal')])
-def test_bugs_keep_their_traceback(call, fail, message):
-    done = call('--config=small.py', f'--fail={fail}')
-    assert done.returncode == 1
-    assert 'Traceback' in done.stderr
-    assert message in done.stderr
+@pytest.mark.parametrize(('fail', 'error'), [('bug', KeyError), ('library', ValueError)])
+def test_bugs_keep_their_traceback(call, fail, error):
+    with pytest.raises(error) as caught:
+        call(f'--fail={fail}')
+    assert not isinstance(caught.value, UserError)
 
 
-def test_the_environment_can_ask_for_the_traceback(call):
-    done = call('--config=small.py', '--fail=value', VISTOK_DEBUG='1')
-    assert 'Traceback' in done.stderr
+def test_the_environment_can_ask_for_the_traceback(call, monkeypatch):
+    monkeypatch.setenv('VISTOK_DEBUG', '1')
+    with pytest.raises(UserError):
+        call('--fail=user')
 
 
 def test_exit_codes_are_passed_on(call):
-    assert call('--config=small.py', '--fail=code').returncode == 3
-    interrupted = call('--config=small.py', '--fail=interrupt')
-    assert (interrupted.returncode, interrupted.stderr) == (130, 'error: interrupted\n')
+    assert call('--fail=code')[0] == 3
+    assert call('--fail=interrupt') == (130, '', 'error: interrupted\n')
 
 
-def test_positional_arguments_are_named_and_counted(call):
-    given = ('a.png', 'a-b.bin', '--two-words=c-d', '--config=small.py')
-    assert call(*given, script='two.py').stdout == 'a.png a-b.bin nothing c-d\n'
-    assert call(*given, 'more', script='two.py').stdout == 'a.png a-b.bin more c-d\n'
-    done = call('a.png', '--config=small.py', script='two.py')
-    assert (done.returncode, done.stderr) == (1, 'error: expected arguments: <image> <out> [more]; got: a.png\n')
+def test_words_of_flags_are_joined_by_dashes_or_underscores(call):
+    assert call('out', '--two-words=c-d', '--note', 'x-y', '--noswitch')[1] == 'a.png out c-d x-y [] None False\n'
+    assert (
+        call('--outs=a,b', '--outs=c', '--numbers=1,0.5')[1] == "a.png nothing none  ['a', 'b', 'c'] [1, 0.5] False\n"
+    )
+
+
+def test_old_flags_work_with_a_notice(call):
+    code, out, err = call('--older=x', '--folder', 'y', '--outs=z')
+    assert (code, out) == (0, "a.png nothing x  ['y/', 'z'] None False\n")
+    assert err == 'note: --older is now called --two_words\nnote: --folder is now called --outs\n'
+
+
+def test_help_and_version_end_well(call):
+    code, out, err = call('--help', '--fail=nonsense')
+    assert (code, err) == (0, '')
+    assert '<image> [out]' in out
+    assert "  --two_words  (default: 'none')\n      Words to print.\n" in out
+    assert 'older' not in out
+    assert call('--version')[:2] == (0, f'vistok {cli.vistok.__version__}\n')
+
+
+def test_overrides_in_python_are_checked(folder):
+    config = config_files.config('small.py', {'model.width': 3, 'lr': 1})
+    assert (config.model.width, config.lr) == (3, 1)
+    for overrides, message in (
+        ({'model.widht': 3}, 'did you mean "width"'),
+        ({'model.width': '3'}, r"config.model.width cannot be '3'"),
+        ({'model.width': 2.5}, r'config.model.width cannot be 2.5'),
+    ):
+        with pytest.raises(UserError, match=message):
+            config_files.config('small.py', overrides)
+    with pytest.raises(AttributeError):
+        config.model.widht = 3
+
+
+def test_configs_of_the_package_are_found_by_name_and_files_win(folder):
+    by_name = config_files.config('fqgan:tiny')
+    assert by_name.model.name == 'fqgan'
+    assert config_files.config('configs/fqgan.py:tiny').to_json() == by_name.to_json()  # as in a checkout
+    (folder / 'fqgan').write_text(CONFIG)
+    assert config_files.config('fqgan:tiny').model.name == 'a'
+    assert str(config_files.default_workdir('fqgan:triple,cifar10')) == 'runs/fqgan-triple-cifar10'
+    assert str(config_files.default_workdir('configs/fqgan.py')) == 'runs/fqgan'
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--version'], ['compress', '--help'], ['train', '--help']])
+def test_help_needs_no_accelerator_library(arguments):
+    script = f'import sys; sys.argv[1:] = {arguments!r}\nfrom vistok.cli import main\ntry:\n    main()\nfinally:\n'
+    script += '    assert "jax" not in sys.modules and "ml_collections" not in sys.modules'
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(('usage: vistok', 'vistok '))
+
+
+def run_vistok(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return ended.value.code, capsys.readouterr()
+
+
+def test_every_command_is_listed_and_helps(capsys):
+    code, said = run_vistok(capsys, '--help')
+    assert code == 0
+    commands = {path.stem for path in (ROOT / 'launch').glob('*.py')}
+    assert set(re.findall(r'^  (\w+)  +\w', said.out, re.MULTILINE)) == commands
+    for command in sorted(commands):
+        code, said = run_vistok(capsys, command.replace('_', '-'), '--help')
+        assert (code, said.err) == (0, '')
+        module = importlib.import_module(f'vistok.launch.{command}')
+        for name, text in module.FLAGS.texts.items():
+            assert re.fullmatch(r'[A-Z].*\.', text), (name, text)
+
+
+def test_unknown_commands_are_answered_with_the_nearest(capsys):
+    code, said = run_vistok(capsys, 'trian')
+    assert code == 1
+    assert said.err.startswith('error: there is no command \'trian\'; did you mean "train"? known: build_codebook, ')
+    assert run_vistok(capsys)[0] == 1
+    code, said = run_vistok(capsys, 'describe')
+    assert (code, said.err) == (1, 'error: expected arguments: <bitstream or ->; got: none\n')
+
+
+OLD = {  # flags of the release before, by command
+    'build_codebook': {'output': 'out'},
+    'cluster_codebook': {'run': 'model', 'output': 'out'},
+    'compress': {'weights': 'model'},
+    'convert': {'input': 'model', 'output': 'out'},
+    'decompress': {'weights': 'model'},
+    'describe': {'picture': 'out'},
+    'evaluate': {'run': 'model', 'pictures': 'images'},
+    'export': {'run': 'model'},
+    'extract_tokens': {'run': 'model'},
+    'fit_prior': {'weights': 'model', 'pictures': 'images'},
+    'inpaint': {'run': 'model', 'folder': 'out', 'count': 'images'},
+    'nest_codebook': {'weights': 'model', 'pictures': 'images'},
+    'refit': {'run': 'model', 'output': 'out'},
+    'sample': {'run': 'model', 'folder': 'out', 'npz': 'out'},
+    'train_stand_in': {'output': 'out', 'batch': 'batch_size'},
+    'transcode': {'weights': 'model'},
+}
+
+
+@pytest.mark.parametrize('command', OLD)
+def test_every_old_flag_still_works_with_a_notice(command, capsys):
+    own = importlib.import_module(f'vistok.launch.{command}').FLAGS
+    for old, new in OLD[command].items():
+        own.parse([*['x'] * len(own.arguments), f'--{old}=7'])
+        assert str(own._values[new].value).strip("[]'/") == '7'
+        assert capsys.readouterr().err == f'note: --{old} is now called --{new}\n'

@@ -33,51 +33,58 @@ def words(text: str) -> set[str]:
 
 # Verbs that begin the docstring of a function, without the -s of the third person. Add a verb where one is missing.
 VERBS = words("""
-abort accept accumulate activate adapt add adjust advance aggregate align allocate allow alternate amplify analyse
-anneal annotate append apply approximate arrange ask assemble assert assign attach attend augment average balance
-begin bin bind bisect blend blur bound bring broadcast build cache calculate calibrate call cancel capture cast centre
-check choose clamp classify clean clear clip clone close cluster code collapse collect color colour combine compare
-compile complete compose compress compute concatenate condition configure connect consume contain continue contract
-convert convolve copy correct count cover crash create crop cut deal deblock decide decode decompress decorate dedent
-deduce deepen define delete denoise dequantize describe deserialize detect determine differentiate diffuse digest
-dilate disable discard discover display distil distribute divide double download downsample draw drop dump edit embed
-emit empty enable encode end enforce enlarge enqueue ensure enter enumerate erase estimate evaluate evict exchange
-exclude execute expand explain export expose express extend extract fail fake feed fetch fill filter finalize find
-finish fit fix flatten flip flush fold follow forbid force forget fork format forward free freeze fuse gather generate
-get give group grow guard guess guide halve handle hash hide highlight hold identify ignore implement import include
-increase increment index infer inform initialize inject inpaint insert inspect install instantiate interleave
-interpolate interpret introduce inverse invert invoke issue iterate join judge jump keep label launch lay learn leave
-lift limit list load locate lock log look lookup loop lower make map mark mask match materialize maximize measure
-merge minimize mirror mix modify modulate monitor move multiply name nest normalize notify number obtain occupy offer
-omit open optimize order override pack pad paint pair parse partition pass paste patch perform permute perturb pick
-place plan play plot point pool pop populate predict prefill prepare prepend prescribe present preserve prevent print
-process produce project propagate propose protect prove provide prune publish pull push put quantize query queue raise
-randomize rank read rearrange rebuild receive recognize recompute reconstruct record recover recurse redraw reduce
-refer refill refine refit refresh refuse register reject relabel release reload remap remember remove rename render
-reorder repair repeat replace replay replicate report represent request require resample rescale reset reshape resize
-resolve respond restart restore restrict resume retrieve retry return reveal reverse rewrite rotate round route run
-sample save say scale scan scatter schedule score search seed select send separate serialize serve set shard share
-sharpen shift show shrink shuffle sign simulate skip slice smooth solve sort spawn speak specify speed split spread
-square stack standardize start state stop store stratify stream stretch strip subdivide submit subsample subtract
-suggest sum summarize supply suppress swap switch synchronize take test threshold throw tie tile time tokenize touch
-track train transcode transfer transform translate transmit transpose traverse treat trim truncate try tune turn
-unfold unite unmask unpack unroll unstack unwrap update upload upsample use validate verify visit wait walk warm warn
-warp weight widen wrap write yield zero zip zoom
+abort accept accumulate activate adapt add adjust advance aggregate align allocate allow alternate
+amplify analyse anneal annotate append apply approximate arrange ask assemble assert assign attach
+attend augment average balance begin bin bind bisect blend blur bound bring broadcast build cache
+calculate calibrate call cancel capture cast centre check choose clamp classify clean clear clip
+clone close cluster code collapse collect color colour combine compare compile complete compose
+compress compute concatenate condition configure connect consume contain continue contract convert
+convolve copy correct count cover crash create crop cut deal deblock decide decode decompress
+decorate dedent deduce deepen define delete denoise dequantize describe deserialize detect determine
+differentiate diffuse digest dilate disable discard discover display distil distribute divide double
+download downsample draw drop dump edit embed emit empty enable encode end enforce enlarge enqueue
+ensure enter enumerate erase estimate evaluate evict exchange exclude execute expand explain export
+expose express extend extract fail fake feed fetch fill filter finalize find finish fit fix flatten
+flip flush fold follow forbid force forget fork format forward free freeze fuse gather generate get
+give group grow guard guess guide halve handle hash hide highlight hold identify ignore implement
+import include increase increment index infer inform initialize inject inpaint insert inspect
+install instantiate interleave interpolate interpret introduce inverse invert invoke issue iterate
+join judge jump keep label launch lay learn leave lift limit list load locate lock log look lookup
+loop lower make map mark mask match materialize maximize measure merge minimize mirror mix modify
+modulate monitor move multiply name nest normalize notify number obtain occupy offer omit open
+optimize order override pack pad paint pair parse partition pass paste patch perform permute perturb
+pick place plan play plot point pool pop populate predict prefill prepare prepend prescribe present
+preserve prevent print process produce project propagate propose protect prove provide prune publish
+pull push put quantize query queue raise randomize rank read rearrange rebuild receive recognize
+recompute reconstruct record recover recurse redraw reduce refer refill refine refit refresh refuse
+register reject relabel release reload remap remember remove rename render reorder repair repeat
+replace replay replicate report represent request require resample rescale reset reshape resize
+resolve respond restart restore restrict resume retrieve retry return reveal reverse rewrite rotate
+round route run sample save say scale scan scatter schedule score search seed select send separate
+serialize serve set shard share sharpen shift show shrink shuffle sign simulate skip slice smooth
+solve sort spawn speak specify speed split spread square stack standardize start state stop store
+stratify stream stretch strip subdivide submit subsample subtract suggest sum summarize supply
+suppress swap switch synchronize take tell test threshold throw tie tile time tokenize touch track
+train transcode transfer transform translate transmit transpose traverse treat trim truncate try
+tune turn unfold unite unmask unpack unroll unstack unwrap update upload upsample use validate
+verify visit wait walk warm warn warp weight widen wrap write yield zero zip zoom
 """)
 # Their third person is also the plural of a noun, so a class or a property may begin with it.
 ALSO_NOUNS = words("""
-averages balances bins blends bounds casts centres checks classes clips clones codes colours conditions copies counts
-covers crops cuts deals decays digests displays drops ends estimates exports filters fits flips folds forks formats
-forwards groups guards guesses guides handles hashes highlights indexes issues jumps labels lists loads locks logs
-loops maps marks masks matches means measures mixes names nests numbers offers orders pads pairs passes patches picks
-places plans plays plots points pools presents prints processes projects prunes queries queues ranks records releases
-repeats reports requests resumes reverses rounds routes samples scales scans schedules scores searches seeds shares
-shifts signs slices splits spreads squares stacks starts states stops stores streams sums supplies switches tests ties
-tiles times tracks transfers transforms turns updates visits walks weights wraps zeros zooms
+averages balances bins blends bounds casts centres checks classes clips clones codes colours
+conditions copies counts covers crops cuts deals decays digests displays drops ends estimates
+exports filters fits flips folds forks formats forwards groups guards guesses guides handles hashes
+highlights indexes issues jumps labels lists loads locks logs loops maps marks masks matches means
+measures mixes names nests numbers offers orders pads pairs passes patches picks places plans plays
+plots points pools presents prints processes projects prunes queries queues ranks records releases
+repeats reports requests resumes reverses rounds routes samples scales scans schedules scores
+searches seeds shares shifts signs slices splits spreads squares stacks starts states stops stores
+streams sums supplies switches tests ties tiles times tracks transfers transforms turns updates
+visits walks weights wraps zeros zooms
 """)
 RIDDLES = words("""
-anything are as both everything from how if in instead is likewise not nothing of see so some something such that this
-those to what when where whether which while who whoever why with
+anything are as both everything from how if in instead is likewise not nothing of see so some
+something such that this those to what when where whether which while who whoever why with
 """)
 ENDS_LIKE_A_PARTICIPLE = {
     'bed',
@@ -93,9 +100,10 @@ ENDS_LIKE_A_PARTICIPLE = {
     'speed',
 }
 PARTICIPLES = words("""
-begun bought bound broken brought built caught chosen dealt done drawn felt forgotten found frozen given gone grown
-heard held hidden kept known laid left lent lost made met read_back rebuilt said seen sent shown sold spent spoken
-stood stuck sunk taken taught thrown told torn understood unknown unseen unwritten won worn wound written
+begun bought bound broken brought built caught chosen dealt done drawn felt forgotten found frozen
+given gone grown heard held hidden kept known laid left lent lost made met overlaid rebuilt said
+seen sent shown sold spent spoken stood stuck sunk taken taught thrown told torn understood unknown
+unseen unwritten won worn wound written
 """)
 DOCUMENTED_ELSEWHERE = {'setup'}  # of Flax modules
 PLAIN_BASES = {'ABC', 'Exception', 'Generic', 'Module', 'NamedTuple', 'Protocol', 'ValueError', 'object'}

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
-from vistok.tokenizers.codebooks.codebook import symmetric_uniform
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import ConvDecoder
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
+from vistok.tokenizers.networks.grid_positions import GridPositions
 from vistok.tokenizers.quantizers.vector import QuantizerOutput, VectorQuantizer
 from vistok.tokenizers.routing.density import information_density
 from vistok.tokenizers.routing.grains import check_grain_ratios, grain_shares, merge_grains, repeat_cells
@@ -54,37 +54,6 @@ class Routing:
 
     choice: Int[Array, 'b h w']
     gate: Float[Array, 'b h w s']
-
-
-class GridPositions(nn.Module):
-    """Position encoding of the decoder's input: sines of the coordinates plus learned row and column vectors.
-
-    Attributes:
-      grid: side of the grid that the vectors are learned for; on others they are interpolated linearly.
-      dtype: type of the result.
-    """
-
-    grid: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Adds the positions to `x`."""
-        _, h, w, c = x.shape
-        columns, rows = jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h))
-        frequencies = nn.Dense(
-            c,
-            kernel_init=symmetric_uniform(4.5**0.5),
-            bias_init=symmetric_uniform(0.5**0.5),
-            precision=jax.lax.Precision.HIGHEST,  # arguments of sines
-            name='frequencies',
-        )
-        fourier = jnp.sin(frequencies(jnp.stack([columns, rows], axis=-1)))
-        learned = [
-            jax.image.resize(self.param(name, nn.initializers.truncated_normal(1.0), (self.grid, c)), (n, c), 'linear')
-            for name, n in (('row_vectors', h), ('column_vectors', w))
-        ]
-        return x + (fourier + learned[0][:, None] + learned[1]).astype(self.dtype)
 
 
 class DQVAE(Tokenizer):

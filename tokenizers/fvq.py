@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class FVQ(VQGAN):
     """VQGAN with a bridged codebook.  Its arguments are VQGAN's, with other defaults, and those of the bridge.
 
-    At initialisation all codewords are zero and every vector gets the first one; they part in the first steps.
+    At initialization all codewords are zero and every vector gets the first one; they part in the first steps.
 
     Attributes:
       bridge_patch: side of the bridge's patches, in codewords; `codebook_size` must be a multiple of its square.

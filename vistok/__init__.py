@@ -4,7 +4,6 @@ Names are imported when they are first used, so that `import vistok` takes no ti
 """
 
 import importlib
-import importlib.metadata
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ _PUBLIC = {
     'UserError': 'errors',
     'build_codebook': 'experiments.codebook_building',
     'cluster_codebook': 'experiments.codebook_clustering',
-    'codec': 'experiments.codecs',
+    'codec': 'experiments.codecs:open_codec',
     'compress_files': 'experiments.batch_compression',
     'config': 'experiments.config_files',
     'convert': 'experiments.conversion',
@@ -70,7 +69,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Imports a public name at its first use."""
     if name == '__version__':
-        return importlib.metadata.version('vistok')
+        return importlib.import_module('vistok.version').__version__
     if name not in _PUBLIC:
         raise AttributeError(f'module vistok has no attribute {name!r}; public names: {", ".join(__all__)}')
     module, _, attribute = _PUBLIC[name].partition(':')

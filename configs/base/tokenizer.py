@@ -33,7 +33,7 @@ def base() -> ConfigDict:
             'objective': {
                 'pixel_loss': 'l2',  # 'l2' or 'l1'
                 'pixel_weight': 1.0,
-                'perceptual': 'lpips',  # a judge of distance: 'lpips', 'stand_in_perceptual', or '' for none
+                'perceptual': 'lpips',  # perceptual distance: 'lpips', 'stand_in_perceptual', or '' for none
                 'perceptual_weight': 1.0,
                 'representation_weight': 0.0,  # of predicting the teachers' features (FQGAN)
                 'representation_temperature': 1.0,
@@ -49,7 +49,7 @@ def base() -> ConfigDict:
                 'discriminator_ramp': 0,  # steps from no to full weight
                 'lecam_weight': 0.0,
             },
-            # Files of official weights, by judge; not part of this project.
+            # Files of official weights, by frozen network; not part of this project.
             'judges': {'lpips': '', 'lpips_sha256': '', 'clip_l14': '', 'clip_b16': '', 'dinov2_s': ''},
             'optimizer': {
                 'learning_rate': 1e-4,

@@ -1,4 +1,4 @@
-"""Clusters of codewords: k-means, equal sizes, files, and the initializers that use them.
+"""Codeword clusters of coarse-to-fine generators: k-means, equal sizes, files, and their initializer.
 
 Guo et al., "Improving Autoregressive Image Generation through Coarse-to-Fine Token Prediction", 2025: k-means on the
 codewords.
@@ -28,7 +28,7 @@ _MOST_DISTANCES = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class CodeClusters:
-    """A partition of a codebook.
+    """Partition of a codebook into clusters.
 
     Attributes:
       cluster_of: number of each codeword's cluster, int32.
@@ -47,11 +47,11 @@ class CodeClusters:
 
     @functools.cached_property
     def sizes(self) -> Int[np.ndarray, ' M']:
-        """Codewords of each cluster."""
+        """Number of codewords in each cluster."""
         return np.bincount(self.cluster_of)
 
     def describe(self) -> str:
-        """Number and sizes, in one line."""
+        """Describes number and sizes of the clusters in one line."""
         sizes = self.sizes
         return (
             f'{len(sizes)} clusters of {len(self.cluster_of)} codewords: at least {sizes.min()}, median '
@@ -60,7 +60,7 @@ class CodeClusters:
 
 
 def equal_shares(distances: Float[np.ndarray, 'K M']) -> Int[np.ndarray, ' K']:
-    """A near cluster for each codeword, where the sizes of clusters differ by one at most.
+    """Assigns each codeword to a near cluster, such that the sizes of clusters differ by one at most.
 
     Rounds of requests: a codeword without cluster asks the nearest one that has room, and each takes those that are
     nearest to it.  Not the best assignment there is, which takes time cubic in K.
@@ -91,7 +91,7 @@ def equal_shares(distances: Float[np.ndarray, 'K M']) -> Int[np.ndarray, ' K']:
 
 
 def codeword_vectors(tokenizer: TrainedTokenizer) -> Float[np.ndarray, 'K d']:
-    """The codewords as the decoder gets them (of unit length where the quantizer compares directions).
+    """Returns the codewords as the decoder receives them (of unit length where the quantizer compares directions).
 
     Raises:
       UserError: the tokenizer has several sub-codebooks.
@@ -113,7 +113,7 @@ def cluster_codewords(
     restarts: int = 10,
     seed: int = 0,
 ) -> CodeClusters:
-    """Clusters of vectors by their distance; of several starts the best.
+    """Computes clusters of codewords by k-means; the best of several starts.
 
     Args:
       vectors: the codewords.
@@ -158,7 +158,7 @@ def cluster_codewords(
 
 
 def _distances(vectors: Float[np.ndarray, 'K d'], centroids: Float[np.ndarray, 'M d']) -> Float[np.ndarray, 'K M']:
-    """Squared, up to a constant for each vector."""
+    """Computes squared distances up to a constant for each vector."""
     return np.square(centroids).sum(1) - 2 * vectors.astype(np.float64) @ centroids.T
 
 
@@ -183,7 +183,7 @@ def write_clusters(path: pathlib.Path, clusters: CodeClusters, tokenizer: Traine
 
 
 def read_clusters(path: pathlib.Path) -> CodeClusters:
-    """What `write_clusters` wrote.
+    """Reads clusters from a file that `write_clusters` wrote.
 
     Raises:
       UserError: the file is missing, damaged, or holds something else.

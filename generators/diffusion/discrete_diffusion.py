@@ -138,7 +138,7 @@ def transition_distribution(
     """Computes the distribution after a transition, of unmasked tokens with the distribution `log_x`.
 
     Args:
-      log_x: normalised.
+      log_x: normalized.
       what: transition of scalars, or of one value for each row, `[b]`.
       masks: whether the result has a mask state.
     """
@@ -177,7 +177,7 @@ def posterior(
     diffusion: the prediction replaces x_0 in the formula.
 
     Args:
-      log_x0: normalised distribution of x_0.
+      log_x0: normalized distribution of x_0.
       x_t: state after the step.
       at: a step, or one for each row.
       masks: whether there is a mask state.

@@ -69,7 +69,7 @@ class LinearAttention(nn.Module):
     Its time is linear in the positions, its output quadratic in x: without a norm, stacked layers amplify large values.
 
     Attributes:
-      norm: whether x is normalised first.
+      norm: whether x is normalized first.
       dtype: computation type of the products.
     """
 

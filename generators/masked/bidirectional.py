@@ -17,7 +17,7 @@ _PUBLISHED_WIDTH = 768
 def table_init(width: int) -> Any:
     """Returns the initializer of embedding tables: deviation 0.02 at the published widths, larger below.
 
-    `CodewordHead` compares normalised vectors, of length sqrt(width), with the rows of a table.  No logit exceeds
+    `CodewordHead` compares normalized vectors, of length sqrt(width), with the rows of a table.  No logit exceeds
     sqrt(width) times the length of a row, initially 0.02 width: 15 in the published models, but 3 at width 128, too
     little for a confident prediction.  Below the published widths the bound of 15 is kept.
     """

@@ -22,8 +22,8 @@ from vistok.compression.priors.fitting import fit_prior
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
 from vistok.experiments import image_files
-from vistok.experiments.batch_compression import compress_files, decompress_files, planned
-from vistok.experiments.image_files import IMAGES, image_bytes, read_image, write_new
+from vistok.experiments.batch_compression import compress_files, decompress_files
+from vistok.experiments.image_files import image_bytes, read_image, write_new
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec(ToyTokenizer(4, (1, 2, 4)), b'weights!', window=64, halo=16)
@@ -44,11 +44,11 @@ def photo(tmp_path):
 
 
 def compress(source, out=None, codec=CODEC, force=False, **options):
-    return compress_files(codec, planned(str(source), out, IMAGES, '.bin', force=force), force=force, **options)
+    return compress_files(source, out, codec=codec, force=force, **options)
 
 
 def decompress(source, out=None, codec=CODEC, force=False):
-    return decompress_files(codec, planned(str(source), out, ('.bin',), '.png', force=force), force=force)
+    return decompress_files(source, out, codec=codec, force=force)
 
 
 def test_a_file_is_compressed_beside_itself_and_comes_back(photo, tmp_path, capsys):
@@ -224,7 +224,7 @@ def test_a_description_accounts_for_every_byte(photo):
 
 
 def test_the_command_answers_in_one_line(photo):
-    script = [sys.executable, 'launch/compress.py', str(photo), '--weights=absent']
+    script = [sys.executable, 'launch/compress.py', str(photo), '--model=absent']
     answer = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 1
     assert re.fullmatch(r'error: .*absent.*\n', answer.stderr)
@@ -238,7 +238,7 @@ class Model(ToyTokenizer):
 
 def test_the_prior_beside_the_weights_is_used(photo, tmp_path, monkeypatch):
     model = Model()
-    monkeypatch.setattr(opening, 'open_tokenizer', lambda weights: model)
+    monkeypatch.setattr(opening, 'open_tokenizer', lambda _: model)
     run = tmp_path / 'run'
     assert opening.default_prior(str(run)) == run / 'prior.safetensors'
     assert opening.default_prior(str(run / 'checkpoints/400')) == run / 'prior.safetensors'

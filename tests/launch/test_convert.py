@@ -85,7 +85,7 @@ def test_converted_weights_are_not_converted_again(tmp_path, source):
 
 
 def test_the_command_answers_a_mistake_in_one_line(tmp_path):
-    command = [sys.executable, SCRIPT, '--name=fqgan_dual', f'--input={tmp_path}/no.pt', f'--output={tmp_path}']
+    command = [sys.executable, SCRIPT, '--name=fqgan_dual', f'--model={tmp_path}/no.pt', f'--out={tmp_path}']
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.strip() == f'error: there is no file {tmp_path}/no.pt'
@@ -96,8 +96,8 @@ def test_the_command_tells_what_it_used(tmp_path, source):
         sys.executable,
         SCRIPT,
         '--name=llamagen_vq16',
-        f'--input={source}',
-        f'--output={tmp_path}/x.safetensors',
+        f'--model={source}',
+        f'--out={tmp_path}/x.safetensors',
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 'ignored: quantize.codebook_used' in result.stdout

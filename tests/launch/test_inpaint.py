@@ -1,16 +1,12 @@
 """Completion of images: what is hidden is not looked at, what is known stays."""
 
-import functools
-import pathlib
-import runpy
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from golden_packs import random_variables
 from PIL import Image
+from run_command import run_command
 
 import vistok.experiments.loading
 from vistok.errors import UserError
@@ -21,7 +17,6 @@ from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.trained import TrainedTokenizer
 
-ROOT = pathlib.Path(__file__).parents[2]
 SIDE = 16
 FEW = SampleConfig(steps=2)
 
@@ -123,31 +118,19 @@ def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
         inpainting.read_mask(tmp_path / 'text.png', 8)
 
 
-def command(*arguments):
-    """Runs launch/inpaint.py in this process, with flags of its own: scripts have flags of the same names."""
-    own = flags.FlagValues()
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in ('string', 'integer', 'float', 'bool', 'enum'):
-            define = getattr(flags, f'DEFINE_{kind}')
-            patch.setattr(flags, f'DEFINE_{kind}', functools.partial(define, flag_values=own))
-        main = runpy.run_path(str(ROOT / 'launch' / 'inpaint.py'))['main']
-    own(['inpaint.py', *arguments])
-    main()
-
-
-def test_the_command_writes_a_sheet_and_single_images(config, model, tmp_path, monkeypatch):
+def test_the_command_writes_a_sheet_and_single_images(config, model, tmp_path, monkeypatch, capsys):
     (tmp_path / 'config.json').write_text(config.to_json())
     monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: model)
-    few = [f'--run={tmp_path}', '--count=3', '--completions=2', '--steps=2']
-    out = [f'--out={tmp_path}/sheet.png', f'--folder={tmp_path}/single']
-    command(*few, *out, '--region=upper')
+    few = [f'--model={tmp_path}', '--images=3', '--completions=2', '--steps=2']
+    out = [f'--out={tmp_path}/sheet.png', f'--out={tmp_path}/single/']
+    assert run_command('inpaint', *few, *out, '--region=upper') == 0
     assert len(list((tmp_path / 'single').iterdir())) == 6
     with Image.open(tmp_path / 'sheet.png') as sheet:
         assert sheet.size[0] > 4 * 64
-    with pytest.raises(UserError, match='known: left'):
-        command(*few, *out, '--region=middle')
-    with pytest.raises(UserError, match='where to write'):
-        command(*few)
+    assert run_command('inpaint', *few, *out, '--region=middle') == 1
+    assert 'known: left' in capsys.readouterr().err
+    assert run_command('inpaint', *few) == 1
+    assert 'where to write' in capsys.readouterr().err
 
 
 def test_what_cannot_be_completed_is_refused(model, images):

@@ -148,8 +148,8 @@ BAD = {
     'more devices than there are': ({'train.devices': 99}, '99 devices asked for'),
     'batch not divisible': ({'train.devices': 8, 'train.batch_size': 12}, 'batch size 12 is not divisible by 8'),
     'unknown model': ({'model.name': 'vqvae9'}, "unknown model.name 'vqvae9'; known: "),
-    'unknown judge': ({'objective.perceptual': 'ssim'}, "'ssim'"),
-    'judge without its file': ({'objective.perceptual': 'lpips'}, 'lpips needs'),
+    'unknown frozen network': ({'objective.perceptual': 'ssim'}, "'ssim'"),
+    'frozen network without its file': ({'objective.perceptual': 'lpips'}, 'lpips needs'),
     'init_from nowhere': ({'init_from': 'no/such/run'}, 'no run folder or file no/such/run'),
 }
 

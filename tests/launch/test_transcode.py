@@ -1,13 +1,11 @@
 """The commands around smaller codebooks and lost packets."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from run_command import run_command
 from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec
@@ -18,14 +16,12 @@ from vistok.compression.nested.fitting import fit_nested
 from vistok.compression.transcode import transcode, transcode_to_level
 from vistok.errors import UserError
 from vistok.experiments import codecs as opening
-from vistok.experiments.batch_compression import compress_files, decompress_files, planned
-from vistok.experiments.image_files import IMAGES, image_bytes, read_image
+from vistok.experiments.batch_compression import compress_files, decompress_files
+from vistok.experiments.image_files import image_bytes, read_image
 from vistok.experiments.saved_models import save_model
 from vistok.tokenizers.trained import TrainedTokenizer
 from vistok.tokenizers.vqgan import VQGAN
 from vistok.weights.fingerprints import fingerprint_weights
-
-ROOT = Path(__file__).parents[2]
 
 
 class Model(ToyTokenizer):
@@ -45,19 +41,19 @@ def photo(tmp_path):
 
 def test_lost_packets_end_in_a_image_and_a_warning_if_that_is_asked_for(photo, capsys):
     codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, packets=PacketShape(2, 2))
-    compress_files(codec, planned(str(photo), None, IMAGES, '.bin', force=False))
+    compress_files(photo, codec=codec)
     file = photo.with_suffix('.bin')
     file.write_bytes(file.read_bytes()[:-1])
-    work = planned(str(file), str(photo.with_name('again.png')), ('.bin',), '.png', force=False)
+    again = photo.with_name('again.png')
     with pytest.raises(BitstreamError, match='packets 3 of 4 are missing; with --partial, lost ids are restored'):
-        decompress_files(codec, work)
-    assert not photo.with_name('again.png').exists()
-    assert decompress_files(codec, work, restore=copy_nearest_known) == 0
+        decompress_files(file, again, codec=codec)
+    assert not again.exists()
+    assert decompress_files(file, again, codec=codec, partial=True) == 0
     assert f'warning: {file}: 12 of 48 tokens (25.0%) were lost' in capsys.readouterr().err
-    assert read_image(photo.with_name('again.png').read_bytes(), 'x').shape == (45, 63, 3)
+    assert read_image(again.read_bytes(), 'x').shape == (45, 63, 3)
     whole = dataclasses.replace(codec, packets=None)
-    compress_files(whole, planned(str(photo), None, IMAGES, '.bin', force=True), force=True)
-    assert decompress_files(whole, work, restore=copy_nearest_known, force=True) == 0
+    compress_files(photo, codec=whole, force=True)
+    assert decompress_files(file, again, codec=whole, partial=True, restore=copy_nearest_known, force=True) == 0
     assert not capsys.readouterr().err
 
 
@@ -65,24 +61,24 @@ def test_a_size_is_met_with_fewer_codewords_as_transcoding_meets_it(photo):
     words, usage = [np.arange(64, dtype=np.float32)[:, None]], [np.ones(64, int)]
     nested = fit_nested(words, usage, (16, 4), b'weights!')
     codec = Codec(ToyTokenizer(), b'weights!', window=64, halo=16, nested=nested)
-    target, work = photo.with_suffix('.bin'), planned(str(photo), None, IMAGES, '.bin', force=False)
-    compress_files(codec, work)
+    target = photo.with_suffix('.bin')
+    compress_files(photo, codec=codec)
     whole = target.read_bytes()
     sizes = [len(transcode_to_level(whole, nested, level)) for level in range(3)]
     for most in (sizes[0], sizes[0] - 1, sizes[1], sizes[2]):
-        compress_files(codec, work, max_bytes=most, force=True)
+        compress_files(photo, codec=codec, max_bytes=most, force=True)
         assert target.read_bytes() == transcode(whole, nested, max_bytes=most)
-    compress_files(codec, work, bpp=8 * sizes[2] / (45 * 63), force=True)
+    compress_files(photo, codec=codec, bpp=8 * sizes[2] / (45 * 63), force=True)
     assert len(target.read_bytes()) == sizes[2]
     with pytest.raises(ValueError, match='with the fewest codewords there are, this image has'):
-        compress_files(codec, work, max_bytes=sizes[2] - 1, force=True)
+        compress_files(photo, codec=codec, max_bytes=sizes[2] - 1, force=True)
     with pytest.raises(ValueError, match='one grain, so the size of an image is given'):  # --codewords was said
-        compress_files(codec.at_level(1), work, max_bytes=sizes[2], force=True)
+        compress_files(photo, codec=codec.at_level(1), max_bytes=sizes[2], force=True)
 
 
 def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_path, monkeypatch):
     model = Model()
-    monkeypatch.setattr(opening, 'open_tokenizer', lambda weights: model)
+    monkeypatch.setattr(opening, 'open_tokenizer', lambda _: model)
     run = tmp_path / 'run'
     run.mkdir()
     path = opening.default_nested(str(run / 'checkpoints/400'))
@@ -99,24 +95,21 @@ def test_nested_codebooks_beside_the_weights_are_used_if_they_are_theirs(tmp_pat
         opening.open_codec(str(run), nested=str(path))
 
 
-@pytest.mark.slow
-def test_the_commands_work_together(photo, tmp_path):
+def test_the_commands_work_together(photo, tmp_path, capsys):
     module = VQGAN(channels=8, channel_multipliers=(1, 2), res_blocks=1, codebook_size=64, codebook_dim=4)
     variables = dict(jax.jit(module.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))
     weights = tmp_path / 'model.safetensors'
     save_model(weights, TrainedTokenizer(module, variables))
 
-    def run(script, *arguments):
-        command = [sys.executable, f'launch/{script}.py', *map(str, arguments), f'--weights={weights}']
-        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert answer.returncode == 0, answer.stderr
-        return answer
+    def run(name, *arguments):
+        assert run_command(name, *arguments, f'--model={weights}') == 0
+        return capsys.readouterr()
 
     source = tmp_path / 'pictures'
     source.mkdir()
     for i in range(3):
         source.joinpath(f'{i}.png').write_bytes(photo.read_bytes())
-    said = run('nest_codebook', '--sizes=16,4', f'--source={source}', '--pictures=2').stdout
+    said = run('nest_codebook', '--sizes=16,4', f'--source={source}', '--images=2').out
     assert 'code: 64 codewords' in said
     large, small, direct = (tmp_path / name for name in ('large.bin', 'small.bin', 'direct.bin'))
     run('compress', photo, large, '--packets=4')
@@ -124,12 +117,8 @@ def test_the_commands_work_together(photo, tmp_path):
     run('transcode', large, small, '--codewords=4')
     assert small.read_bytes() == direct.read_bytes()
     small.write_bytes(small.read_bytes()[:-1])
-    warned = run('decompress', small, tmp_path / 'again.png', '--partial').stderr
+    warned = run('decompress', small, tmp_path / 'again.png', '--partial').err
     assert f'warning: {small}: 176 of 736 tokens (23.9%) were lost' in warned  # one of four, on a grid of 23x32
     assert read_image((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
-    assert (
-        'level'
-        in subprocess.run(
-            [sys.executable, 'launch/describe.py', small], cwd=ROOT, capture_output=True, text=True, timeout=100
-        ).stdout
-    )
+    assert run_command('describe', small) == 0
+    assert 'level' in capsys.readouterr().out

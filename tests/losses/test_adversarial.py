@@ -107,7 +107,7 @@ def test_whole_generator_loss_equals_the_official_one():
     discriminator, perceptual = PatchGAN(), LPIPS()
     discriminator_weights = golden.state_dict('vqloss', prefix='discriminator.')
     perceptual_weights = golden.state_dict('vqloss', prefix='perceptual_loss.')
-    judge = to_ours(
+    variables = to_ours(
         patchgan_rules(),
         discriminator_weights,
         variable_shapes(discriminator, real, train=False),
@@ -128,14 +128,14 @@ def test_whole_generator_loss_equals_the_official_one():
         return squared + distance, (squared, distance)
 
     def generator_loss(kernel):
-        return linear_generator_loss(discriminator.apply(judge, decode(kernel), train=False))
+        return linear_generator_loss(discriminator.apply(variables, decode(kernel), train=False))
 
     (reconstruction, (squared, distance)), reconstruction_grad = jax.jit(
         jax.value_and_grad(reconstruction_loss, has_aux=True)
     )(last_layer)
     generator, generator_grad = jax.jit(jax.value_and_grad(generator_loss))(last_layer)
     weight = adaptive_weight(reconstruction_grad, generator_grad)
-    logits = [discriminator.apply(judge, x, train=False) for x in (real, decode(last_layer))]
+    logits = [discriminator.apply(variables, x, train=False) for x in (real, decode(last_layer))]
     assert_close(squared, golden['vqloss_rec'])
     assert_close(distance, golden['vqloss_lpips'])
     assert_close(generator, golden['vqloss_gen'])

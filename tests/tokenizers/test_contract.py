@@ -45,23 +45,26 @@ class Case:
         size = self.config.data.image_size
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
         self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
-        variables = jax.jit(lambda key: self.module.init(key, self.images, train=True))(jax.random.key(0))
+        shape = jax.ShapeDtypeStruct(self.images.shape, jnp.float32)  # lazily: nothing but the parameters is computed
+        variables = jax.jit(lambda key: self.module.lazy_init(key, shape, train=True))(jax.random.key(0))
         # Layers that start at zero would make some models answer everything with zero.
         rng = np.random.default_rng(0)
         nudged = jax.tree.map(lambda x: x + 0.02 * rng.standard_normal(x.shape, np.float32), variables['params'])
         self.variables = {**variables, 'params': nudged}
 
-    def apply(self, *args, method='__call__', **kwargs):
-        """Calls a method, compiled once for all tests."""
+    def apply(self, *args, method='__call__', variables=None, **kwargs):
+        """Calls a method, compiled once for all tests; `variables` take the place of the case's own."""
         key = (method, *kwargs.items())
         if key not in self.compiled:
             self.compiled[key] = jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, rngs=NOISE, **kwargs))
-        return self.compiled[key](self.variables, *args)
+        return self.compiled[key](self.variables if variables is None else variables, *args)
 
 
 @pytest.fixture(
     scope='module',
-    params=[(name, config) for name in registry.TOKENIZERS for config in CONFIGS.get(name, [''])],
+    params=[
+        (name, config) for name in registry.names_of_kind(registry.TOKENIZER) for config in CONFIGS.get(name, [''])
+    ],
     ids=lambda param: '-'.join(param),
 )
 def case(request):
@@ -137,8 +140,9 @@ def test_the_last_layer_makes_the_pixels(case):
 
 
 def test_sides_that_do_not_fit_the_grid_are_refused(case):
+    images = jax.ShapeDtypeStruct((1, case.images.shape[1] + 1, case.images.shape[2], 3), jnp.float32)
     with pytest.raises(ValueError, match='multiples of'):
-        case.module.apply(case.variables, jnp.zeros((1, case.images.shape[1] + 1, case.images.shape[2], 3)))
+        jax.eval_shape(case.module.apply, case.variables, images)
 
 
 def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
@@ -182,7 +186,7 @@ def test_one_batch_can_be_overfitted_frozen_tables_stay_and_running_means_move(c
     state = optimizer.init(params)
 
     def error(params, rest):
-        output = case.module.apply({'params': params, **rest}, case.images)
+        output = case.apply(case.images, variables={'params': params, **rest})
         return float(jnp.mean((output.reconstruction - case.images) ** 2))
 
     before, frozen = error(params, rest), jax.device_get(rest.get('frozen', {}))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from golden_packs import random_variables
 
-from vistok.tokenizers.dq_vae import DQVAE, GridPositions
+from vistok.tokenizers.dq_vae import DQVAE
+from vistok.tokenizers.networks.grid_positions import GridPositions
 from vistok.weights.rules import variable_shapes
 
 SIZES = {

@@ -1,27 +1,27 @@
-"""The utilisation figure follows from its definition, and says nothing where the hardware is unknown."""
+"""The utilization figure follows from its definition, and says nothing where the hardware is unknown."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vistok.training.throughput import model_flops_utilisation, peak_flops
+from vistok.training.throughput import model_flops_utilization, peak_flops
 
 
 def test_utilisation_is_achieved_over_peak_rate():
     peak = peak_flops('NVIDIA A100-SXM4-80GB', 'bfloat16')
     assert peak == 312e12
-    full = model_flops_utilisation(4 * peak, 1.0, 4, 'NVIDIA A100-SXM4-80GB', 'bfloat16')
+    full = model_flops_utilization(4 * peak, 1.0, 4, 'NVIDIA A100-SXM4-80GB', 'bfloat16')
     assert full == pytest.approx(1.0)
-    slow = model_flops_utilisation(4 * peak, 2.0, 4, 'NVIDIA A100-SXM4-80GB', 'bfloat16')
+    slow = model_flops_utilization(4 * peak, 2.0, 4, 'NVIDIA A100-SXM4-80GB', 'bfloat16')
     assert slow == pytest.approx(0.5)
 
 
 def test_unknown_hardware_or_work_gives_no_figure():
     assert peak_flops(jax.devices()[0].device_kind, 'float32') is None  # a CPU
     assert peak_flops('Tesla V100-SXM2-16GB', 'bfloat16') is None
-    assert model_flops_utilisation(1e12, 1.0, 1, 'cpu', 'float32') is None
-    assert model_flops_utilisation(0.0, 1.0, 1, 'NVIDIA H200', 'float32') is None
+    assert model_flops_utilization(1e12, 1.0, 1, 'cpu', 'float32') is None
+    assert model_flops_utilization(0.0, 1.0, 1, 'NVIDIA H200', 'float32') is None
 
 
 def test_related_devices_are_not_confused():

@@ -67,7 +67,7 @@ class VQBridge(nn.Module):
 
     @nn.compact
     def __call__(self, table: Float[Array, 'K d']) -> Float[Array, 'K d']:
-        """Computes the codewords of `table`; all zero at initialisation, because the last kernel is.
+        """Computes the codewords of `table`; all zero at initialization, because the last kernel is.
 
         Raises:
           UserError: K is not a multiple of patch^2, or `positions` with a width that is not a multiple of 4.
@@ -124,7 +124,7 @@ class BridgeBlock(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Linear layer that computes shifts, scales and gates from one vector; all zero at initialisation.
+    """Linear layer that computes shifts, scales and gates from one vector; all zero at initialization.
 
     Attributes:
       parts: number of vectors.

@@ -47,7 +47,7 @@ class LearnedCodebook(Codebook):
     """Codebook learned by gradient.
 
     Rows start uniform in (-1/K, 1/K) (van den Oord et al., "Neural Discrete Representation Learning", 2017, as taming
-    and LlamaGen initialise them).
+    and LlamaGen initialize them).
 
     Attributes:
       size: number of codewords, K.

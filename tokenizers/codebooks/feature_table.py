@@ -59,7 +59,7 @@ class PatchFeatures:
 def patch_features(
     network: FrozenNetwork, batches: Iterable[Batch], count: int, pool: int, folder: str | None = None
 ) -> PatchFeatures:
-    """Patch features of images, averaged over squares of `pool` x `pool` patches.
+    """Computes patch features of images, averaged over squares of `pool` x `pool` patches.
 
     Args:
       network: gives a grid of features, `[b, h, w, width]`.
@@ -72,7 +72,7 @@ def patch_features(
     @jax.jit
     def features(variables: Any, images: Float[Array, 'b h w 3']) -> Float[Array, 'b p width']:
         grid: Any = network.module.apply(variables, images)
-        return _pooled(grid, pool)
+        return _pool(grid, pool)
 
     vectors, labels, done = None, np.zeros(count, np.int32), 0
     for batch in batches:
@@ -91,7 +91,7 @@ def patch_features(
     return PatchFeatures(vectors[:done], labels[:done])
 
 
-def _pooled(grid: Float[Array, 'b h w width'], pool: int) -> Float[Array, 'b p width']:
+def _pool(grid: Float[Array, 'b h w width'], pool: int) -> Float[Array, 'b p width']:
     b, h, w, width = grid.shape
     side = min(pool, h, w)
     grid = grid[:, : h - h % side, : w - w % side]
@@ -116,7 +116,7 @@ def cluster_features(
     iterations: int = 100,
     on_iteration: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, 'K width']:
-    """Centroids of the features.
+    """Computes centroids of patch features by k-means.
 
     Args:
       features: what is clustered.
@@ -151,7 +151,7 @@ def cluster_features(
 
 
 def gaussian_rows(size: int, width: int, seed: int) -> Float[np.ndarray, 'K width']:
-    """Rows as an untouched table has them: Gaussian, standard deviation width^-0.5."""
+    """Draws the rows of a random table: Gaussian, standard deviation width^-0.5."""
     rows = np.random.default_rng(seed).standard_normal((size, width), dtype=np.float32)
     return rows * np.float32(width**-0.5)
 
@@ -164,7 +164,7 @@ def write_table(path: pathlib.Path, table: CodebookTable) -> None:
 
 
 def read_table(path: pathlib.Path) -> CodebookTable:
-    """A table that `write_table` wrote, or a bare tensor as the published `codebook-100K.pth` holds it.
+    """Reads a table that `write_table` wrote, or a bare tensor such as the published `codebook-100K.pth`.
 
     Raises:
       UserError: the file is missing, damaged, or holds something else.

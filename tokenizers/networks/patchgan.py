@@ -20,9 +20,9 @@ def _scale_init(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, ' c']:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with PyTorch's semantics, over the batch of all replicas.
+    """Batch normalization with PyTorch's semantics, over the batch of all replicas.
 
-    Normalisation uses the biased variance, the running variance the unbiased one (flax's own layer keeps the biased
+    Normalization uses the biased variance, the running variance the unbiased one (flax's own layer keeps the biased
     one, which drifts from converted discriminators).  Statistics are float32.
     """
 

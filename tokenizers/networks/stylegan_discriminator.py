@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vistok.errors import UserError
 
-# PyTorch's default initialisation: uniform with variance 1 / (3 fan_in).
+# PyTorch's default initialization: uniform with variance 1 / (3 fan_in).
 _kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 

@@ -19,7 +19,7 @@ _PROBABILITIES_AT_ONCE = 2**21
 def entropy_loss(z: Float[Array, 'n d'], codebook: Float[Array, 'K d'], temperature: float = 0.01) -> Float[Array, '']:
     """Computes `mean_n H(p_n) - H(mean_n p_n)` in nats over the global batch; differentiable in `z` and `codebook`.
 
-    The codebook is walked in tiles, twice: for the normaliser and the entropy of each row, then for the mean
+    The codebook is walked in tiles, twice: for the normalizer and the entropy of each row, then for the mean
     probability of each codeword.  The backward pass computes every tile again, so memory does not grow with n * K.
     The mean probabilities are averaged over replicas; the loss of a replica holds the first term of its own rows, so
     that the mean of the replicas' losses is the loss of the global batch, and the mean of their gradients its gradient.
@@ -57,7 +57,7 @@ def entropy_loss(z: Float[Array, 'n d'], codebook: Float[Array, 'K d'], temperat
     top = jnp.max(tops, axis=0)
     scale = jnp.exp(tops - top)
     total = jnp.sum(sums * scale, axis=0)
-    # Relative to the row's largest logit: log-normaliser, and the mean logit under p.
+    # Relative to the row's largest logit: log-normalizer, and the mean logit under p.
     log_total = jnp.log(total)
     mean_logit = jnp.sum(scale * (weighted + sums * (tops - top)), axis=0) / total
     row_entropy = jnp.mean(log_total - mean_logit)

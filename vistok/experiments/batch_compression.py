@@ -1,5 +1,6 @@
-"""Files, folders and standard input through a codec, with progress; one file that fails does not stop the others."""
+"""Compression of files, folders and standard input, with progress; one file that fails does not stop the others."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,31 +8,44 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vistok.compression.codec import Codec
-from vistok.compression.loss_concealment import Restorer
+from vistok.compression.loss_concealment import Restorer, copy_nearest_known
 from vistok.compression.window_coding import Progress
 from vistok.errors import UserError
 from vistok.experiments import image_files
+from vistok.experiments.codecs import open_codec, open_restorer
+from vistok.experiments.model_inputs import PathLike
 
 Work = list[tuple[Path | None, Path | None]]
-"""What is read and what is written; None is standard input or output."""
+"""Files to read and to write; None is standard input or output."""
+OpenCodec = Callable[[], Codec]
+"""Function that opens a codec, called once the files to read and to write are known."""
 
 
-def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str, *, force: bool) -> Work:
-    """What there is to do.
+def list_work(source: PathLike, out: PathLike | None, extensions: tuple[str, ...], suffix: str, *, force: bool) -> Work:
+    """Lists the files to read and to write.
+
+    Args:
+      source: a file or folder; '-': standard input.
+      out: a file or, for a folder, a folder; '-': standard output.  None: beside what is read, or standard output for
+        standard input.
+      extensions: of the files to take from a folder.
+      suffix: extension of what is written, unless `out` names a file.
+      force: replaces existing files.
 
     Raises:
       UserError: there is nothing, a folder is to go to standard output, or something to be written exists already and
         `force` is not given.
     """
+    source, out = os.fspath(source), None if out is None else os.fspath(out)
     to_standard = out == image_files.STANDARD
     if source == image_files.STANDARD:
         work: Work = [(None, Path(out) if out and not to_standard else None)]
     elif to_standard:
         if Path(source).is_dir():
             raise UserError(f'{source} is a folder, which standard output cannot hold')
-        work = [(path, None) for path, _ in image_files.planned(source, None, extensions, suffix)]
+        work = [(path, None) for path, _ in image_files.pair_files(source, None, extensions, suffix)]
     else:
-        work = list(image_files.planned(source, out, extensions, suffix))
+        work = list(image_files.pair_files(source, out, extensions, suffix))
     for _, target in work:
         if target is not None:
             image_files.check_new(target, force=force)
@@ -39,29 +53,36 @@ def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: s
 
 
 def compress_files(
-    codec: Codec,
-    work: Work,
+    source: PathLike,
+    out: PathLike | None = None,
     *,
-    force: bool = False,
+    codec: Codec | OpenCodec = open_codec,
     bpp: float | None = None,
     max_bytes: int | None = None,
     grain_ratios: Sequence[float] | None = None,
+    force: bool = False,
 ) -> int:
-    """Writes a bitstream for every image; gives the number of those that could not be compressed.
+    """Compresses a file, a folder or standard input.
 
     Args:
-      codec: which compresses.
-      work: as `planned` gives it.
-      force: whether existing files are replaced.
+      source: image or folder of images; '-': standard input.
+      out: see `list_work`.
+      codec: codec that compresses, or a function that opens it, such as `functools.partial(vistok.codec, 'runs/a')`.
       bpp: bits per pixel to come near to; with nested codebooks and one grain, not to exceed.
       max_bytes: bytes that no bitstream may exceed.
       grain_ratios: shares of the grains; of the three at most one is given.
+      force: replaces existing files.
+
+    Returns:
+      The number of images of a folder that could not be compressed.
 
     Raises:
-      UserError: the only image cannot be compressed, or more than one size is asked for.
+      UserError: the only image cannot be compressed, more than one size is asked for, or see `list_work`.
     """
     if sum(option is not None for option in (bpp, max_bytes, grain_ratios)) > 1:
         raise UserError('only one of --bpp, --max_bytes and --grain_ratios can decide about the size')
+    work = list_work(source, out, image_files.IMAGES, '.bin', force=force)
+    codec = codec if isinstance(codec, Codec) else codec()
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
         image = image_files.read_image(data, name)
@@ -71,39 +92,65 @@ def compress_files(
         part = f'1:{image.nbytes / len(packed):.0f}'
         return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
 
-    return _each(work, convert, force=force)
+    return _convert_each(work, convert, force=force)
 
 
-def decompress_files(codec: Codec, work: Work, *, restore: Restorer | None = None, force: bool = False) -> int:
-    """Writes an image for every bitstream; gives the number of those that could not be decompressed.
+def decompress_files(
+    source: PathLike,
+    out: PathLike | None = None,
+    *,
+    codec: Codec | OpenCodec = open_codec,
+    partial: bool = False,
+    restore: PathLike | Restorer | None = None,
+    force: bool = False,
+) -> int:
+    """Decompresses a file, a folder or standard input.
 
     Args:
-      codec: which decompresses.
-      work: as `planned` gives it.
-      restore: fills in what is lost, with a warning on standard error; None: nothing may be.
-      force: whether existing files are replaced.
+      source: bitstream or folder of bitstreams; '-': standard input.
+      out: see `list_work`.
+      codec: codec that decompresses, or a function that opens it.
+      partial: fills in ids whose packets are missing or damaged, with a warning on standard error.
+      restore: with `partial`, a function that fills in ids, or the run folder of a masked-token generator on the same
+        tokens; None: the nearest known ids.
+      force: replaces existing files.
+
+    Returns:
+      The number of bitstreams of a folder that could not be decompressed.
 
     Raises:
-      UserError: the only bitstream cannot be decompressed.
+      UserError: the only bitstream cannot be decompressed, or see `list_work`.
     """
+    if restore is not None and not partial:
+        raise UserError('--restore is for files of which something is lost: add --partial')
+    work = list_work(source, out, ('.bin',), '.png', force=force)
+    codec = codec if isinstance(codec, Codec) else codec()
+    restorer: Restorer = copy_nearest_known
+    if restore is not None:
+        if isinstance(restore, str | os.PathLike):
+            restorer = open_restorer(os.fspath(restore), codec.weights_fingerprint)
+        else:
+            restorer = restore
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
-        if restore is None:
+        if not partial:
             image = codec.decompress(data, progress=progress)
         else:
-            partial = codec.decompress_partial(data, restore, progress=progress)
-            image = partial.image
-            if partial.lost:
-                share = f'{partial.lost} of {partial.known.size} tokens ({partial.lost / partial.known.size:.1%})'
+            received = codec.decompress_partial(data, restorer, progress=progress)
+            image = received.image
+            if received.lost:
+                share = f'{received.lost} of {received.known.size} tokens ({received.lost / received.known.size:.1%})'
                 print(f'warning: {name}: {share} were lost and have been made up', file=sys.stderr)
         height, width, channels = image.shape
         kind = '.png' if target is None else target.suffix
         return image_files.image_bytes(image, kind), f'{width}x{height}x{channels}'
 
-    return _each(work, convert, force=force)
+    return _convert_each(work, convert, force=force)
 
 
-def _each(work: Work, convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]], *, force: bool) -> int:
+def _convert_each(
+    work: Work, convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]], *, force: bool
+) -> int:
     failed = 0
     for path, target in work:
         name = 'standard input' if path is None else str(path)
@@ -121,7 +168,7 @@ def _each(work: Work, convert: Callable[[bytes, str, Path | None, Progress], tup
                 continue
             image_files.write_new(target, converted, force=force)
             print(f'{name} -> {target}: {about}')
-        except (UserError, ValueError) as error:
+        except ValueError as error:
             if len(work) == 1:
                 raise
             failed += 1

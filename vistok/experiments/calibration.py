@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from vistok.compression.pixel_formats import ImageArray
-from vistok.data.images.pipeline import open_source
+from vistok.experiments.model_inputs import Images, open_images
 
 
 @dataclasses.dataclass
@@ -16,20 +16,20 @@ class CalibrationImages:
     """Different images of a source, evenly spread over it and read one at a time.
 
     Attributes:
-      source: as for training.
+      source: images, or their source as for training.
       most: number of images at most.
       crop: side of the central square that is cut out of each image, in pixels; smaller images are used whole, as all
         are if this is 0.  Networks are compiled for each size of images.
       read: number of images that the last iteration has read.
     """
 
-    source: str
+    source: Images
     most: int
     crop: int = 0
     read: int = dataclasses.field(default=0, init=False)
 
     def __iter__(self) -> Iterator[ImageArray]:
-        opened, seen = open_source(self.source, 'train'), set[str]()
+        opened, seen = open_images(self.source, 'train'), set[str]()
         self.read = 0
         places = np.unique(np.linspace(0, len(opened) - 1, self.most).astype(int))
         for index in tqdm(places, desc='counting', disable=None):

@@ -1,16 +1,19 @@
-"""A codec from what lies on disk: weights, the prior beside them, a generator as prior."""
+"""Codecs of files: weights, the prior beside them, or a generator as prior."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from vistok.compression import codec
 from vistok.compression.codec import Codec
+from vistok.compression.format.packets import PacketShape
 from vistok.compression.loss_concealment import MaskedRestorer
 from vistok.compression.nested.codebooks import NestedCodebooks
 from vistok.compression.priors.network import NetworkPrior
 from vistok.compression.priors.prior import StaticPrior
 from vistok.errors import UserError
-from vistok.experiments.loading import load, load_tokenizer
+from vistok.experiments.loading import load
+from vistok.experiments.model_inputs import Model, PathLike, is_path, name_of_model, resolve_tokenizer
 from vistok.generators.autoregressive.base import Autoregressive
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
@@ -22,19 +25,25 @@ SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
 """Weights that are part of the package; `weights/README.md` says how they were made."""
 
 
-def open_tokenizer(weights: str) -> TrainedTokenizer:
-    """Loads a tokenizer for a codec; UserError also for one whose tokens do not belong to places of the image."""
-    model = load_tokenizer(weights)
-    if isinstance(model.module, MultiScaleVQGAN):
+def open_tokenizer(model: Model) -> TrainedTokenizer:
+    """Returns a tokenizer that a codec can use.
+
+    Raises:
+      UserError: there is nothing at the path, it is no tokenizer, or one whose tokens do not belong to places of the
+        image.
+    """
+    tokenizer = resolve_tokenizer(model)
+    if isinstance(tokenizer.module, MultiScaleVQGAN):
         raise UserError(
-            f'{weights} holds a {type(model.module).__name__}, whose coarse scales have ids for a whole image and '
-            'not for its places, so that it cannot be coded in windows and tiles; configs/fvq.py without :var can'
+            f'{name_of_model(model)} holds a {type(tokenizer.module).__name__}, whose coarse scales have ids for a '
+            'whole image and not for its places, so that it cannot be coded in windows and tiles; configs/fvq.py '
+            'without :var can'
         )
-    return model
+    return tokenizer
 
 
 def open_network(run: str, weights: bytes) -> NetworkPrior:
-    """The generator of a run folder, or of one of its checkpoints, as model of ids.
+    """Returns the generator of a run folder, or of one of its checkpoints, as a model of ids.
 
     Args:
       run: the folder.
@@ -51,24 +60,31 @@ def open_network(run: str, weights: bytes) -> NetworkPrior:
     return NetworkPrior.from_variables(model.generator, model.variables)
 
 
-def open_tables(weights: str, prior: str | None) -> StaticPrior | None:
-    """Tables of launch/fit_prior.py: by default those beside the weights, if there are any; none for ''.
+def open_tables(model: Model, prior: PathLike | None) -> StaticPrior | None:
+    """Returns the tables of `vistok fit_prior`: those beside the weights, if there are any, by default; none for ''.
 
     Raises:
       UserError: there is no such file, or it holds something else.
     """
-    path = default_prior(weights) if prior is None else Path(prior)
-    return StaticPrior.load(path) if prior or (prior is None and path.is_file()) else None
+    path = _existing(default_prior(model), prior)
+    return None if path is None else StaticPrior.load(path)
 
 
-def open_nested(weights: str, nested: str | None) -> NestedCodebooks | None:
-    """Tables of launch/nest_codebook.py, likewise."""
-    path = default_nested(weights) if nested is None else Path(nested)
-    return NestedCodebooks.load(path) if nested or (nested is None and path.is_file()) else None
+def open_nested(model: Model, nested: PathLike | None) -> NestedCodebooks | None:
+    """Returns the tables of `vistok nest_codebook`, as `open_tables` does."""
+    path = _existing(default_nested(model), nested)
+    return None if path is None else NestedCodebooks.load(path)
+
+
+def _existing(default: Path | None, given: PathLike | None) -> Path | None:
+    """Returns the path of tables: the given one, '' for none, or the default one if there is a file."""
+    if given is not None:
+        return Path(given) if os.fspath(given) else None
+    return default if default is not None and default.is_file() else None
 
 
 def open_restorer(run: str, weights: bytes) -> MaskedRestorer:
-    """The masked-token generator of a run folder, or of one of its checkpoints, to restore lost ids.
+    """Returns the masked-token generator of a run folder, or of one of its checkpoints, to restore lost ids.
 
     Args:
       run: the folder.
@@ -90,56 +106,71 @@ def _unfit(run: str, model: object, wanted: str) -> UserError:
 
 
 def _check_tokens(run: str, model: TrainedGenerator, weights: bytes) -> None:
-    """UserError unless the generator's tokens are those of some weights."""
+    """Raises a UserError unless the generator's tokens are those of some weights."""
     theirs = fingerprint_weights(model.tokenizer.variables)
     if theirs != weights:
         raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
 
 
 def open_codec(
-    weights: str | None = None, prior: str | None = None, *, nested: str | None = None, window: int | None = None
+    model: Model | None = None,
+    prior: PathLike | None = None,
+    *,
+    nested: PathLike | None = None,
+    window: int | None = None,
+    codewords: int | None = None,
+    packets: int | None = None,
 ) -> Codec:
-    """A codec.
+    """Returns a codec of images.
 
     Args:
-      weights: a run folder, one of its checkpoints, or a converted file; default: those of the package.
-      prior: a file of launch/fit_prior.py; default: the one beside the weights, if there is one; '' for none.  Or a
-        run folder of a generator, of which the codec makes use where it gives a smaller file than the default.
-      nested: a file of launch/nest_codebook.py; default: the one beside the weights, if there is one for them.
-      window: side of the squares that the networks see, in pixels; default: the codec's.
+      model: tokenizer, or its run folder, one of its checkpoints, or its weights file; None: the weights of the
+        package.
+      prior: a file of `vistok fit_prior`; None: the one beside the weights, if there is one; '' for none.  Or the run
+        folder of a generator, of which the codec makes use where it gives a smaller file than the default.
+      nested: a file of `vistok nest_codebook`; None: the one beside the weights, if there is one for them.
+      window: side of the squares that the networks see, in pixels; None: the codec's own.
+      codewords: size of the nested codebook that is written with; None: the whole codebook.
+      packets: number of packets that ids are dealt out to, so that some may get lost; None: none.
 
     Raises:
-      UserError: there are no such weights, or they are no tokenizer's.
+      UserError: there are no such weights, or they are no tokenizer's; or there is no codebook of that size.
     """
-    weights = str(SHIPPED) if weights is None else weights
-    model = open_tokenizer(weights)
-    here = fingerprint_weights(model.variables)
+    model = SHIPPED if model is None else model
+    tokenizer = open_tokenizer(model)
+    here = fingerprint_weights(tokenizer.variables)
     network = None
     if prior and Path(prior).is_dir():
-        network, prior = open_network(prior, here), None
-    tables = open_nested(weights, nested)
+        network, prior = open_network(os.fspath(prior), here), None
+    tables = open_nested(model, nested)
     if tables is not None and tables.weights_fingerprint != here:
         if nested is not None:
-            raise UserError(
-                f'{nested} holds nested codebooks of weights {tables.weights_fingerprint.hex()}, got {here.hex()}'
-            )
+            theirs = tables.weights_fingerprint.hex()
+            raise UserError(f'{nested} holds nested codebooks of weights {theirs}, got {here.hex()}')
         tables = None  # they have been trained further; files that need those tables are refused by name
-    opened = Codec(model, here, open_tables(weights, prior), network=network, nested=tables)
-    return opened if window is None else dataclasses.replace(opened, window=window)
+    codec = Codec(tokenizer, here, open_tables(model, prior), network=network, nested=tables)
+    codec = codec if window is None else dataclasses.replace(codec, window=window)
+    if codewords is not None:
+        if codec.nested is None:
+            raise UserError('there are no nested codebooks of these weights: make them with `vistok nest_codebook`')
+        codec = codec.at_level(codec.nested.find_level(codewords))
+    return codec if packets is None else dataclasses.replace(codec, packets=PacketShape.from_count(packets))
 
 
-def default_prior(weights: str) -> Path:
-    """Where the prior of some weights lies: in the run folder, or beside the file."""
-    return _beside(weights, 'prior')
+def default_prior(model: Model) -> Path | None:
+    """Returns where the prior of a model lies: in the run folder, or beside the file; None without a path."""
+    return _beside(model, 'prior')
 
 
-def default_nested(weights: str) -> Path:
-    """Where their nested codebooks lie."""
-    return _beside(weights, 'nested')
+def default_nested(model: Model) -> Path | None:
+    """Returns where the nested codebooks of a model lie, as `default_prior` does."""
+    return _beside(model, 'nested')
 
 
-def _beside(weights: str, name: str) -> Path:
-    path = Path(weights)
+def _beside(model: Model, name: str) -> Path | None:
+    if not is_path(model):
+        return None
+    path = Path(model)
     if path.is_file():
         return path.with_suffix(f'.{name}.safetensors')
     folder = path.parents[1] if path.parent.name == 'checkpoints' and path.name.isdigit() else path

@@ -1,4 +1,4 @@
-"""Image files and bitstreams on disk: images with all their channels, and files that are written whole or not.
+"""Image files and bitstreams on disk: images with all their channels, files written whole or not at all.
 
 Images are read like those of data sets (`vistok/data/images/decode.py`), but grey stays grey, transparency stays,
 and 16-bit grey keeps its bits.  16-bit colour is read at 8 bits, because Pillow gives no more of it.
@@ -26,7 +26,7 @@ _MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
 def read_image(data: bytes, name: str) -> ImageArray:
-    """The upright image of a file, uint8 or uint16 `[h, w, channels]`.
+    """Reads the upright image of a file, uint8 or uint16 `[h, w, channels]`.
 
     Raises:
       UserError: the bytes are no image, damaged, or too large.
@@ -62,7 +62,7 @@ def _array(image: Image.Image, name: str) -> ImageArray:
 
 
 def image_bytes(pixels: ImageArray, kind: str) -> bytes:
-    """An image as a file.
+    """Encodes an image as the bytes of a file.
 
     16 bits survive where the format and Pillow have them, for grey; else values are divided by 257 and rounded.
 
@@ -99,15 +99,15 @@ def write_new(path: Path, data: bytes, *, force: bool) -> None:
 
 
 def check_new(path: Path, *, force: bool) -> None:
-    """UserError if there is such a file already, unless `force`; or if there is such a folder."""
+    """Raises a UserError if there is such a file already, unless `force`, or such a folder."""
     if path.is_dir():
         raise UserError(f'{path} is a folder')
     if path.exists() and not force:
         raise UserError(f'{path} exists already: name another file, or replace it by --force')
 
 
-def planned(source: str, out: str | None, extensions: tuple[str, ...], suffix: str) -> list[tuple[Path, Path]]:
-    """What is read and what is written: one file, or every file of a folder that has one of the extensions.
+def pair_files(source: str, out: str | None, extensions: tuple[str, ...], suffix: str) -> list[tuple[Path, Path]]:
+    """Pairs files to read with files to write: one file, or every file of a folder that has one of the extensions.
 
     Args:
       source: a file or a folder.

@@ -13,6 +13,7 @@ from vistok.data.images.source import Split
 from vistok.data.tokens.dataset import TokenSource, token_folder
 from vistok.errors import UserError
 from vistok.experiments import run_folder
+from vistok.experiments.outputs import split_outputs
 from vistok.generators.inpainting import inpaint_images, mask_region, read_mask
 from vistok.generators.trained import TrainedGenerator
 from vistok.visualization import class_sheet, save_png, to_uint8
@@ -45,7 +46,7 @@ def inpaint_files(
       model: a VQ-DDM with its tokenizer.
       out: what to write: `*.png` is a sheet with a row for each image (as it is, as the model sees it, its
         completions), anything else a folder of one PNG file for each completion.
-      source: images, as `open_source` takes them.
+      source: images, as `open_source` takes them, or a run folder for the images that its generator learned from.
       split: which of them.
       data_dir: where TFDS datasets lie.
       count: number of images.
@@ -66,11 +67,11 @@ def inpaint_files(
     Raises:
       UserError: a number that is too small, a class the model does not have, or a source or mask that cannot be read.
     """
-    outputs = [pathlib.Path(path) for path in out]
-    if not outputs:
-        raise UserError('name what to write, for example --out=completed.png')
+    outputs = split_outputs([str(path) for path in out], npz=False)
     if min(count, completions, repeats) < 1 or margin < 0:
-        raise UserError('--count, --completions and --repeats are at least 1, and --margin 0')
+        raise UserError('--images, --completions and --repeats are at least 1, and --margin 0')
+    if is_run(source):
+        source, data_dir = find_run_images(pathlib.Path(source), data_dir)
     generator = model.generator
     if not labelled:  # without a condition there is nothing to be guided to
         options.setdefault('guidance_scale', 1.0)
@@ -103,26 +104,25 @@ def inpaint_files(
             if done == count:
                 break
     sheet = to_uint8(np.concatenate(rows))
-    for path in outputs:
-        if path.suffix == '.png':
-            save_png(path, class_sheet(sheet, [str(i) for i in range(done)]))
-            continue
+    if outputs.sheet is not None:
+        save_png(outputs.sheet, class_sheet(sheet, [str(i) for i in range(done)]))
+    if outputs.folder is not None:
         for row, i in itertools.product(range(done), range(completions)):
-            save_png(path / f'{row:06d}-{i}.png', sheet[row, 2 + i])
-    written = ' and '.join(map(str, outputs))
+            save_png(outputs.folder / f'{row:06d}-{i}.png', sheet[row, 2 + i])
+    written = ' and '.join(str(path) for path in (outputs.sheet, outputs.folder) if path is not None)
     return f'wrote {written}: {done} images with {completions} completions each'
 
 
-def default_source(path: pathlib.Path) -> tuple[str, str | None]:
-    """Returns the images that a generator's run learned from, and where TFDS datasets lie.
+def is_run(source: str) -> bool:
+    """Returns whether a path is a run folder or one of its checkpoints."""
+    path = pathlib.Path(source)
+    return any((folder / 'config.json').is_file() for folder in (path, *path.parents[:2]))
 
-    Raises:
-      UserError: `path` is neither a run folder nor one of its checkpoints.
-    """
-    folder = next((p for p in (path, *path.parents[:2]) if (p / 'config.json').is_file()), None)
-    if folder is None:
-        raise UserError(f'{path} is no run folder: name images by --source')
+
+def find_run_images(path: pathlib.Path, data_dir: str | None) -> tuple[str, str | None]:
+    """Returns the images that a generator's run learned from, and where TFDS datasets lie."""
+    folder = next(folder for folder in (path, *path.parents[:2]) if (folder / 'config.json').is_file())
     data = run_folder.read_config(folder).data
     tokens = token_folder(data.source)
     source = data.source if tokens is None else TokenSource(tokens, 'train').about['source']
-    return source, data.data_dir or None
+    return source, data_dir or data.data_dir or None

@@ -1,4 +1,4 @@
-"""Prompts for a generator on text: read by the text encoder that it was trained with."""
+"""Prompts of generators on text, encoded by the text encoder that the generator was trained with."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from vistok.pretrained.text_encoder import load_text_encoder
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Texts, and what a generator gets of them.
+    """Texts and their features.
 
     Attributes:
       texts: as they were written.
@@ -27,7 +27,7 @@ class Prompts:
 
 
 def read_prompts(path: pathlib.Path, about: Mapping[str, Any]) -> Prompts:
-    """The prompts of a text file, or of a folder that launch/text_features.py wrote.
+    """Reads the prompts of a text file, or of a folder that `vistok text_features` wrote.
 
     Args:
       path: of either.

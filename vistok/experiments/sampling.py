@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from vistok.data.text.features import PaddedText
 from vistok.errors import UserError
+from vistok.experiments.outputs import split_outputs
 from vistok.experiments.prompts import read_prompts
 from vistok.files import keep_settings, write_arrays, write_atomically
 from vistok.generators.class_labels import find_classes
@@ -130,10 +131,7 @@ def sample_files(
     Raises:
       UserError: there is no such class, prompt or option, or unfinished work of other settings is in the way.
     """
-    outputs = [pathlib.Path(path) for path in out]
-    kinds = [path.suffix if path.suffix in ('.png', '.npz') else '' for path in outputs]
-    if not outputs or len({*kinds}) < len(kinds):
-        raise UserError(f'name at most one .png, one .npz and one folder to write, got {list(map(str, outputs))}')
+    outputs = split_outputs([str(path) for path in out])
     if second:
         earlier = model.sample_config.second or SampleConfig()
         options['second'] = dataclasses.replace(earlier, **second)
@@ -151,15 +149,16 @@ def sample_files(
         seed=seed,
         config=model.change_sample_config(**options),
     )
-    places = dict(zip(kinds, outputs, strict=True))
+    first = outputs.sheet or outputs.folder or outputs.npz
+    assert first is not None  # `split_outputs` refuses an empty list
     written = write_samples(
         model,
         plan,
         names,
-        outputs[0].with_name(outputs[0].name + '.parts'),
-        sheet=places.get('.png'),
-        folder=places.get(''),
-        npz=places.get('.npz'),
+        first.with_name(first.name + '.parts'),
+        sheet=outputs.sheet,
+        folder=outputs.folder,
+        npz=outputs.npz,
         batch_size=batch_size,
         progress=progress,
         text=found.text if found else None,

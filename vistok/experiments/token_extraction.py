@@ -1,4 +1,4 @@
-"""Images to tokens on disk, in parts that survive a kill and can be shared out among processes."""
+"""Extraction of tokens to disk, in parts that survive a kill and can be shared among processes."""
 
 import concurrent.futures
 import dataclasses
@@ -14,12 +14,21 @@ from tqdm import tqdm
 
 from vistok.data.images.pipeline import open_source, to_model_range
 from vistok.data.images.source import BadImage, ImageSource, Split
-from vistok.data.tokens.dataset import TokenRecord, TokenSource, has_tokens, write_tokens
+from vistok.data.tokens.dataset import PREFIX, TokenRecord, TokenSource, has_tokens, write_tokens
 from vistok.data.tokens.parts import ImageRange, TokenParts
 from vistok.data.tokens.views import Views, cut_views, view_count
 from vistok.errors import UserError
 from vistok.experiments.loading import TOKENIZER_FILE
+from vistok.experiments.model_inputs import (
+    Model,
+    PathLike,
+    choose_data,
+    name_of_images,
+    resolve_tokenizer,
+    run_folder_of,
+)
 from vistok.experiments.saved_models import save_model
+from vistok.experiments.text_encoding import check_processes
 from vistok.files import check_settings
 from vistok.tokenizers.tokenizer import Tokens
 from vistok.tokenizers.trained import TrainedTokenizer
@@ -27,7 +36,7 @@ from vistok.training.parallel import make_runner, place
 
 
 class Extraction:
-    """The tokens of a source, on their way into a folder.
+    """Extraction of the tokens of a source into a folder.
 
     Args:
       tokenizer: that makes them.
@@ -99,7 +108,7 @@ class Extraction:
         )
 
     def describe(self) -> str:
-        """What the dataset holds, in a few words."""
+        """Returns sizes of the dataset and its tokenizer in a sentence."""
         counts = ', '.join(f'{len(TokenSource(self._out, split))} {split}' for split in get_args(Split))
         return (
             f'{counts} images, {self._settings["views_per_picture"]} views of each training image, '
@@ -107,7 +116,7 @@ class Extraction:
         )
 
     def run(self, process_id: int = 0, process_count: int = 1, *, progress: bool = False) -> dict[str, str] | None:
-        """Does the missing parts of this process, and writes the dataset if none is missing any more.
+        """Extracts the missing parts of this process, and writes the dataset if none is missing any more.
 
         Returns:
           Names of the images that could not be used, and why; None if others have to finish.
@@ -195,3 +204,100 @@ class Extraction:
                 )
             self._parts.remove()
         return skipped
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionReport:
+    """Dataset of tokens.
+
+    Attributes:
+      path: folder of the tokens.
+      complete: False while other processes still work on their parts.
+      skipped: images that could not be used, and why.
+      description: sizes of the dataset, and its tokenizer; '' while it is not complete.
+    """
+
+    path: pathlib.Path
+    complete: bool
+    skipped: dict[str, str]
+    description: str
+
+    @property
+    def source(self) -> str:
+        """Value of `config.data.source` that names the dataset."""
+        return f'{PREFIX}{self.path}'
+
+    def __str__(self) -> str:
+        if not self.complete:
+            return f'done; other processes still work on their parts, or write {self.path}'
+        lines = []
+        if self.skipped:
+            name, reason = next(iter(self.skipped.items()))
+            lines.append(f'{len(self.skipped)} images could not be used and were left out; the first: {name}: {reason}')
+        lines.append(f'{self.path}: {self.description}; use it as --config.data.source={self.source}')
+        return '\n'.join(lines)
+
+
+def extract_tokens(
+    model: Model,
+    data: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    checkpoint: int | str = 'latest',
+    image_size: int | None = None,
+    views: Views | None = None,
+    zooms: Sequence[float] = (1.1,),
+    data_dir: str | None = None,
+    batch_size: int = 128,
+    part_size: int = 512,
+    threads: int = 4,
+    process_id: int = 0,
+    process_count: int = 1,
+    progress: bool = False,
+) -> ExtractionReport:
+    """Encodes images into a dataset of tokens; killed at any moment, the same call goes on.
+
+    The training images are stored in several views each, the validation images in their centre crop.
+
+    Args:
+      model: tokenizer, or its path.
+      data: source of images; None: that of the run.
+      out: folder for the tokens; None: `tokens/` in the run folder.
+      checkpoint: of a run folder: 'latest', 'best', or a step.
+      image_size: side of the views in pixels; None: that of the run, or 256.
+      views: of each training image: 'centre', 'five_crop', or 'ten_crop'; None: 'ten_crop' (corners, centre, and their
+        mirrors), or 'five_crop' if the tokenizer was trained without mirroring.
+      zooms: sizes of the images that views are cut from, relative to that of the views.
+      data_dir: folder of TFDS datasets.
+      batch_size: views that are encoded at a time.
+      part_size: images after which the work done is safe.
+      threads: threads that decode images.
+      process_id: number of this process, from 0.
+      process_count: number of processes that share the work; the one that finishes last writes the dataset.
+      progress: shows progress bars.
+
+    Raises:
+      UserError: there are no such images, their size does not fit, or `out` holds other tokens.
+    """
+    check_processes(process_id, process_count)
+    tokenizer = resolve_tokenizer(model, checkpoint)
+    chosen = choose_data(model, data, data_dir, image_size)
+    run = run_folder_of(model)
+    folder = pathlib.Path(out) if out is not None else run and run / 'tokens'
+    if folder is None:
+        raise UserError('name a folder for the tokens (--out)')
+    extraction = Extraction(
+        tokenizer,
+        name_of_images(chosen.source),
+        folder,
+        image_size=chosen.image_size,
+        views=views or ('ten_crop' if chosen.flip else 'five_crop'),
+        zooms=zooms,
+        data_dir=chosen.data_dir,
+        batch_size=batch_size,
+        part_size=part_size,
+        threads=threads,
+    )
+    skipped = extraction.run(process_id, process_count, progress=progress)
+    complete = skipped is not None
+    return ExtractionReport(folder, complete, skipped or {}, extraction.describe() if complete else '')

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.networks.transformer import TransformerBlock
-from vistok.pretrained.image_input import normalise, resize
+from vistok.pretrained.image_input import normalize, resize
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -46,7 +46,7 @@ class CLIPVision(nn.Module):
         """Computes float32 features of images in [-1, 1] of any size: one vector per image, or a grid of patch
         features.
         """
-        x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
+        x = normalize(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
         patches = nn.Conv(
             self.width,
             (self.patch, self.patch),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.networks.transformer import TransformerBlock
-from vistok.pretrained.image_input import interpolate_positions, normalise, resize
+from vistok.pretrained.image_input import interpolate_positions, normalize, resize
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -46,7 +46,7 @@ class DINOv2(nn.Module):
         """Computes float32 features of images in [-1, 1] of any size: one vector per image, or a grid of patch
         features.
         """
-        x = normalise(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
+        x = normalize(resize(images, self.image_size, self.resize_method), _MEAN, _STD)
         x = nn.Conv(
             self.width,
             (self.patch, self.patch),

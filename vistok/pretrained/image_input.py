@@ -39,7 +39,7 @@ def resize(images: Float[Array, 'b h w c'], size: int, method: str = 'bicubic') 
     return jax.image.resize(images, (b, size, size, c), 'cubic', antialias=True)
 
 
-def normalise(images: Float[Array, 'b h w 3'], mean: Statistics, std: Statistics) -> Float[Array, 'b h w 3']:
+def normalize(images: Float[Array, 'b h w 3'], mean: Statistics, std: Statistics) -> Float[Array, 'b h w 3']:
     """Normalizes images from [-1, 1] to (u - mean) / std of u in [0, 1]."""
     return (images * 0.5 + (0.5 - jnp.array(mean, images.dtype))) / jnp.array(std, images.dtype)
 

@@ -1,4 +1,4 @@
-"""Initial values of a run that are not random: arrays that a model asks for, and weights of an earlier model."""
+"""Non-random initial values of a run: arrays that a model requests, and weights of an earlier model."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ class InitialData:
 
 @runtime_checkable
 class Initializer(Protocol):
-    """Maker of initial arrays, listed in the `initializers` of a model's class.
+    """Interface of initializers: makers of initial arrays, listed in the `initializers` of a model's class.
 
     Attributes:
       option: key of the config that it reads its own settings from; '' for none.
@@ -84,8 +84,8 @@ def with_arrays(state: TrainState, player: str, arrays: Arrays) -> TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Overlaid:
-    """Parameters after `overlay`, and what became of each.
+class OverlayResult:
+    """Parameters after `overlay`, with a record of which were taken, resized or left fresh.
 
     Attributes:
       params: a tree like the fresh one.
@@ -102,7 +102,7 @@ class Overlaid:
     unused: tuple[str, ...]
 
     def describe(self) -> str:
-        """A few lines for people."""
+        """Describes in a few lines which parameters were taken."""
         lines = [f'{len(self.loaded)} loaded, {len(self.resized)} resized, {len(self.fresh)} left fresh']
         for label, names in (('resized', self.resized), ('left fresh', self.fresh), ('not used', self.unused)):
             if names:
@@ -111,8 +111,8 @@ class Overlaid:
         return '\n'.join(lines)
 
 
-def overlay(fresh: Any, given: Any) -> Overlaid:
-    """Puts `given` weights over `fresh` ones, matching by path.
+def overlay(fresh: Any, given: Any) -> OverlayResult:
+    """Replaces `fresh` parameters by `given` ones, matched by path.
 
     Learned positions (`.../positions`, `[n, d]` over a square grid) of another grid are interpolated bicubically.
 
@@ -142,7 +142,7 @@ def overlay(fresh: Any, given: Any) -> Overlaid:
             f'they have names such as {next(iter(source), None)!r}'
         )
     unused = sorted(set(source) - set(target))
-    return Overlaid(
+    return OverlayResult(
         flax.traverse_util.unflatten_dict(result, sep='/'), tuple(loaded), tuple(resized), tuple(left), tuple(unused)
     )
 
@@ -153,5 +153,5 @@ def _is_resizable(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 
 def place_like(tree: Any, like: Any) -> Any:
-    """Host arrays, laid out as `like` is, in its types."""
+    """Places host arrays with the shardings and types of `like`."""
     return jax.tree.map(lambda x, target: place(np.asarray(x, target.dtype), target.sharding), tree, like)

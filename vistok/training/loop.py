@@ -16,7 +16,7 @@ from vistok.training.codebook_usage import CodebookUsage
 from vistok.training.parallel import Runner
 from vistok.training.state import Batch, StepReport, TrainState
 from vistok.training.step import TrainStep
-from vistok.training.throughput import model_flops_utilisation
+from vistok.training.throughput import model_flops_utilization
 from vistok.training.writers import MetricWriter
 
 
@@ -41,7 +41,7 @@ class LoopOptions:
     log_every: int = 50
     evaluate_every: int = 500
     checkpoint_every: int = 500
-    compute_dtype: str = 'float32'  # for the utilisation figure only
+    compute_dtype: str = 'float32'  # for the utilization figure only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ class _Window:
         self._timed_steps += 1
 
     def summary(self, batch_size: int, flops: float, devices: int, dtype: str) -> dict[str, float]:
-        """Computes the scalars of a log line: means, throughput and utilisation."""
+        """Computes the scalars of a log line: means, throughput and utilization."""
         seconds = (time.perf_counter() - self._start) / max(self._timed_steps, 1)
         scalars = {name: total / self._steps for name, total in self._metrics.items()}
         for name, usage in self._usage.items():
@@ -190,9 +190,9 @@ class _Window:
             scalars |= {f'usage/{name}': report.usage, f'perplexity/{name}': report.perplexity}
         scalars['speed/images_per_second'] = batch_size / seconds
         scalars['speed/seconds_per_step'] = seconds
-        utilisation = model_flops_utilisation(flops, seconds, devices, jax.devices()[0].device_kind, dtype)
-        if utilisation is not None:
-            scalars['speed/model_flops_utilisation'] = utilisation
+        utilization = model_flops_utilization(flops, seconds, devices, jax.devices()[0].device_kind, dtype)
+        if utilization is not None:
+            scalars['speed/model_flops_utilisation'] = utilization
         return scalars
 
 

@@ -45,7 +45,7 @@ class StepReport:
 class Objective(Protocol):
     """Interface of training objectives: the losses of one or several players (such as generator and discriminator).
 
-    Each *player* has its own parameters and its own scalar loss; a loss is minimised over its own player's parameters
+    Each *player* has its own parameters and its own scalar loss; a loss is minimized over its own player's parameters
     only.  A generator is one player, a GAN tokenizer and its discriminator are two.
 
     Attributes:

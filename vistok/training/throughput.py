@@ -43,7 +43,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     return _PEAK_FLOPS.get(device_kind, {}).get(dtype)
 
 
-def model_flops_utilisation(
+def model_flops_utilization(
     flops_per_step: float, seconds_per_step: float, device_count: int, device_kind: str, dtype: str
 ) -> float | None:
     """Computes the share of the peak rate that a step reaches, between 0 and 1.

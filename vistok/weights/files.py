@@ -1,4 +1,4 @@
-"""Files of weights: reading official checkpoints, writing and reading ours.
+"""Files of weights: official checkpoints are read and written, our own `.safetensors` files too.
 
 Ours are `.safetensors` files of flat names ('params/encoder/...') with the model's name in the header.
 """
@@ -24,18 +24,18 @@ from vistok.files import write_file
 _FORMAT = 'vistok'
 _FORMATS = (_FORMAT, 'tesserax')  # what files say that this project wrote, the second under its earlier name
 WRAPPERS = ('ema', 'model', 'state_dict')
-"""Where training checkpoints keep the weights, in the order of the official loaders: averaged ones come first."""
+"""Names of the entries of training checkpoints that hold the weights, in the order of the official loaders."""
 _PREFIXES = ('module.', '_orig_mod.')  # left behind by data-parallel and compiled modules
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedVariables:
-    """What one of our files holds.
+    """Contents of one of our weights files.
 
     Attributes:
       name: the model's name, as `vistok.from_official` knows it.
       variables: collections of nested dicts of arrays.
-      about: where they come from.
+      about: metadata, such as the origin of the weights.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SavedVariables:
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
-    """Whether the file was written by `save_variables`."""
+    """Returns whether `save_variables` wrote the file."""
     path = _existing(path)
     return path.suffix == '.safetensors' and _header(path).get('format') in _FORMATS
 
@@ -52,7 +52,7 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
 def save_variables(
     path: str | os.PathLike[str], name: str, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
 ) -> None:
-    """Writes variables, and what is said about them, as one file; an interrupted write leaves nothing at `path`."""
+    """Writes variables and metadata as one file, atomically."""
     flat = {
         key: np.asarray(value, order='C')  # ascontiguousarray would give scalars an axis
         for key, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
@@ -61,7 +61,7 @@ def save_variables(
 
 
 def load_variables(path: str | os.PathLike[str]) -> SavedVariables:
-    """Reads what `save_variables` wrote.
+    """Reads a file that `save_variables` wrote.
 
     Raises:
       UserError: the file is missing, damaged or not one of ours.
@@ -94,12 +94,11 @@ def write_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, np.n
 
 
 def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAPPERS) -> dict[str, np.ndarray]:
-    """Official weights from a `.safetensors` file or a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`).
+    """Reads official weights from a `.safetensors` file or a PyTorch checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`).
 
     Args:
-      path: of the file.
-      wrappers: names of the entries that may hold the weights of a training checkpoint; the first that is there is
-        taken.
+      path: path of the file.
+      wrappers: names of the entries that may hold the weights of a training checkpoint; the first one found is read.
 
     Returns:
       The named tensors: none if the file holds nothing of the kind, such as a checkpoint without any of `wrappers`.
@@ -112,12 +111,12 @@ def read_state_dict(path: str | os.PathLike[str], wrappers: Sequence[str] = WRAP
         _header(path)
         return _without_prefix(safetensors.numpy.load_file(path))
     torch, loaded = _torch_load(path)
-    tensors = {name: x for name, x in _unwrapped(loaded, wrappers).items() if isinstance(x, torch.Tensor)}
+    tensors = {name: x for name, x in _unwrap(loaded, wrappers).items() if isinstance(x, torch.Tensor)}
     return _without_prefix({name: _numpy(torch, x) for name, x in tensors.items()})
 
 
 def read_tensor(path: str | os.PathLike[str]) -> np.ndarray:
-    """The one tensor that a PyTorch file holds, without a name.
+    """Reads a PyTorch file that holds a single tensor without a name.
 
     Raises:
       UserError: the file is missing, damaged or of another kind, or torch is not installed.
@@ -130,7 +129,7 @@ def read_tensor(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _torch_load(path: pathlib.Path) -> tuple[Any, Any]:
-    """The module torch, and what the file holds."""
+    """Loads a PyTorch file; returns the module torch and the contents."""
     if path.suffix not in ('.pt', '.pth', '.ckpt', '.bin'):
         raise UserError(f'cannot read {path}: known are .safetensors, .pt, .pth, .ckpt and .bin')
     torch = _torch(path)
@@ -145,7 +144,7 @@ def _torch_load(path: pathlib.Path) -> tuple[Any, Any]:
         ) from None
 
 
-def _unwrapped(loaded: Any, wrappers: Sequence[str]) -> dict[str, Any]:
+def _unwrap(loaded: Any, wrappers: Sequence[str]) -> dict[str, Any]:
     while isinstance(loaded, dict):
         inner = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), dict)), None)
         if inner is None:

@@ -169,16 +169,9 @@ def test_noise_is_for_training_only(noise):
     np.testing.assert_array_equal(TrainedGenerator(generator, variables).loss(ids, cond).loss, clean)
 
 
-@pytest.mark.parametrize('name', ['class', 'far'])
-def test_a_sample_does_not_depend_on_its_batch(name):
-    model, cond = TrainedGenerator(GENERATORS[name], variables_of(name)), condition(name, 8)
-    alone = model.sample_tokens(jax.tree.map(lambda x: x[5:6], cond), 3, GUIDED, sample_ids=[5]).ids
-    np.testing.assert_array_equal(alone[0], sampled(name)[5])
-    assert len(np.unique(sampled(name)[..., 0])) > 3
-
-
 def test_variables_prepared_once_give_the_same_samples_and_nothing_is_left_to_prepare():
     model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
+    assert len(np.unique(sampled('class'))) > 3
     np.testing.assert_array_equal(sampled('class'), raw_sample(model.generator, model.variables, condition('class', 8)))
     assert model.sampling_variables is model.sampling_variables
     assert 'kernel' not in model.sampling_variables['params']['output_0']
@@ -200,16 +193,6 @@ def test_devices_do_not_change_samples(data, model_axis, monkeypatch):
     cond, numbers = (put(x, PartitionSpec('data')) for x in (condition('class', 8), jnp.arange(8)))
     ids = TrainedGenerator(GENERATORS['class'], variables).sample_tokens(cond, 3, GUIDED, sample_ids=numbers).ids
     np.testing.assert_array_equal(ids, sampled('class'))
-
-
-def test_another_seed_number_or_class_gives_another_sample():
-    model = TrainedGenerator(GENERATORS['class'], variables_of('class'))
-    reference = sampled('class')
-    assert (np.asarray(model.sample_tokens(condition('class', 8), 4, GUIDED).ids) != reference).any()
-    assert (
-        np.asarray(model.sample_tokens(condition('class', 8), 3, GUIDED, sample_ids=range(8, 16)).ids) != reference
-    ).any()
-    assert (np.asarray(model.sample_tokens((condition('class', 8) + 1) % 5, 3, GUIDED).ids) != reference).any()
 
 
 @pytest.mark.parametrize('name', ['class', 'text'])

@@ -76,7 +76,8 @@ def generator(request):
     return make(request.param)
 
 
-def test_samples_are_codeword_numbers_and_depend_on_their_number_alone(generator):
+def test_samples_of_several_codebooks_are_codeword_numbers_and_depend_on_their_number_alone():
+    generator = make('both noises, two sub-codebooks')
     config, variables = SampleConfig(guidance_scale=2.0, steps=3), variables_of(generator)
     ids = sample(generator, config, variables, jnp.asarray([0, 1, 2]), jnp.asarray([5, 6, 7]))
     assert ids.shape == (3, 4, 4, len(generator.spec.codebook_sizes))

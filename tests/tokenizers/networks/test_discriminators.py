@@ -15,7 +15,7 @@ from vistok.weights.rules import to_official, to_ours, variable_shapes
 
 
 def some_variables(model, images):
-    """Quickly made variables: compiling flax's initialisers takes seconds."""
+    """Quickly made variables: compiling flax's initializers takes seconds."""
     rng = np.random.default_rng(0)
     shapes = variable_shapes(model, images, train=False)
 
