@@ -80,6 +80,8 @@ def convert_to_official(source: str | pathlib.Path, out: str | pathlib.Path, nam
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
     model: Any = load(source)
+    if name is None and source.is_file():  # a converted file goes back to what it was
+        name = load_variables(source).about.get('official')
     if isinstance(model, TrainedTokenizer | TrainedGenerator):
         state_dict = to_official(model, name=name)
         held = type(model.module if isinstance(model, TrainedTokenizer) else model.generator).__name__
@@ -88,7 +90,7 @@ def convert_to_official(source: str | pathlib.Path, out: str | pathlib.Path, nam
         if name not in (None, held):
             raise UserError(f'{source} holds {held}, not {name}')
         state_dict = export_variables(held, model.variables)
-    out = _inside(out, f'{source.stem}_official')
+    out = _inside(out, f'{name or source.stem}_official')
     write_state_dict(out, state_dict)
     return f'{out}: {held}, {len(state_dict)} entries'
 
