@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / 'pictures' / split / label / f'{i}.png')
     module = registry.build_tokenizer(load_config('configs/vqgan.py:tiny').model)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
-    save_model(folder / 'tokenizer.safetensors', TrainedTokenizer(module, random_variables(shapes)))
+    save_model(TrainedTokenizer(module, random_variables(shapes)), folder / 'tokenizer.safetensors')
     training.run_training(config_of(folder, 'mage'), folder / 'mage', show_progress=False)
     return folder
 

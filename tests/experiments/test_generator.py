@@ -59,7 +59,7 @@ def images(tmp_path_factory):
 def tokenizer(tmp_path_factory):
     """A file with the untrained tokenizer."""
     path = tmp_path_factory.mktemp('tokenizer') / 'tiny.safetensors'
-    save_model(path, fresh_tokenizer())
+    save_model(fresh_tokenizer(), path)
     return path
 
 
@@ -217,7 +217,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_without_its_tokenizer(tokenizer, imag
 
 def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens, tokenizer, images, tmp_path):
     other = tmp_path / 'other.safetensors'
-    save_model(other, fresh_tokenizer(0.5))
+    save_model(fresh_tokenizer(0.5), other)
     first, second = (load_tokenizer(path).fingerprint[:16] for path in (tokenizer, other))
     wrong = {
         'no tokenizer': (
@@ -250,7 +250,7 @@ def test_mistakes_are_answered_in_one_sentence_before_anything_is_written(tokens
 def test_a_run_of_another_tokenizer_is_refused(run, tokens, tokenizer, tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(run[0], folder)
-    save_model(folder / 'tokenizer.safetensors', fresh_tokenizer(0.5))
+    save_model(fresh_tokenizer(0.5), folder / 'tokenizer.safetensors')
     with pytest.raises(UserError, match='but this run has the one with'):
         training.run_training(tiny(**{'data.source': str(tokens)}), folder, show_progress=False)
 

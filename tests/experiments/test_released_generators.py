@@ -42,7 +42,8 @@ CASES = {  # official name -> generator whose weights become an official file, t
     'fqgan_far': (
         FAR(TokenSpec((8, 8), 16, ('vis', 'sem')), (4, 4), 3, **LLAMA, head_layers=1),
         FQGAN(
-            codebook_size=8, codebook_dim=4, teachers=('', ''), image_size=8, adapter_layers=1, adapter_heads=1, **NETWORK
+            codebook_size=8, codebook_dim=4, teachers=('', ''), image_size=8, adapter_layers=1, adapter_heads=1,
+            **NETWORK,
         ),
         {'grid': (4, 4)},
     ),
@@ -52,7 +53,9 @@ CASES = {  # official name -> generator whose weights become an official file, t
         {},
     ),
     'vq_ddm': (
-        VQDDM(TokenSpec((8,), 16), (4, 4), 0, channels=32, channel_multipliers=(1, 1), official=True, timesteps=4),
+        VQDDM(
+            TokenSpec((8,), 16), (4, 4), 0, channels=32, channel_multipliers=(1, 1), official=True, timesteps=4000,
+        ),
         one_codebook(8),
         {'grid': (4, 4)},
     ),
@@ -81,25 +84,23 @@ def released(request, tmp_path_factory):
     tokenizer = TrainedTokenizer(
         module, random_variables(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image))
     )
-    vistok.save(folder / 'tokenizer.safetensors')
+    vistok.save(tokenizer, folder / 'tokenizer.safetensors')
     return name, folder, untold
 
 
 def test_an_official_file_becomes_images_by_commands_and_by_python_alike(released, tmp_path, capsys):
     name, folder, untold = released
+    source = folder / 'official.safetensors'
     grid = [f'--grid={",".join(map(str, untold["grid"]))}'] if untold else []
     converted, tokenizer = tmp_path / 'generator.safetensors', folder / 'tokenizer.safetensors'
-    assert (
-        run_command('convert', f'--name={name}', f'--model={folder}/official.safetensors', f'--out={converted}', *grid)
-        == 0
-    )
+    assert run_command('convert', f'--name={name}', f'--model={source}', f'--out={converted}', *grid) == 0
     options = ['--steps=2'] if name in ('mage', 'vq_ddm') else []
     model, out = f'--model={converted}', f'--out={tmp_path}/images/'
     assert run_command('sample', model, f'--tokenizer={tokenizer}', out, '--per_class=1', '--seed=5', *options) == 0
     written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / 'images').iterdir())]
 
     opened = vistok.load(tokenizer)
-    generator = vistok.from_official(name, folder / 'official.safetensors', tokenizer=opened, **untold)
+    generator = vistok.from_official(name, source, tokenizer=opened, **untold)
     images = generator.sample(seed=5, **({'steps': 2} if options else {}))
     assert generator.generator.grid == (untold or {'grid': generator.generator.grid})['grid']
     assert len(images) == len(written) == max(1, generator.generator.num_classes)

@@ -53,7 +53,7 @@ def edit_header(path, **changes):
 
 
 def test_a_generator_comes_back_with_all_that_sampling_needs(tmp_path, generator, tokenizer):
-    save_model(tmp_path / 'g.safetensors', generator, {'data': 'three animals'})
+    save_model(generator, tmp_path / 'g.safetensors', {'data': 'three animals'})
     back = vistok.load(tmp_path / 'g.safetensors')
     assert back.generator == generator.generator
     assert back.generator.grid == (4, 4)
@@ -69,9 +69,9 @@ def test_a_generator_comes_back_with_all_that_sampling_needs(tmp_path, generator
 
 
 def test_a_generator_refuses_the_tokenizer_of_other_tokens(tmp_path, generator, tokenizer):
-    save_model(tmp_path / 'g.safetensors', generator)
+    save_model(generator, tmp_path / 'g.safetensors')
     other = dataclasses.replace(tokenizer, variables=jax.tree.map(lambda x: x + 1, tokenizer.variables))
-    save_model(tmp_path / 'other.safetensors', other)
+    save_model(other, tmp_path / 'other.safetensors')
     with pytest.raises(UserError, match='is one for the tokenizer with the fingerprint'):
         vistok.load(tmp_path / 'g.safetensors', tokenizer=tmp_path / 'other.safetensors')
     official = dataclasses.replace(generator, tokenizer=None, tokenizer_fingerprint='')
@@ -85,13 +85,13 @@ def test_models_inside_a_model_are_described_inside(tmp_path):
     sizes = {'width': 16, 'encoder_layers': 1, 'encoder_heads': 2, 'decoder_layers': 1, 'decoder_heads': 2}
     predictor = MaskGIT(**OTHER, **sizes)
     model = ADDP(**OTHER, **sizes, tokenizer=module, predictor=predictor)
-    save_model(tmp_path / 'a.safetensors', TrainedGenerator(model, model.init(jax.random.key(0))))
+    save_model(TrainedGenerator(model, model.init(jax.random.key(0))), tmp_path / 'a.safetensors')
     assert vistok.load(tmp_path / 'a.safetensors').generator == model
 
 
 def test_a_header_that_lies_about_shapes_is_refused_in_a_sentence(tmp_path, tokenizer):
     path = tmp_path / 't.safetensors'
-    save_model(path, tokenizer)
+    save_model(tokenizer, path)
     described = json.loads(load_variables(path).about['model'])
     edit_header(path, model=json.dumps({**described, 'channels': 16}))
     with pytest.raises(UserError, match=r'does not hold the model that it describes: params/.* has the shape'):
@@ -106,12 +106,12 @@ def test_a_header_that_lies_about_shapes_is_refused_in_a_sentence(tmp_path, toke
     with pytest.raises(UserError, match=r'the description of the model in .* is damaged'):
         vistok.load(path)
     with pytest.raises(UserError, match='does not hold the model that it describes'):
-        save_model(path, dataclasses.replace(tokenizer, module=tokenizer.module.clone(channels=16)))
+        save_model(dataclasses.replace(tokenizer, module=tokenizer.module.clone(channels=16)), path)
 
 
 def test_files_of_the_earlier_version_are_rebuilt_by_their_description(tmp_path, tokenizer):
     path = tmp_path / 't.safetensors'
-    save_model(path, tokenizer)
+    save_model(tokenizer, path)
     saved = load_variables(path)
     save_variables(path, saved.name, saved.variables, {'model': saved.about['model']})
     edit_header(path, format='tesserax')

@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
         largest_id=31,
         progress=tqdm(disable=True),
     )
-    save_model(folder / 'tokenizer.safetensors', tokenizer)
+    save_model(tokenizer, folder / 'tokenizer.safetensors')
     captions = {name: (f'it is {name[3:-4]}', f'{name[3:-4]}!') for name in names}
     write_text_features(folder / 'text', captions, ENCODER)
     return folder

@@ -43,7 +43,7 @@ def test_a_run_can_be_trained_loaded_and_sampled(name, images, tmp_path):
     module = registry.build_tokenizer(load_config(f'configs/{TOKENIZERS[name]}.py:tiny').model)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
     tokenizer = TrainedTokenizer(module, random_variables(shapes))
-    save_model(tmp_path / 'tokenizer.safetensors', tokenizer)
+    save_model(tokenizer, tmp_path / 'tokenizer.safetensors')
     config = load_config(f'configs/{name}.py:tiny')
     config.tokenizer, config.data.source = str(tmp_path / 'tokenizer.safetensors'), str(images)
     config.data.image_size = 16

@@ -30,7 +30,7 @@ def arbitrary(scale=1.0):
 
 def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
     given, path = tokenizer(), tmp_path / 'half.safetensors'
-    save_model(path, round_to_half(given), {'note': 'why'})
+    save_model(round_to_half(given), path, {'note': 'why'})
     read = vistok.load(path)
     assert read.module == given.module
     jax.tree.map(
@@ -39,7 +39,7 @@ def test_half_precision_rounds_once_and_is_read_as_float32(tmp_path):
         given.variables,
     )
     again = tmp_path / 'again.safetensors'
-    save_model(again, round_to_half(read), {'note': 'why'})
+    save_model(round_to_half(read), again, {'note': 'why'})
     jax.tree.map(np.testing.assert_array_equal, vistok.load(again).variables, read.variables)
 
 
@@ -54,7 +54,7 @@ def test_values_that_do_not_fit_are_refused():
 
 
 def test_the_command_writes_what_every_command_reads(tmp_path, capsys):
-    save_model(tmp_path / 'whole.safetensors', tokenizer())
+    save_model(tokenizer(), tmp_path / 'whole.safetensors')
     given = [f'--model={tmp_path}/whole.safetensors', '--half', f'--out={tmp_path}/half.safetensors']
     assert run_command('export', *given) == 0
     assert f'wrote {tmp_path}/half.safetensors: VQGAN, ' in capsys.readouterr().out

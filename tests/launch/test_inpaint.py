@@ -120,7 +120,7 @@ def test_white_in_a_mask_is_hidden_at_any_size(tmp_path):
 
 def test_the_command_writes_a_sheet_and_single_images(config, model, tmp_path, monkeypatch, capsys):
     (tmp_path / 'config.json').write_text(config.to_json())
-    monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which: model)
+    monkeypatch.setattr(vistok.experiments.loading, 'load', lambda path, which, tokenizer=None: model)
     few = [f'--model={tmp_path}', '--images=3', '--completions=2', '--steps=2']
     out = [f'--out={tmp_path}/sheet.png', f'--out={tmp_path}/single/']
     assert run_command('inpaint', *few, *out, '--region=upper') == 0

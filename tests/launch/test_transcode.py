@@ -99,7 +99,7 @@ def test_the_commands_work_together(photo, tmp_path, capsys):
     module = VQGAN(channels=8, channel_multipliers=(1, 2), res_blocks=1, codebook_size=64, codebook_dim=4)
     variables = dict(jax.jit(module.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))
     weights = tmp_path / 'model.safetensors'
-    save_model(weights, TrainedTokenizer(module, variables))
+    save_model(TrainedTokenizer(module, variables), weights)
 
     def run(name, *arguments):
         assert run_command(name, *arguments, f'--model={weights}') == 0

@@ -56,7 +56,7 @@ def convert(
     except (ValueError, TypeError) as error:  # sizes no model can have, arguments it does not take
         raise UserError(f'{source} does not fit {name}: {error}') from None
     if isinstance(model, TrainedTokenizer | TrainedGenerator):
-        save_model(out, model, {'official': name, 'source': source.name})
+        save_model(model, out, {'official': name, 'source': source.name})
     else:
         save_variables(out, name, model.variables)
     used = len(state_dict) - len(model.ignored)

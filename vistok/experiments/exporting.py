@@ -49,5 +49,5 @@ def export(
     path = check_new_weights(out)
     image_files.check_new(path, force=force)
     tokenizer = resolve_tokenizer(model, checkpoint)
-    save_model(path, round_to_half(tokenizer) if half else tokenizer, {'note': note} if note else {})
+    save_model(round_to_half(tokenizer) if half else tokenizer, path, {'note': note} if note else {})
     return ExportReport(path, type(tokenizer.module).__name__)

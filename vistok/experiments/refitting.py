@@ -104,7 +104,7 @@ def refit(
         for each in (trained, new)
     )
     if path is not None:
-        save_model(path, new)
+        save_model(new, path)
     return RefitReport(new, (trained.spec.codebook_sizes[0], new.spec.codebook_sizes[0]), before, after, path)
 
 

@@ -29,8 +29,8 @@ _MODEL, _TOKENS, _SAMPLE, _LAYOUT = 'model', 'tokens', 'sample', 'layout'
 
 
 def save_model(
-    path: str | os.PathLike[str],
     model: TrainedTokenizer | TrainedGenerator,
+    path: str | os.PathLike[str],
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a trained model as one file that `vistok.load` reads; an interrupted write leaves nothing at `path`.
@@ -38,8 +38,8 @@ def save_model(
     The tokenizer of a generator is not written: the file keeps its fingerprint.
 
     Args:
-      path: of the file, which ends in `.safetensors`.
       model: what is written.
+      path: of the file, which ends in `.safetensors`.
       about: where the model comes from, such as data and licence.
 
     Raises:

@@ -192,7 +192,7 @@ class Extraction:
                 if next(self._parts.records(split), None) is None:
                     reason = next(iter(skipped.items()), ('there', 'is none'))
                     raise UserError(f'none of the images of {source.name} can be used; {": ".join(reason)}')
-            save_model(self._out / TOKENIZER_FILE, self._tokenizer)
+            save_model(self._tokenizer, self._out / TOKENIZER_FILE)
             with tqdm(desc='writing', unit='image', disable=not progress) as bar:
                 write_tokens(
                     self._out,

@@ -119,7 +119,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     run_folder.prepare(workdir, config, primary=jax.process_index() == 0)
     if start is not None and jax.process_index() == 0:
         for name, tokenizer in experiment.companions().items():
-            save_model(workdir / name, tokenizer)
+            save_model(tokenizer, workdir / name)
     checkpoints = run_folder.open_checkpoints(workdir, config)
     state = _initial_state(experiment, runner, train_step, checkpoints, start, workdir)
     _write_overview(workdir, state)
