@@ -200,7 +200,7 @@ def wrong_summary(docstring: str, *, function: bool, short: bool) -> Iterator[st
         yield f'begins with {first!r}, not with a verb such as "Returns" or "Encodes"'
     elif function and words[1:2] == ['of']:
         yield f'begins with a noun, {first!r}, not with a verb'
-    elif not function and first.lower() in THIRD_PERSON - ALSO_NOUNS:
+    elif not function and first.lower() in THIRD_PERSON - ALSO_NOUNS and words[1:2] != ['of']:
         yield f'begins with a verb, {first!r}, not with a noun'
     if not short and len(words) < FEWEST_WORDS:
         yield f'has fewer than {FEWEST_WORDS} words in its first line'
