@@ -97,7 +97,7 @@ def _are_alike(given: Any, needed: Any) -> bool:
 
 
 def _discriminator_entry(source: pathlib.Path) -> dict[str, np.ndarray]:
-    """LlamaGen's training checkpoints keep the discriminator beside the model; taming's keep it inside."""
+    """Reads the discriminator that LlamaGen's training checkpoints keep beside the model; taming's keep it inside."""
     if source.suffix == '.safetensors':
         return {}
     entry = read_state_dict(source, wrappers=('discriminator',))

@@ -1,4 +1,4 @@
-"""What lies in a run folder, and how it is found again."""
+"""Run folders: config, checkpoints, and the check that a run goes on with its own model."""
 
 import json
 import logging
@@ -31,12 +31,12 @@ def prepare(folder: pathlib.Path, config: ConfigDict, *, primary: bool = True) -
 
 
 def has_checkpoints(run: pathlib.Path) -> bool:
-    """Whether there is anything to go on from."""
+    """Returns whether there is a checkpoint to go on from."""
     return (run / 'checkpoints').is_dir() and any(path.name.isdigit() for path in (run / 'checkpoints').iterdir())
 
 
 def read_config(run: pathlib.Path) -> ConfigDict:
-    """The config of a run folder.
+    """Reads the config of a run folder.
 
     Raises:
       UserError: this is no run folder, or its config is damaged.
@@ -51,7 +51,7 @@ def read_config(run: pathlib.Path) -> ConfigDict:
 
 
 def read_checkpoint(run: pathlib.Path, which: int | str = 'latest') -> tuple[int, Any]:
-    """Step and state tree of a run's checkpoint, as host arrays.
+    """Reads a checkpoint of a run: its step, and its state tree as host arrays.
 
     Args:
       run: the run folder.
@@ -88,7 +88,7 @@ def open_checkpoints(run: pathlib.Path, config: ConfigDict, *, read_only: bool =
 
 
 def best_mode(config: ConfigDict) -> str:
-    """'max' or 'min', whichever is better for the metric that decides."""
+    """Returns 'max' or 'min', whichever is better for the metric that decides."""
     return 'max' if config.evaluate.best_metric in ('psnr', 'ssim') or 'usage' in config.evaluate.best_metric else 'min'
 
 

@@ -105,7 +105,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, show_progress: boo
 def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bool = True) -> RunResult:
     """Trains the model that `config` describes in `workdir`, going on where an earlier run of it stopped there.
 
-    Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, `pictures/`.
+    Leaves there: `config.json`, `parameters.txt`, `checkpoints/`, `metrics.jsonl`, TensorBoard events, and sheets of
+    images.
 
     Raises:
       UserError: a setting or file that does not fit; the folder is not touched before all are checked.
