@@ -42,12 +42,14 @@ class Case:
             predictor = registry.build_generator(load_config('mage:tiny').model, tokens)
             components = {'tokenizer': TOKENIZER, 'predictor': predictor}
         self.generator = registry.build_generator(config.model, tokens, **components)
-        self.sampling = registry.build_sample_config(config.sample, temperature=1.3, guidance_scale=1.5)
+        self.sampling = registry.build_sample_config(config.sample, temperature=1.3, guidance_scale=4.0)
         key = jax.random.key(0)
         shapes = jax.eval_shape(self.generator.init, key)
         tables = {'frozen', 'diffusion_stats'} & shapes.keys()  # not just any numbers
         fresh = jax.jit(lambda key: {name: self.generator.init(key)[name] for name in tables})(key)
-        self.model = TrainedGenerator(self.generator, random_variables(shapes) | fresh)
+        variables = random_variables(shapes) | fresh
+        variables['params'] = jax.tree.map(lambda x: 2 * x, variables['params'])  # so that the class matters
+        self.model = TrainedGenerator(self.generator, variables)
         rng = np.random.default_rng(0)
         ids = np.stack([rng.integers(0, size, (4, *GRID)) for size in spec.codebook_sizes], axis=-1).astype(np.int32)
         grain = None
@@ -85,14 +87,19 @@ def test_parameters_are_float32(case):
 
 
 def test_losses_are_finite_scalars(case):
-    found = jax.jit(functools.partial(case.loss, train=True))(case.model.variables)
-    assert np.isfinite(found.loss)
-    assert all(np.isfinite(value) for value in found.metrics.values())
-    evaluated = jax.eval_shape(functools.partial(case.loss, train=False), case.model.variables)
-    for result in (found, evaluated):
-        assert result.loss.shape == ()
-        assert all(value.shape == () for value in result.metrics.values())
-        assert result.metrics.keys() & {'bits_per_token', 'hidden_bits'}
+    def training(variables):
+        result = case.loss(variables, train=True)
+        return result.loss, result.metrics
+
+    def evaluation(variables):
+        result = case.loss(variables, train=False)
+        return result.loss, result.metrics
+
+    found = jax.jit(training)(case.model.variables)
+    assert all(np.isfinite(value) for value in jax.tree.leaves(found))
+    for loss, metrics in (found, jax.eval_shape(evaluation, case.model.variables)):
+        assert all(value.shape == () for value in (loss, *metrics.values()))
+        assert metrics.keys() & {'bits_per_token', 'hidden_bits'}
 
 
 def test_samples_are_token_grids_of_the_spec(case):
