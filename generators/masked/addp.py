@@ -66,7 +66,7 @@ class TrainedParts:
         """Returns the variables of both, below 'tokenizer' and 'predictor'."""
         del model, settings
         parts = {'tokenizer': data.tokenizer.variables, 'predictor': data.components['predictor']}
-        return flax.traverse_util.flatten_dict(parts, sep='/')
+        return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(parts, sep='/'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +214,8 @@ class ADDP(Generator):
             raise UserError('ADDP learns from a predictor of tokens, and this one has none')
         both = MaskedGrid(jnp.concatenate([ids, ids]), jnp.concatenate([masks.now, masks.before]))
         predictor = {'params': variables['predictor']}
+        if self.predictor.num_classes != self.num_classes:  # a predictor without classes, such as the released ones
+            labels = jnp.full_like(labels, self.predictor.num_classes)
         logits = self.predictor.logits(predictor, both, jnp.concatenate([labels, labels]), None)
         target, earlier = jnp.split(jax.nn.softmax(logits), 2)
         guess = MaskedGrid(ids, masks.now)

@@ -30,7 +30,7 @@ class TrainedEncoder:
         del settings
         place = 'frozen/trained_encoder' if model.linear else 'params/encoder'
         flat = flax.traverse_util.flatten_dict(data.components['encoder'], sep='/')
-        return {f'{place}/{name}': value for name, value in flat.items()}
+        return {f'{place}/{name}': np.asarray(value) for name, value in flat.items()}
 
 
 class LinearProbe(nn.Module):

@@ -1,5 +1,7 @@
 """ADDP's run: it begins with a trained tokenizer and a trained predictor in it, and never changes them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,15 @@ from PIL import Image
 
 import vistok
 from vistok.errors import UserError
-from vistok.experiments import registry, training
+from vistok.experiments import official_models, registry, training
 from vistok.experiments.config_files import load_config
 from vistok.experiments.saved_models import save_model
 from vistok.generators.generator import SampleConfig
+from vistok.generators.masked.mage import MAGE
+from vistok.tokenizers.tokenizer import TokenSpec
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.tokenizers.vqgan import VQGAN
+from vistok.weights.files import write_state_dict
 
 pytestmark = pytest.mark.slow  # two runs before the first test
 
@@ -72,7 +78,7 @@ def test_a_run_keeps_its_frozen_parts_and_can_be_loaded_and_sampled(folder, trai
 def test_a_predictor_that_is_none_or_of_other_tokens_is_refused_in_a_sentence(folder, tmp_path):
     config = config_of(folder, 'addp')
     config.predictor = str(folder / 'nothing')
-    with pytest.raises(UserError, match='which is no run folder; make one'):
+    with pytest.raises(UserError, match='which is no run folder and no file of weights; make one'):
         training.run_training(config, tmp_path / 'a', show_progress=False)
     config.predictor = str(folder / 'mage')
     config.data.image_size = 16
@@ -112,3 +118,29 @@ def test_an_encoder_that_is_none_or_sees_other_images_is_refused_in_a_sentence(f
         with pytest.raises(UserError, match=answer):
             training.run_training(config, tmp_path / 'run', show_progress=False)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_run_starts_from_a_released_predictor_without_classes(folder, tmp_path):
+    sizes = {'width': 64, 'encoder_layers': 1, 'encoder_heads': 1, 'decoder_layers': 1, 'decoder_heads': 1}
+    tokens = {'spec': TokenSpec((1024,), 16), 'grid': (16, 16), 'num_classes': 0}
+    mage = MAGE(**tokens, **sizes, codes_only=False, label_rows=1000, null_row=76)
+    weights = random_variables(jax.eval_shape(mage.init, jax.random.key(0)))
+    write_state_dict(tmp_path / 'mage.safetensors', official_models.export_variables('mage', weights))
+    module = VQGAN(
+        channels=8, channel_multipliers=(1, 1), res_blocks=1, latent_channels=8, codebook_size=1024, codebook_dim=4
+    )
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    save_model(TrainedTokenizer(module, random_variables(shapes)), tmp_path / 'tokenizer.safetensors')
+    config = config_of(folder, 'addp')
+    config.tokenizer, config.predictor = str(tmp_path / 'tokenizer.safetensors'), str(tmp_path / 'mage.safetensors')
+    config.data.image_size = 32
+    config.train.steps = 1
+    training.run_training(config, tmp_path / 'run', show_progress=False)
+    model = vistok.load(tmp_path / 'run')
+    assert model.generator.predictor == dataclasses.replace(mage, spec=model.generator.spec)
+    assert_same(model.variables['predictor'], weights['params'])
+    vistok.save(model, tmp_path / 'addp.safetensors')
+    assert vistok.load(tmp_path / 'addp.safetensors').generator == model.generator
+    config.train.steps = 2  # goes on without the file
+    (tmp_path / 'mage.safetensors').unlink()
+    assert training.run_training(config, tmp_path / 'run', show_progress=False).state.step == 2

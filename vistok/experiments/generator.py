@@ -56,7 +56,10 @@ class GeneratorExperiment(Experiment):
                 described = run_folder.read_config(workdir)[f'{name}_model']
             else:
                 self._components[name] = _load_fitting(config, name, kinds, self._tokenizer)
-                described = ConfigDict(registry.describe_model(self._components[name].generator))
+                component = self._components[name].generator
+                described = ConfigDict(registry.describe_model(component))
+                if component.num_classes != config.tokens.num_classes:
+                    described.num_classes = component.num_classes
             with config.unlocked():
                 config[f'{name}_model'] = copy.deepcopy(described)
         self.config = config
@@ -135,13 +138,13 @@ _HOW_TO_MAKE_ONE = (
 def _load_fitting(
     config: ConfigDict, name: str, kinds: tuple[str, ...], tokenizer: TrainedTokenizer
 ) -> TrainedGenerator:
-    """Loads a component, and checks that it generates the tokens of this run."""
+    """Loads a component, and checks that it generates the tokens of this run, for its classes or for none."""
     trained = load_component(config, name, kinds)
     generator, theirs = trained.generator, None if trained.tokenizer is None else trained.tokenizer.fingerprint
     differences = {
         'fingerprint': (theirs or tokenizer.fingerprint, tokenizer.fingerprint),
         'grid': (generator.grid, tuple(config.tokens.grid)),
-        'num_classes': (generator.num_classes, config.tokens.num_classes),
+        'num_classes': (generator.num_classes or config.tokens.num_classes, config.tokens.num_classes),
         'codebook_sizes': (generator.spec.codebook_sizes, tokenizer.spec.codebook_sizes),
     }
     for what, (there, here) in differences.items():

@@ -145,8 +145,12 @@ def build_generator(model: Settings, tokens: Settings, **components: Any) -> Gen
     Raises:
       UserError: an unknown name or argument, or a model of another kind.
     """
-    given = {'grid': hashable(tokens['grid']), 'num_classes': tokens['num_classes']}
-    return _build(model, GENERATOR, spec=build_token_spec(tokens), **given, **components)
+    arguments = dict(model)
+    given = {
+        'grid': hashable(tokens['grid']),
+        'num_classes': arguments.pop('num_classes', tokens['num_classes']),  # a component may know no classes
+    }
+    return _build(arguments, GENERATOR, spec=build_token_spec(tokens), **given, **components)
 
 
 def build_probe(model: Settings, encoder: Settings, num_classes: int) -> LinearProbe:
@@ -199,7 +203,11 @@ def describe_model(model: Any) -> dict[str, Any]:
             continue
         value = getattr(model, key)
         if dataclasses.is_dataclass(value):
-            value = describe_model(value)
+            described = describe_model(value)
+            classes = getattr(value, 'num_classes', None)
+            if classes not in (None, model.num_classes):
+                described['num_classes'] = classes
+            value = described
         elif key == 'dtype':
             value = jnp.dtype(value).name
         elif key == 'cache_dtype':
