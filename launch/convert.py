@@ -8,6 +8,7 @@ Sizes are read from the weights, so a name serves all models of its paper.  `.pt
 files do not.  `--out` may be a folder.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -24,8 +25,6 @@ _TO_OFFICIAL = FLAGS.switch('to_official', 'Converts ours to official names, ins
 
 def main() -> None:
     """Converts, and says what was used and what was not."""
-    import vistok
-
     message = 'name the files: --model=FILE --out=FILE'
     source, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
     if _TO_OFFICIAL.value:

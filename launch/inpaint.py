@@ -7,6 +7,7 @@
 is, as the model sees it, and its completions; a folder receives a file for each completion.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -45,8 +46,6 @@ _OPTIONS = {
 
 def main() -> None:
     """Completes images and writes the sheet."""
-    import vistok
-
     message = 'name a VQ-DDM and where to write, for example --model=runs/vq_ddm --out=completed.png'
     path, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
     said = vistok.inpaint_files(

@@ -13,6 +13,7 @@ a row for each class or prompt; an .npz file is what evaluators of the ADM kind 
 and its class or prompt, not from the batch size.  Killed at any moment, the same command goes on.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -56,8 +57,6 @@ _SECOND = {
 
 def main() -> None:
     """Draws what is missing and writes the files."""
-    import vistok
-
     path = FLAGS.required(_MODEL, 'name a generator, for example --model=runs/llamagen')
     out = FLAGS.required(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
     said = vistok.sample_files(
