@@ -1,4 +1,4 @@
-"""Draws images from a trained generator.
+"""Sampling of images from a trained generator.
 
     vistok sample --model=runs/llamagen --out=digits.png
     vistok sample --model=runs/llamagen --classes=3,seven --per_class=100 --out=threes_and_sevens/
@@ -57,8 +57,8 @@ _SECOND = {
 
 def main() -> None:
     """Draws what is missing and writes the files."""
-    path = FLAGS.required(_MODEL, 'name a generator, for example --model=runs/llamagen')
-    out = FLAGS.required(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
+    path = FLAGS.require(_MODEL, 'name a generator, for example --model=runs/llamagen')
+    out = FLAGS.require(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
     said = vistok.sample_files(
         vistok.load_generator(path, _CHECKPOINT.value, tokenizer=_TOKENIZER.value),
         out,

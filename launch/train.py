@@ -1,4 +1,4 @@
-"""Trains a tokenizer or a generator.
+"""Training of a tokenizer or a generator.
 
     vistok train --config=fqgan [--workdir=DIR] [--config.train.steps=...]
 
@@ -19,7 +19,7 @@ _PROCESSES = processes.define(FLAGS)
 
 def main() -> None:
     """Trains, and prints in one line how it ended."""
-    config = FLAGS.required(_CONFIG, 'name a config, for example --config=fqgan')
+    config = FLAGS.require(_CONFIG, 'name a config, for example --config=fqgan')
     is_first = processes.join(_PROCESSES)
     run = vistok.train(config, _WORKDIR.value or _CONFIG.default_workdir)
     if is_first:
