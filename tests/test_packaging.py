@@ -129,9 +129,9 @@ import pathlib, sys, vistok
 from vistok.experiments.training import run_training
 assert vistok.__file__.startswith(sys.argv[1]), vistok.__file__
 settings = vistok.config('simvq:tiny', {
-    'data.source': 'embedded:digits', 'data.augmentation': 'resize_crop', 'data.flip': False, 'evaluate.pictures': 0,
     'model.channels': 4, 'model.codebook_dim': 4, 'model.codebook_size': 16, 'objective.discriminator': '',
-    'optimizer.schedule': 'constant', 'train.devices': 1, 'train.ema_decay': 0.0, 'train.steps': 1,
+    'evaluate.pictures': 0, 'optimizer.schedule': 'constant', 'train.devices': 1, 'train.ema_decay': 0.0,
+    'train.steps': 1,
 })
 run_training(settings, pathlib.Path(sys.argv[2]), show_progress=False)
 """
