@@ -1,10 +1,10 @@
 """ADDP (Tian et al. 2024, "ADDP: Learning General Representations for Image Recognition and Generation").
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/mage.py
     python launch/train.py --config=configs/addp.py
-    python launch/sample.py --run=runs/addp --out=digits.png
+    python launch/sample.py --model=runs/addp --out=digits.png
 
 goes from handwritten digits that ship inside installed packages to generated ones, on two CPU cores; MAGE is the frozen
 predictor that ADDP learns from.  Its encoder, which looks at pixels, serves recognition: configs/addp_probe.py.

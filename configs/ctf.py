@@ -1,9 +1,9 @@
 """CTF (Guo et al. 2025, "Improving Autoregressive Image Generation through Coarse-to-Fine Token Prediction").
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/ctf.py
-    python launch/sample.py --run=runs/ctf --out=digits.png
+    python launch/sample.py --model=runs/ctf --out=digits.png
 
 A LlamaGen predicts the clusters of the codewords one after the other, a second network all codewords at once.  Clusters
 are made when the run begins, or by launch/cluster_codebook.py.  Variants, joined by commas:

@@ -1,9 +1,9 @@
 """DQ-Transformer (Huang et al. 2023, "Towards Accurate Image Coding"): where the next code lies, then what it is.
 
     python launch/train.py --config=configs/dq_vae.py:digits
-    python launch/extract_tokens.py --run=runs/dq_vae-digits --zooms=1.1,1
+    python launch/extract_tokens.py --model=runs/dq_vae-digits --zooms=1.1,1
     python launch/train.py --config=configs/dq_transformer.py
-    python launch/sample.py --run=runs/dq_transformer --out=digits.png
+    python launch/sample.py --model=runs/dq_transformer --out=digits.png
 
 goes from embedded digits, whose strokes get four codes where the background gets one, to generated ones, on two CPU
 cores.  Half of the views are not enlarged: cells are as large as the pixels of a digit, and have other tokens between

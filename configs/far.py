@@ -1,9 +1,9 @@
 """FAR (Bai et al. 2024, "Factorized Visual Tokenization and Generation"): generation with factorized tokens.
 
     python launch/train.py --config=configs/fqgan.py:digits
-    python launch/extract_tokens.py --run=runs/fqgan-digits
+    python launch/extract_tokens.py --model=runs/fqgan-digits
     python launch/train.py --config=configs/far.py
-    python launch/sample.py --run=runs/far --out=digits.png
+    python launch/sample.py --model=runs/far --out=digits.png
 
 generates handwritten digits, on two CPU cores.  Variants, joined by commas:
 

@@ -1,9 +1,9 @@
 """LlamaGen (Sun et al. 2024, "Autoregressive Model Beats Diffusion"): a Llama that predicts one token after the other.
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/llamagen.py
-    python launch/sample.py --run=runs/llamagen --out=digits.png
+    python launch/sample.py --model=runs/llamagen --out=digits.png
 
 goes from handwritten digits that ship inside installed packages to generated ones, on two CPU cores.  Variants, joined
 by commas:

@@ -1,7 +1,7 @@
 """MAGE (Li et al. 2023, "MAGE: MAsked Generative Encoder"): predicts hidden tokens, and is what ADDP learns from.
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/mage.py
 
 trains on tokens of handwritten digits that ship inside installed packages, on two CPU cores.  Variants, joined by

@@ -1,9 +1,9 @@
 """MaskGIT (Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer"): hidden tokens, revealed in few steps.
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/maskgit.py
-    python launch/sample.py --run=runs/maskgit --out=digits.png
+    python launch/sample.py --model=runs/maskgit --out=digits.png
 
 generates handwritten digits by class, on two CPU cores.  The network is MAGE's, for comparison under equal conditions.
 Variants, joined by commas:

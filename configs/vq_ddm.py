@@ -1,10 +1,10 @@
 """VQ-DDM (Hu et al. 2022, "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation").
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/vq_ddm.py
-    python launch/sample.py --run=runs/vq_ddm --out=digits.png
-    python launch/inpaint.py --run=runs/vq_ddm --out=completed.png
+    python launch/sample.py --model=runs/vq_ddm --out=digits.png
+    python launch/inpaint.py --model=runs/vq_ddm --out=completed.png
 
 goes from handwritten digits that ship inside installed packages to generated and to completed ones, on two CPU cores.
 The third command took five and a half minutes on one core: 4.82 bits per token on unseen digits, of 8 without a model.

@@ -1,9 +1,9 @@
 """VQGAN-LC's GPT (Zhu et al. 2024, "Scaling the Codebook Size of VQGAN to 100,000 with a Utilization Rate of 99%").
 
     python launch/train.py --config=configs/vqgan.py:digits
-    python launch/extract_tokens.py --run=runs/vqgan-digits
+    python launch/extract_tokens.py --model=runs/vqgan-digits
     python launch/train.py --config=configs/vqgan_lc_gpt.py
-    python launch/sample.py --run=runs/vqgan_lc_gpt --out=digits.png
+    python launch/sample.py --model=runs/vqgan_lc_gpt --out=digits.png
 
 goes from embedded digits to generated ones, on two CPU cores, with a null class for guidance, which the paper does not
 have.  It takes tokens of any tokenizer with one id per position, VQGAN-LC's among them.  Variants, joined by commas:

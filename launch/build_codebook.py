@@ -1,4 +1,4 @@
-"""Clusters patch features of images into the table of a VQGAN-LC codebook.
+"""Table of a VQGAN-LC codebook: clusters of patch features of images.
 
     vistok build_codebook --features=clip_l14 --weights=clip_l14.safetensors --source=tfds:imagenet2012 \\
         --size=100000 --per_class --out=codebook-100K.safetensors
@@ -41,7 +41,7 @@ _OPTIONS = {
 
 def main() -> None:
     """Builds the table and writes it."""
-    out = FLAGS.required(_OUT, 'name the file to write, --out=FILE.safetensors')
+    out = FLAGS.require(_OUT, 'name the file to write, --out=FILE.safetensors')
     options = {name: flag.value for name, flag in _OPTIONS.items()}
     print(vistok.build_codebook(_SOURCE.value, out, **options, progress=True))
 

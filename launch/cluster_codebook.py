@@ -1,4 +1,4 @@
-"""Groups the codewords of a trained tokenizer into clusters, for the config ctf.
+"""Clusters of the codewords of a trained tokenizer, for the config ctf.
 
     vistok cluster_codebook --model=runs/vqgan --clusters=512 --out=clusters.safetensors
 
@@ -23,8 +23,8 @@ _OPTIONS = {
 
 def main() -> None:
     """Clusters the codewords and writes the clusters."""
-    model = FLAGS.required(_MODEL, 'name the tokenizer, for example --model=runs/vqgan')
-    out = FLAGS.required(_OUT, 'name the file to write, --out=FILE.safetensors')
+    model = FLAGS.require(_MODEL, 'name the tokenizer, for example --model=runs/vqgan')
+    out = FLAGS.require(_OUT, 'name the file to write, --out=FILE.safetensors')
     print(vistok.cluster_codebook(model, out, **{name: flag.value for name, flag in _OPTIONS.items()}))
 
 

@@ -1,4 +1,4 @@
-"""Compresses images into bitstreams.
+"""Compression of images into bitstreams.
 
     vistok compress photo.png                         writes photo.bin
     vistok compress photo.png small.bin --bpp=0.2
@@ -15,14 +15,14 @@ import functools
 
 import vistok
 from vistok.launch.shared import command
-from vistok.launch.shared.codec_flags import model, nested, prior
+from vistok.launch.shared.codec_flags import define_model, define_nested, define_prior
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['image, folder or -'], ['what to write'])
 _CODEC = {
-    'model': model(FLAGS),
-    'prior': prior(FLAGS),
-    'nested': nested(FLAGS),
+    'model': define_model(FLAGS),
+    'prior': define_prior(FLAGS),
+    'nested': define_nested(FLAGS),
     'codewords': FLAGS.integer('codewords', None, 'Size of a nested codebook to write with; default: the whole one.'),
     'packets': FLAGS.integer(
         'packets', None, 'Number of packets that ids are dealt out to, so that some may get lost.'

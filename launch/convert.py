@@ -1,4 +1,4 @@
-"""Converts official PyTorch weights into ours, and ours back.
+"""Conversion of official PyTorch weights into ours, and of ours back.
 
     vistok convert --name=fqgan_dual --model=fqgan_dual_ds16.pt --out=fqgan_dual.safetensors
     vistok convert --name=llamagen_gpt --model=c2i_B_384.pt --grid=24,24 --out=gpt.safetensors
@@ -8,6 +8,7 @@ Sizes are read from the weights, so a name serves all models of its paper.  `.pt
 files do not.  `--out` may be a folder.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -24,10 +25,8 @@ _TO_OFFICIAL = FLAGS.switch('to_official', 'Converts ours to official names, ins
 
 def main() -> None:
     """Converts, and says what was used and what was not."""
-    import vistok
-
     message = 'name the files: --model=FILE --out=FILE'
-    source, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
+    source, out = FLAGS.require(_MODEL, message), FLAGS.require(_OUT, message)
     if _TO_OFFICIAL.value:
         print(vistok.convert_to_official(source, out, _NAME.value))
         return

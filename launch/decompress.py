@@ -1,4 +1,4 @@
-"""Decompresses the bitstreams that `vistok compress` writes.
+"""Decompression of bitstreams into images.
 
     vistok decompress photo.bin again.png
     vistok decompress compressed/ images/ --model=runs/fqgan
@@ -12,11 +12,11 @@ import functools
 
 import vistok
 from vistok.launch.shared import command
-from vistok.launch.shared.codec_flags import model, nested, prior
+from vistok.launch.shared.codec_flags import define_model, define_nested, define_prior
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['bitstream, folder or -'], ['what to write'])
-_CODEC = {'model': model(FLAGS), 'prior': prior(FLAGS), 'nested': nested(FLAGS)}
+_CODEC = {'model': define_model(FLAGS), 'prior': define_prior(FLAGS), 'nested': define_nested(FLAGS)}
 _OPTIONS = {
     'partial': FLAGS.switch('partial', 'Makes up the ids of packets that are missing or damaged.'),
     'restore': FLAGS.string(

@@ -1,4 +1,4 @@
-"""Describes a bitstream: its header, and bytes and bits of every kind of stream.
+"""Description of a bitstream: its header, and bytes and bits of every kind of stream.
 
     vistok describe photo.bin
     vistok describe photo.bin --out=grains.png       the map of grains: the finer, the brighter
@@ -16,7 +16,7 @@ _FORCE = FLAGS.force()
 
 
 def main(source: str) -> None:
-    """Prints the description."""
+    """Prints the description of a bitstream."""
     print(vistok.describe(source, _OUT.value, force=_FORCE.value))
 
 

@@ -1,4 +1,4 @@
-"""Measures a tokenizer on images it has not seen, or generated images against real ones.
+"""Evaluation of a tokenizer on images it has not seen, or of generated images against real ones.
 
     vistok evaluate --model=runs/fqgan
     vistok evaluate --model=runs/fqgan --source=/data/kodak --image_size=256 --lpips=/weights/lpips
@@ -26,9 +26,9 @@ _BOTH = {
     'image_size': FLAGS.integer('image_size', None, 'Side of the centre crops in pixels; default: that of the run.'),
     'batch_size': FLAGS.integer('batch_size', 16, 'Number of images at a time.'),
     'against': FLAGS.string('against', None, 'An earlier evaluation.json to compare with.'),
-    'protocol': metric_flags.protocol(FLAGS),
-    'inception': metric_flags.inception(FLAGS),
-    'inception_sha256': metric_flags.inception_sha256(FLAGS),
+    'protocol': metric_flags.define_protocol(FLAGS),
+    'inception': metric_flags.define_inception(FLAGS),
+    'inception_sha256': metric_flags.define_inception_sha256(FLAGS),
 }
 _OF_TOKENIZER = {
     'checkpoint': FLAGS.checkpoint(),
@@ -54,7 +54,7 @@ def main() -> None:
         options = {name: flag.value for name, flag in _OF_TOKENIZER.items()}
         print(vistok.evaluate(_MODEL.value, _SOURCE.value, **both, **options, progress=True))
         return
-    reference = FLAGS.required(
+    reference = FLAGS.require(
         _REFERENCE, 'name the real images by --reference, for example --reference=embedded:digits'
     )
     options = {'reference_split': _REFERENCE_SPLIT.value, 'settings': metric_flags.parse_settings(_SETTINGS.value)}

@@ -1,4 +1,4 @@
-"""Writes the tokenizer of a run as one file, to be kept or passed on.
+"""Export of the tokenizer of a run as one file, to be kept or passed on.
 
     vistok export --model=runs/control_gic --out=control_gic.safetensors
     vistok export --model=runs/control_gic --out=control_gic.safetensors --half      half the size
@@ -24,8 +24,8 @@ _OPTIONS = {
 
 def main() -> None:
     """Loads the tokenizer and writes it."""
-    model = FLAGS.required(_MODEL, 'name a run and a file: --model=DIR --out=FILE.safetensors')
-    out = FLAGS.required(_OUT, 'name a run and a file: --model=DIR --out=FILE.safetensors')
+    model = FLAGS.require(_MODEL, 'name a run and a file: --model=DIR --out=FILE.safetensors')
+    out = FLAGS.require(_OUT, 'name a run and a file: --model=DIR --out=FILE.safetensors')
     print(vistok.export(model, out, **{name: flag.value for name, flag in _OPTIONS.items()}))
 
 

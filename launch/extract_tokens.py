@@ -1,4 +1,4 @@
-"""Encodes images into a dataset of tokens, so that training a generator needs no images.
+"""Extraction of tokens from images, so that training a generator needs no images.
 
     vistok extract_tokens --model=runs/vqgan-digits
     vistok extract_tokens --model=vq16.safetensors --source=tfds:imagenet2012 --image_size=256 \\
@@ -39,7 +39,7 @@ _OPTIONS = {
 
 def main() -> None:
     """Extracts what is missing, and finishes when nothing is."""
-    model = FLAGS.required(_MODEL, 'name a tokenizer, for example --model=runs/vqgan-digits')
+    model = FLAGS.require(_MODEL, 'name a tokenizer, for example --model=runs/vqgan-digits')
     options = {name: flag.value for name, flag in _OPTIONS.items()}
     print(vistok.extract_tokens(model, _SOURCE.value, _OUT.value, **options, progress=True))
 

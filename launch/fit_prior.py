@@ -1,4 +1,4 @@
-"""Counts how often tokens occur, and beside which others, so that compressing needs fewer bits.
+"""Frequencies of tokens and of their neighbours, with which compressing needs fewer bits.
 
     vistok fit_prior --model=runs/fqgan
 
@@ -27,7 +27,7 @@ _OPTIONS = {
 
 def main() -> None:
     """Tokenizes the images, counts, and writes the tables."""
-    model = FLAGS.required(_MODEL, 'name the model, for example --model=runs/control_gic')
+    model = FLAGS.require(_MODEL, 'name the model, for example --model=runs/control_gic')
     print(vistok.fit_prior(model, _SOURCE.value, **{name: flag.value for name, flag in _OPTIONS.items()}))
 
 

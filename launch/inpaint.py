@@ -1,4 +1,4 @@
-"""Replaces parts of images by new ones, with a trained VQ-DDM and without any training for it.
+"""Inpainting of images with a trained VQ-DDM, without any training for it.
 
     vistok inpaint --model=runs/vq_ddm --region=lower --out=completed.png
     vistok inpaint --model=runs/vq_ddm --source=/data/portraits --mask=hole.png --out=completed.png
@@ -7,6 +7,7 @@
 is, as the model sees it, and its completions; a folder receives a file for each completion.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -45,10 +46,8 @@ _OPTIONS = {
 
 def main() -> None:
     """Completes images and writes the sheet."""
-    import vistok
-
     message = 'name a VQ-DDM and where to write, for example --model=runs/vq_ddm --out=completed.png'
-    path, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
+    path, out = FLAGS.require(_MODEL, message), FLAGS.require(_OUT, message)
     said = vistok.inpaint_files(
         vistok.load_generator(path, _CHECKPOINT.value, tokenizer=_TOKENIZER.value),
         out,

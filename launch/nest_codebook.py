@@ -1,4 +1,4 @@
-"""Clusters the codewords of a trained tokenizer into smaller codebooks, each inside of the one before.
+"""Smaller codebooks of a trained tokenizer, each inside of the one before.
 
     vistok nest_codebook --model=runs/vqgan_lc --sizes=256,64,16
     vistok compress photo.png --model=runs/vqgan_lc --codewords=64
@@ -33,7 +33,7 @@ _OPTIONS = {
 
 def main() -> None:
     """Counts codewords in images, clusters them, and writes the tables."""
-    model = FLAGS.required(_MODEL, 'name the model, for example --model=runs/vqgan_lc')
+    model = FLAGS.require(_MODEL, 'name the model, for example --model=runs/vqgan_lc')
     options = {name: flag.value for name, flag in _OPTIONS.items()}
     print(vistok.nest_codebook(model, _SIZES.value or (), _SOURCE.value, **options))
 

@@ -1,4 +1,4 @@
-"""Writes a folder or .zip file of images as a TFDS dataset.
+"""Preparation of a folder or .zip file of images as a TFDS dataset.
 
     vistok prepare_data --source=DIR_or_zip --name=my_images [--data_dir=~/tensorflow_datasets]
 
@@ -17,8 +17,8 @@ _DATA_DIR = FLAGS.data_dir()
 
 def main() -> None:
     """Prepares the dataset and prints what was written."""
-    source = FLAGS.required(_SOURCE, 'name the images, --source=FOLDER')
-    name = FLAGS.required(_NAME, 'name the dataset, for example --name=my_images')
+    source = FLAGS.require(_SOURCE, 'name the images, --source=FOLDER')
+    name = FLAGS.require(_NAME, 'name the dataset, for example --name=my_images')
     print(vistok.prepare_data(source, name, _DATA_DIR.value, progress=True))
 
 

@@ -1,4 +1,4 @@
-"""Refits the codebook of a trained tokenizer to the vectors that its encoder makes (VQ-DDM's ReFiT).
+"""Codebook refitted to the vectors that a trained encoder makes (VQ-DDM's ReFiT).
 
     vistok refit --model=runs/vqgan --size=1024 --out=refitted.safetensors
 
@@ -30,7 +30,7 @@ _OPTIONS = {
 def main() -> None:
     """Refits the codebook, compares it with the old one, and writes the tokenizer."""
     message = 'name a tokenizer and a file to write, for example --model=runs/vqgan --out=new.safetensors'
-    model, out = FLAGS.required(_MODEL, message), FLAGS.required(_OUT, message)
+    model, out = FLAGS.require(_MODEL, message), FLAGS.require(_OUT, message)
     print(vistok.refit(model, out, **{name: flag.value for name, flag in _OPTIONS.items()}, progress=True))
 
 

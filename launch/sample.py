@@ -1,4 +1,4 @@
-"""Draws images from a trained generator.
+"""Sampling of images from a trained generator.
 
     vistok sample --model=runs/llamagen --out=digits.png
     vistok sample --model=runs/llamagen --classes=3,seven --per_class=100 --out=threes_and_sevens/
@@ -13,6 +13,7 @@ a row for each class or prompt; an .npz file is what evaluators of the ADM kind 
 and its class or prompt, not from the batch size.  Killed at any moment, the same command goes on.
 """
 
+import vistok
 from vistok.launch.shared import command
 from vistok.launch.shared.flags import Flags
 
@@ -56,10 +57,8 @@ _SECOND = {
 
 def main() -> None:
     """Draws what is missing and writes the files."""
-    import vistok
-
-    path = FLAGS.required(_MODEL, 'name a generator, for example --model=runs/llamagen')
-    out = FLAGS.required(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
+    path = FLAGS.require(_MODEL, 'name a generator, for example --model=runs/llamagen')
+    out = FLAGS.require(_OUT, 'name what to write: --out=FILE.png, --out=FOLDER/ or --out=FILE.npz')
     said = vistok.sample_files(
         vistok.load_generator(path, _CHECKPOINT.value, tokenizer=_TOKENIZER.value),
         out,

@@ -1,4 +1,4 @@
-"""Encodes captions or prompts into features, so that training a generator on text needs no text encoder.
+"""Features of captions or prompts, so that training a generator on text needs no text encoder.
 
     vistok text_features --source=images --out=runs/tokens-images/text
     vistok text_features --source=prompts.txt --out=prompts
@@ -32,7 +32,7 @@ _OPTIONS = {
 def main() -> None:
     """Encodes the texts that are missing."""
     message = 'name captions and a folder for their features: --source=images --out=runs/tokens/text'
-    source, out = FLAGS.required(_SOURCE, message), FLAGS.required(_OUT, message)
+    source, out = FLAGS.require(_SOURCE, message), FLAGS.require(_OUT, message)
     print(vistok.text_features(source, out, **{name: flag.value for name, flag in _OPTIONS.items()}, progress=True))
 
 

@@ -1,4 +1,4 @@
-"""Trains a tokenizer or a generator.
+"""Training of a tokenizer or a generator.
 
     vistok train --config=fqgan [--workdir=DIR] [--config.train.steps=...]
 
@@ -7,6 +7,7 @@ several machines, run the same command on each: with --multiprocess on a TPU pod
 --coordinator=HOST:PORT --process_count=N --process_id=I.
 """
 
+import vistok
 from vistok.launch.shared import command, processes
 from vistok.launch.shared.flags import Flags
 
@@ -18,9 +19,7 @@ _PROCESSES = processes.define(FLAGS)
 
 def main() -> None:
     """Trains, and prints in one line how it ended."""
-    import vistok
-
-    config = FLAGS.required(_CONFIG, 'name a config, for example --config=fqgan')
+    config = FLAGS.require(_CONFIG, 'name a config, for example --config=fqgan')
     is_first = processes.join(_PROCESSES)
     run = vistok.train(config, _WORKDIR.value or _CONFIG.default_workdir)
     if is_first:

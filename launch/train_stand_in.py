@@ -1,4 +1,4 @@
-"""Trains the stand-in network on the embedded images, by instance discrimination.
+"""Training of the stand-in network on the embedded images, by instance discrimination.
 
     vistok train_stand_in --out=stand_in.npz
 

@@ -1,4 +1,4 @@
-"""Makes a smaller bitstream with fewer codewords, without the image and without a network.
+"""Transcoding of a bitstream to fewer codewords, without the image and without a network.
 
     vistok transcode photo.bin smaller.bin --model=runs/vqgan_lc --codewords=256
     vistok transcode photo.bin smaller.bin --model=runs/vqgan_lc --max_bytes=1500
@@ -9,14 +9,14 @@ read: those of `vistok nest_codebook` and, if there are any, of `vistok fit_prio
 
 import vistok
 from vistok.launch.shared import command
-from vistok.launch.shared.codec_flags import model, nested, prior
+from vistok.launch.shared.codec_flags import define_model, define_nested, define_prior
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['bitstream or -', 'result or -'])
 _OPTIONS = {
-    'model': model(FLAGS),
-    'nested': nested(FLAGS),
-    'prior': prior(FLAGS),
+    'model': define_model(FLAGS),
+    'nested': define_nested(FLAGS),
+    'prior': define_prior(FLAGS),
     'codewords': FLAGS.integer('codewords', None, 'Number of codewords of the result.'),
     'max_bytes': FLAGS.integer('max_bytes', None, 'Bytes of the result at most; takes the most codewords that fit.'),
     'force': FLAGS.force(),

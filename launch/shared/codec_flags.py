@@ -3,13 +3,13 @@
 from vistok.launch.shared.flags import Flag, Flags
 
 
-def model(flags: Flags) -> Flag:
+def define_model(flags: Flags) -> Flag:
     """Defines `--model`, which has a default here."""
     return flags.model('Run folder, one of its checkpoints, or a weights file; default: the weights of the package.')
 
 
-def prior(flags: Flags) -> Flag:
-    """Defines `--prior`."""
+def define_prior(flags: Flags) -> Flag:
+    """Defines the flag `--prior`."""
     return flags.string(
         'prior',
         None,
@@ -17,8 +17,8 @@ def prior(flags: Flags) -> Flag:
     )
 
 
-def nested(flags: Flags) -> Flag:
-    """Defines `--nested`."""
+def define_nested(flags: Flags) -> Flag:
+    """Defines the flag `--nested`."""
     return flags.string(
         'nested', None, "Tables of `vistok nest_codebook`; default: the tables beside the weights; '': none."
     )

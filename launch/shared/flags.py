@@ -38,36 +38,36 @@ class Flags:
 
     def string(self, name: str, default: str | None, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that holds a string."""
-        return self._defined(flags.DEFINE_string, name, default, help, old)
+        return self._define(flags.DEFINE_string, name, default, help, old)
 
     def integer(
         self, name: str, default: int | None, help: str, *, old: OldNames = (), least: int | None = None
     ) -> 'Flag':
         """Defines a flag that holds an integer, not below `least`."""
-        return self._defined(flags.DEFINE_integer, name, default, help, old, lower_bound=least)
+        return self._define(flags.DEFINE_integer, name, default, help, old, lower_bound=least)
 
     def number(self, name: str, default: float | None, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that holds a floating-point number."""
-        return self._defined(flags.DEFINE_float, name, default, help, old)
+        return self._define(flags.DEFINE_float, name, default, help, old)
 
     def switch(self, name: str, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that is off unless it is given: `--name`, or `--noname`."""
-        return self._defined(flags.DEFINE_bool, name, False, help, old)
+        return self._define(flags.DEFINE_bool, name, False, help, old)
 
     def choice(
         self, name: str, default: str | None, choices: Sequence[str], help: str, *, old: OldNames = ()
     ) -> 'Flag':
         """Defines a flag that holds one of several strings."""
-        return self._defined(flags.DEFINE_enum, name, default, help, old, enum_values=list(choices))
+        return self._define(flags.DEFINE_enum, name, default, help, old, enum_values=list(choices))
 
     def strings(self, name: str, default: Sequence[str] | None, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that holds strings, given several times or joined by commas."""
-        return self._defined(flags.DEFINE_multi_string, name, default, help, old, convert=_split)
+        return self._define(flags.DEFINE_multi_string, name, default, help, old, convert=_split)
 
     def numbers(self, name: str, default: Sequence[float] | None, help: str, *, old: OldNames = ()) -> 'Flag':
         """Defines a flag that holds numbers, joined by commas."""
         given = None if default is None else [str(number) for number in default]
-        return self._defined(flags.DEFINE_multi_string, name, given, help, old, convert=_numbers)
+        return self._define(flags.DEFINE_multi_string, name, given, help, old, convert=_numbers)
 
     def config(self, help: str) -> 'ConfigFlag':
         """Defines `--config=NAME`, with overrides of its values: `--config.train.steps=500`."""
@@ -76,41 +76,41 @@ class Flags:
         return self._config
 
     def model(self, help: str, *, old: OldNames = ('run', 'weights')) -> 'Flag':
-        """Defines `--model=PATH`."""
+        """Defines the flag `--model=PATH`."""
         return self.string('model', None, help, old=old)
 
     def out(self, help: str, *, old: OldNames = ()) -> 'Flag':
-        """Defines `--out=PATH`."""
+        """Defines the flag `--out=PATH`."""
         return self.string('out', None, help, old=old)
 
     def seed(self) -> 'Flag':
-        """Defines `--seed=NUMBER`."""
+        """Defines the flag `--seed=NUMBER`."""
         return self.integer('seed', 0, 'Seed of the random number generator.')
 
     def force(self) -> 'Flag':
-        """Defines `--force`."""
+        """Defines the flag `--force`."""
         return self.switch('force', 'Replaces files that exist.')
 
     def checkpoint(self) -> 'Flag':
-        """Defines `--checkpoint=STEP`."""
+        """Defines the flag `--checkpoint=STEP`."""
         return self.string('checkpoint', 'latest', "Checkpoint of a run folder: 'latest', 'best', or a step.")
 
     def data_dir(self) -> 'Flag':
-        """Defines `--data_dir=FOLDER`."""
+        """Defines the flag `--data_dir=FOLDER`."""
         return self.string(
             'data_dir', None, 'Folder of TFDS datasets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets.'
         )
 
     def process_count(self, default: int | None) -> 'Flag':
-        """Defines `--process_count=NUMBER`."""
+        """Defines the flag `--process_count=NUMBER`."""
         return self.integer('process_count', default, 'Number of processes that share the work.')
 
     def process_id(self, default: int | None) -> 'Flag':
-        """Defines `--process_id=NUMBER`."""
+        """Defines the flag `--process_id=NUMBER`."""
         return self.integer('process_id', default, 'Number of this process, from 0.')
 
     @staticmethod
-    def required(flag: Any, message: str) -> Any:
+    def require(flag: Any, message: str) -> Any:
         """Returns the value of a flag that must be given, or raises a UserError with the message."""
         if not flag.value:
             raise UserError(message)
@@ -152,7 +152,7 @@ class Flags:
         """Returns today's name of every flag that had another one."""
         return {old: name for old, (name, _) in self._renamed.items()}
 
-    def _defined(
+    def _define(
         self,
         define: Any,
         name: str,

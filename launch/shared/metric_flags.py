@@ -8,8 +8,8 @@ from vistok.errors import UserError
 from vistok.launch.shared.flags import Flag, Flags
 
 
-def protocol(flags: Flags) -> Flag:
-    """Defines `--protocol=NAME`."""
+def define_protocol(flags: Flags) -> Flag:
+    """Defines the flag `--protocol=NAME`."""
     return flags.string(
         'protocol',
         None,
@@ -18,13 +18,13 @@ def protocol(flags: Flags) -> Flag:
     )
 
 
-def inception(flags: Flags) -> Flag:
-    """Defines `--inception=FILE`."""
+def define_inception(flags: Flags) -> Flag:
+    """Defines the flag `--inception=FILE`."""
     return flags.string('inception', None, 'Inception weights of pytorch-fid.')
 
 
-def inception_sha256(flags: Flags) -> Flag:
-    """Defines `--inception_sha256=DIGEST`."""
+def define_inception_sha256(flags: Flags) -> Flag:
+    """Defines the flag `--inception_sha256=DIGEST`."""
     return flags.string(
         'inception_sha256', None, 'Digest of the Inception weights, if they are not the published file.'
     )

@@ -1,10 +1,10 @@
-"""Flags of commands that run as several processes, and how a process joins the others."""
+"""Flags of commands that run as several processes, which join each other."""
 
 from vistok.launch.shared.flags import Flag, Flags
 
 
 def define(flags: Flags) -> dict[str, Flag]:
-    """Defines the flags."""
+    """Defines the flags of commands that run as several processes."""
     return {
         'multiprocess': flags.switch('multiprocess', 'Joins the processes that the environment describes.'),
         'coordinator': flags.string('coordinator', None, 'Address HOST:PORT of process 0.'),

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_packs import random_variables
+from run_command import run_command
 from toy_generator import Table
 from tqdm import tqdm
 
@@ -31,7 +29,6 @@ from vistok.pretrained.text_encoder import StandInText
 from vistok.tokenizers.tokenizer import TokenSpec
 from vistok.tokenizers.trained import TrainedTokenizer
 
-ROOT = pathlib.Path(__file__).parents[2]
 IDS = {'red': 3, 'blue': 11}
 ENCODER = StandInText(tokens=4, width=8)
 
@@ -113,21 +110,14 @@ def test_the_caption_of_a_row_is_the_condition_of_its_loss(folder):
     np.testing.assert_array_equal(cond.mask, told.mask[[2, 0]])
 
 
-def command(script, *flags):
-    answer = subprocess.run(
-        [sys.executable, f'launch/{script}.py', *flags], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
-
-
 @pytest.mark.slow
-def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
+def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path, capsys):
     names = TextFeatureSource(folder / 'text').names
     lines = [{'file_name': name, 'text': [f'it is {name[3:-4]}', name[3:-4]]} for name in names]
     (tmp_path / 'captions.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     flags = [f'--source={tmp_path}/captions.jsonl', f'--out={tmp_path}/text', '--encoder=stand_in']
-    assert '48 texts, at most 120 vectors of 64 by stand_in' in command('text_features', *flags)
+    assert run_command('text_features', *flags) == 0
+    assert '48 texts, at most 120 vectors of 64 by stand_in' in capsys.readouterr().out
     settings = {
         'data.text_features': str(tmp_path / 'text'),
         'model.text_tokens': 120,
@@ -155,7 +145,8 @@ def test_a_generator_on_text_draws_what_the_prompt_says(folder, tmp_path):
     assert (ids == [[11], [3]]).mean() > 0.9
 
     asked_for = [f'--prompts={tmp_path}/prompts.txt', '--per_class=2', '--temperature=0']
-    command('sample', f'--run={run}', *asked_for, f'--npz={tmp_path}/x.npz', f'--folder={tmp_path}/f')
+    out = [f'--out={tmp_path}/x.npz', f'--out={tmp_path}/f/']
+    assert run_command('sample', f'--model={run}', *asked_for, *out) == 0
     assert sorted(x.name for x in (tmp_path / 'f').iterdir())[:2] == ['000000-blue_it_is.png', '000001-red.png']
     drawn = open_byte_batches(str(tmp_path / 'x.npz'))
     assert drawn.settings['temperature'] == 0

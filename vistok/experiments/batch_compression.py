@@ -125,12 +125,11 @@ def decompress_files(
         raise UserError('--restore is for files of which something is lost: add --partial')
     work = list_work(source, out, ('.bin',), '.png', force=force)
     codec = codec if isinstance(codec, Codec) else codec()
-    restorer: Restorer = copy_nearest_known
-    if restore is not None:
-        if isinstance(restore, str | os.PathLike):
-            restorer = open_restorer(os.fspath(restore), codec.weights_fingerprint)
-        else:
-            restorer = restore
+    restorer: Restorer
+    if isinstance(restore, str | os.PathLike):
+        restorer = open_restorer(os.fspath(restore), codec.weights_fingerprint)
+    else:
+        restorer = copy_nearest_known if restore is None else restore
 
     def convert(data: bytes, name: str, target: Path | None, progress: Progress) -> tuple[bytes, str]:
         if not partial:

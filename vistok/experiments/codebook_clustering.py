@@ -19,7 +19,7 @@ from vistok.tokenizers.trained import TrainedTokenizer
 
 @dataclasses.dataclass(frozen=True)
 class ClusterReport:
-    """Clusters of codewords.
+    """Clusters of codewords and their file.
 
     Attributes:
       clusters: cluster of each codeword.

@@ -31,7 +31,7 @@ class PriorReport:
     def __str__(self) -> str:
         clusters = ', '.join(str(table.contexts.shape[-1]) for table in self.prior.tables)
         return (
-            f'{_written(self.path)}fingerprint {self.prior.fingerprint.hex()}, {self.images} images, '
+            f'{_name_file(self.path)}fingerprint {self.prior.fingerprint.hex()}, {self.images} images, '
             f'clusters: {clusters}'
         )
 
@@ -86,7 +86,7 @@ class NestingReport:
     path: Path | None
 
     def __str__(self) -> str:
-        lines = [f'{_written(self.path)}fingerprint {self.nested.fingerprint.hex()}, {self.images} images']
+        lines = [f'{_name_file(self.path)}fingerprint {self.nested.fingerprint.hex()}, {self.images} images']
         sizes = [len(tables[0].members) for tables in self.nested.levels]
         for j, (name, count) in enumerate(zip(self.spec.codebook_names, self.spec.codebook_sizes, strict=True)):
             lines.append(f'{name}: {count} codewords, {self.nested.about[f"used_codewords/{j}"]} of them occur')
@@ -150,5 +150,5 @@ def _new_file(out: PathLike | None, default: Path | None, force: bool) -> Path |
     return path
 
 
-def _written(path: Path | None) -> str:
+def _name_file(path: Path | None) -> str:
     return '' if path is None else f'wrote {path}: '

@@ -151,7 +151,7 @@ def evaluate(
     return EvaluationReport(
         evaluation.metrics | ({} if report is None else report.metrics),
         report,
-        _compared(report, against),
+        _compare(report, against),
         dict(batches.skipped),
         sheet,
         _write(folder, settings, evaluation.metrics, report, sheet),
@@ -211,7 +211,7 @@ def evaluate_samples(
     made = extract_features(batches, extractor, progress=progress)
     report = report_on(made, real, settings=batches.settings | dict(settings or {}), progress=progress)
     paths = _write(folder, {}, {}, report, None)
-    return EvaluationReport(report.metrics, report, _compared(report, against), dict(batches.skipped), None, paths)
+    return EvaluationReport(report.metrics, report, _compare(report, against), dict(batches.skipped), None, paths)
 
 
 def _results_folder(out: PathLike | None, default: Path | None) -> Path | None:
@@ -244,7 +244,7 @@ def _write(
     return tuple(paths)
 
 
-def _compared(report: GenerationReport | None, against: PathLike | None) -> str:
+def _compare(report: GenerationReport | None, against: PathLike | None) -> str:
     return '' if report is None or against is None else difference(report, read_report(against))
 
 

@@ -102,7 +102,7 @@ def _retrieval(model: StandInTeacher, params: dict, pairs: Pairs, trials: int, c
 
 @dataclasses.dataclass(frozen=True)
 class StandInReport:
-    """Trained stand-in network.
+    """Stand-in network with its training.
 
     Attributes:
       params: its parameters, rounded to float16.

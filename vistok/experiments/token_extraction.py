@@ -157,11 +157,11 @@ class Extraction:
                 else:
                     usable.append(found)
             if usable:
-                records += self._encoded(usable)
+                records += self._encode_records(usable)
             bar.update(len(indices))
         self._parts.write(part, records, skipped)
 
-    def _encoded(self, usable: list[tuple[np.ndarray, int, str]]) -> list[TokenRecord]:
+    def _encode_records(self, usable: list[tuple[np.ndarray, int, str]]) -> list[TokenRecord]:
         images = np.concatenate([views for views, _, _ in usable])
         batches = []
         for start in range(0, len(images), self._batch):
@@ -208,7 +208,7 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True)
 class ExtractionReport:
-    """Dataset of tokens.
+    """Dataset of tokens that was extracted.
 
     Attributes:
       path: folder of the tokens.

@@ -1,13 +1,10 @@
 """Tables of features: how they are made, kept in files, and put into a run."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from run_command import run_command
 
 from vistok.errors import UserError
 from vistok.experiments import assembly, initial_weights, registry, training
@@ -26,8 +23,6 @@ from vistok.tokenizers.codebooks.feature_table import (
 )
 from vistok.training.state import TrainState
 from vistok.weights.files import load_variables, save_variables
-
-ROOT = Path(__file__).parents[3]
 
 
 def tiny(variant='', **overrides):
@@ -178,18 +173,14 @@ def test_a_model_without_a_table_refuses_one(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-def test_the_command_writes_a_table_and_says_so(tmp_path):
-    command = [
-        sys.executable, ROOT / 'launch' / 'build_codebook.py', '--features=stand_in_patches',
-        '--source=embedded:digits', '--image_size=32', '--views=64', '--size=20', f'--output={tmp_path}/t.safetensors',
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == f'wrote {tmp_path}/t.safetensors: 20 rows of width 80, from stand_in_patches\n'
+def test_the_command_writes_a_table_and_says_so(tmp_path, capsys):
+    command = ['build_codebook', '--features=stand_in_patches', '--source=embedded:digits', '--image_size=32']
+    assert run_command(*command, '--views=64', '--size=20', f'--out={tmp_path}/t.safetensors') == 0
+    assert capsys.readouterr().out == f'wrote {tmp_path}/t.safetensors: 20 rows of width 80, from stand_in_patches\n'
     about = read_table(tmp_path / 't.safetensors').about
     assert (about['source'], about['pictures'], about['size']) == ('embedded:digits', '64', '20')
-    refused = subprocess.run([*command[:2], '--output=x.npz'], capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: name the file to write, --output=FILE.safetensors; got 'x.npz'")
+    assert run_command(*command, '--out=x.npz') == 1
+    assert capsys.readouterr().err.startswith("error: name the file to write, --out=FILE.safetensors; got 'x.npz'")
 
 
 def test_a_frozen_table_of_another_size_is_not_taken_over_with_earlier_weights():

@@ -76,7 +76,7 @@ class TokenSource:
         if not has_tokens(folder):
             raise UserError(
                 f'there are no extracted tokens in {folder}; make them with '
-                f'python launch/extract_tokens.py --run=TOKENIZER_RUN --out={folder}'
+                f'python launch/extract_tokens.py --model=TOKENIZER_RUN --out={folder}'
             )
         try:
             builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
