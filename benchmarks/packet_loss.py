@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('docs'))
     args = parser.parse_args()
     codec = dataclasses.replace(open_codec(args.weights, ''), packets=PacketShape.from_count(args.packets))
-    restorers = {'nearest': copy_nearest_known, 'transformer': open_restorer(args.restore, codec.weights_fingerprint)}
+    restorers = {'nearest': copy_nearest_known, 'transformer': open_restorer(args.restore, codec.tokenizer)}
     source = open_source(args.source, 'validation')
     (batch, *_) = evaluation_batches(source, image_size=args.image_size, batch_size=args.count)
     images = to_uint8(batch['image'][batch['mask']])

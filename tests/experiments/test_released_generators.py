@@ -125,6 +125,18 @@ def test_a_run_starts_from_an_official_file_and_a_model_goes_back_to_it(released
         np.testing.assert_array_equal(value, official[entry])
 
 
+def test_a_converted_generator_is_the_prior_of_a_codec(released, tmp_path):
+    name, folder, untold = released
+    if name != 'llamagen_gpt':
+        pytest.skip('the other small tokenizers here are not made for it')
+    vistok.convert(folder / 'official.safetensors', tmp_path / 'gpt.safetensors', name, **untold)
+    codec = vistok.codec(folder / 'tokenizer.safetensors', prior=tmp_path / 'gpt.safetensors')
+    assert codec.network is not None
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    data = codec.compress(image)
+    np.testing.assert_array_equal(codec.unpack(data).tokens.ids, codec.encode(image).ids)
+
+
 def test_a_model_that_no_official_layout_holds_is_refused(tmp_path):
     shared = dataclasses.replace(CASES['llamagen_gpt'][0], output_vectors=4)
     with pytest.raises(UserError, match=r'this LlamaGen fits no official layout: not llamagen_gpt: '):

@@ -127,7 +127,7 @@ def decompress_files(
     codec = codec if isinstance(codec, Codec) else codec()
     restorer: Restorer
     if isinstance(restore, str | os.PathLike):
-        restorer = open_restorer(os.fspath(restore), codec.weights_fingerprint)
+        restorer = open_restorer(os.fspath(restore), codec.tokenizer)
     else:
         restorer = copy_nearest_known if restore is None else restore
 

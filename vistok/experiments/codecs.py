@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from vistok.compression import codec
 from vistok.compression.codec import Codec
@@ -14,11 +15,13 @@ from vistok.compression.priors.prior import StaticPrior
 from vistok.errors import UserError
 from vistok.experiments.loading import load
 from vistok.experiments.model_inputs import Model, PathLike, is_path, name_of_model, resolve_tokenizer
+from vistok.experiments.registry import GENERATOR, names_of_kind
 from vistok.generators.autoregressive.base import Autoregressive
 from vistok.generators.masked.mage import MAGE
 from vistok.generators.trained import TrainedGenerator
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN
 from vistok.tokenizers.trained import TrainedTokenizer
+from vistok.weights.files import is_ours, read_name
 from vistok.weights.fingerprints import fingerprint_weights
 
 SHIPPED = Path(codec.__file__).parent / 'weights' / 'photographs.safetensors'
@@ -42,12 +45,12 @@ def open_tokenizer(model: Model) -> TrainedTokenizer:
     return tokenizer
 
 
-def open_network(run: str, weights: bytes) -> NetworkPrior:
-    """Returns the generator of a run folder, or of one of its checkpoints, as a model of ids.
+def open_network(run: str, tokenizer: TrainedTokenizer) -> NetworkPrior:
+    """Returns the generator of a run folder, of one of its checkpoints, or of a weights file, as a model of ids.
 
     Args:
-      run: the folder.
-      weights: fingerprint of the tokenizer.
+      run: the folder or file.
+      tokenizer: the tokenizer whose ids are coded.
 
     Raises:
       UserError: there is no such generator, or it is one of other tokens.
@@ -56,8 +59,8 @@ def open_network(run: str, weights: bytes) -> NetworkPrior:
     if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, Autoregressive):
         wanted = 'as a prior, only generators fit that choose one id after the other: llamagen, far, vqgan_lc_gpt'
         raise _unfit(run, model, wanted)
-    _check_tokens(run, model, weights)
-    return NetworkPrior.from_variables(model.generator, model.variables)
+    fitting: Any = _check_tokens(run, model, tokenizer).generator
+    return NetworkPrior.from_variables(fitting, model.variables)
 
 
 def open_tables(model: Model, prior: PathLike | None) -> StaticPrior | None:
@@ -83,12 +86,12 @@ def _existing(default: Path | None, given: PathLike | None) -> Path | None:
     return default if default is not None and default.is_file() else None
 
 
-def open_restorer(run: str, weights: bytes) -> MaskedRestorer:
-    """Returns the masked-token generator of a run folder, or of one of its checkpoints, to restore lost ids.
+def open_restorer(run: str, tokenizer: Any) -> MaskedRestorer:
+    """Returns the masked-token generator of a run folder, a checkpoint or a weights file, to restore lost ids.
 
     Args:
-      run: the folder.
-      weights: fingerprint of the tokenizer.
+      run: the folder or file.
+      tokenizer: the tokenizer whose ids are restored.
 
     Raises:
       UserError: there is no such generator, or it is one of other tokens.
@@ -96,8 +99,8 @@ def open_restorer(run: str, weights: bytes) -> MaskedRestorer:
     model = load(run)
     if not isinstance(model, TrainedGenerator) or not isinstance(model.generator, MAGE):
         raise _unfit(run, model, 'lost ids are restored by maskgit or mage')
-    _check_tokens(run, model, weights)
-    return MaskedRestorer(model.generator, model.variables)
+    fitting: Any = _check_tokens(run, model, tokenizer).generator
+    return MaskedRestorer(fitting, model.variables)
 
 
 def _unfit(run: str, model: object, wanted: str) -> UserError:
@@ -105,11 +108,19 @@ def _unfit(run: str, model: object, wanted: str) -> UserError:
     return UserError(f'{run} holds a {type(found).__name__}; {wanted}')
 
 
-def _check_tokens(run: str, model: TrainedGenerator, weights: bytes) -> None:
-    """Raises a UserError unless the generator's tokens are those of some weights."""
-    theirs = fingerprint_weights(model.tokenizer.variables)
-    if theirs != weights:
-        raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {weights.hex()}')
+def _check_tokens(run: str, model: TrainedGenerator, tokenizer: Any) -> TrainedGenerator:
+    """Returns the generator with its tokenizer; raises a UserError unless its tokens are those of `tokenizer`."""
+    if model.tokenizer is None:
+        return model.with_tokenizer(tokenizer)
+    theirs, ours = (fingerprint_weights(each.variables) for each in (model.tokenizer, tokenizer))
+    if theirs != ours:
+        raise UserError(f'{run} is a generator for the tokenizer with weights {theirs.hex()}, got {ours.hex()}')
+    return model
+
+
+def _holds_generator(path: Path) -> bool:
+    """Returns whether a path is a run folder, or a weights file of a generator."""
+    return path.is_dir() or (path.is_file() and is_ours(path) and read_name(path) in names_of_kind(GENERATOR))
 
 
 def open_codec(
@@ -127,7 +138,7 @@ def open_codec(
       model: tokenizer, or its run folder, one of its checkpoints, or its weights file; None: the weights of the
         package.
       prior: a file of `vistok fit_prior`; None: the one beside the weights, if there is one; '' for none.  Or the run
-        folder of a generator, of which the codec makes use where it gives a smaller file than the default.
+        folder or weights file of a generator, which the codec uses where it gives a smaller file than the default.
       nested: a file of `vistok nest_codebook`; None: the one beside the weights, if there is one for them.
       window: side of the squares that the networks see, in pixels; None: the codec's own.
       codewords: size of the nested codebook that is written with; None: the whole codebook.
@@ -140,8 +151,8 @@ def open_codec(
     tokenizer = open_tokenizer(model)
     here = fingerprint_weights(tokenizer.variables)
     network = None
-    if prior and Path(prior).is_dir():
-        network, prior = open_network(os.fspath(prior), here), None
+    if prior and _holds_generator(Path(prior)):
+        network, prior = open_network(os.fspath(prior), tokenizer), None
     tables = open_nested(model, nested)
     if tables is not None and tables.weights_fingerprint != here:
         if nested is not None:

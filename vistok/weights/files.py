@@ -49,6 +49,11 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     return path.suffix == '.safetensors' and _header(path).get('format') in _FORMATS
 
 
+def read_name(path: str | os.PathLike[str]) -> str:
+    """Reads the name of the model, or of other contents, from the header of one of our files."""
+    return _header(_existing(path)).get('name', '')
+
+
 def save_variables(
     path: str | os.PathLike[str], name: str, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
 ) -> None:
