@@ -196,3 +196,11 @@ def test_command_lines_of_the_documentation_are_right():
 def test_wrong_command_lines_are_noticed(command, arguments):
     with pytest.raises((AssertionError, vistok.UserError)):
         check_command(command, arguments)
+
+
+def test_files_that_the_documentation_names_exist():
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(('.', 'venv', 'build'))]
+    listed = [path.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob('*.py')]
+    for page in PAGES:
+        for name in re.findall(r'(?<![\w<>.-])[\w/]+\.py\b', page.read_text('utf-8')):
+            assert any(f'/{path}'.endswith(f'/{name}') for path in listed), f'{page.name} names {name}'
