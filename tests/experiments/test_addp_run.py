@@ -1,6 +1,7 @@
 """ADDP's run: it begins with a trained tokenizer and a trained predictor in it, and never changes them."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -109,13 +110,14 @@ def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_cha
 def test_an_encoder_that_is_none_or_sees_other_images_is_refused_in_a_sentence(folder, trained, tmp_path):
     config = load_config('configs/addp_probe.py:tiny')
     config.data.source, config.data.image_size = str(folder / 'pictures'), 16
+    config.train.devices = 1
     for encoder, answer in (
         ('nothing', 'which is no run folder'),
-        ('mage', 'holds a mage'),
+        ('mage', 'holds a model named mage; config.encoder is one of addp'),
         ('addp', 'sees 8x8 pixels'),
     ):
         config.encoder = str(folder / encoder)
-        with pytest.raises(UserError, match=answer):
+        with pytest.raises(UserError, match=re.escape(answer)):
             training.run_training(config, tmp_path / 'run', show_progress=False)
     assert not any(tmp_path.iterdir())
 
