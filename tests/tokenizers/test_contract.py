@@ -12,8 +12,8 @@ from vistok.experiments import registry
 from vistok.experiments.config_files import load_config
 
 CONFIGS = {
-    'vqgan': ['vqgan.py:tiny', 'vqgan.py:restart,tiny'],
-    'vqgan_ema': ['vqgan.py:ema,tiny'],
+    'vqgan': ['vqgan.py:tiny'],
+    'vqgan_ema': ['vqgan.py:restart,tiny'],
     'fqgan': ['fqgan.py:triple,tiny'],
     'vqgan_lc': ['vqgan_lc.py:tiny'],
     'simvq': ['simvq.py:tiny'],
