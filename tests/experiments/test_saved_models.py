@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from run_command import run_command
 
 import vistok
 from vistok.errors import UserError
@@ -116,3 +117,12 @@ def test_files_of_the_earlier_version_are_rebuilt_by_their_description(tmp_path,
     save_variables(path, saved.name, saved.variables, {'model': saved.about['model']})
     edit_header(path, format='tesserax')
     assert vistok.load(path).fingerprint == tokenizer.fingerprint
+
+
+def test_a_generator_is_exported_by_the_command_and_halved(tmp_path, generator, tokenizer):
+    save_model(generator, tmp_path / 'whole.safetensors')
+    flags = [f'--model={tmp_path}/whole.safetensors', f'--out={tmp_path}/half.safetensors', '--half']
+    assert run_command('export', *flags) == 0
+    back = vistok.load(tmp_path / 'half.safetensors', tokenizer=tokenizer)
+    assert back.generator == generator.generator
+    assert (tmp_path / 'half.safetensors').stat().st_size < 0.7 * (tmp_path / 'whole.safetensors').stat().st_size

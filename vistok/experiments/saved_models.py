@@ -157,8 +157,8 @@ def check_variables(module: Tokenizer | Generator, variables: Mapping[str, Any],
             )
 
 
-def round_to_half(tokenizer: TrainedTokenizer) -> TrainedTokenizer:
-    """Rounds the float32 values of a tokenizer to float16, which makes its file half as large.
+def round_to_half(model: TrainedTokenizer | TrainedGenerator) -> TrainedTokenizer | TrainedGenerator:
+    """Rounds the float32 values of a trained model to float16, which makes its file half as large.
 
     `rebuild_model` makes float32 of them again, so that the model computes as always, with the rounded values.
 
@@ -174,7 +174,7 @@ def round_to_half(tokenizer: TrainedTokenizer) -> TrainedTokenizer:
             raise UserError(f'the weights hold {largest:g}, too large for float16')
         return array.astype(np.float16)
 
-    return dataclasses.replace(tokenizer, variables=jax.tree.map(half, tokenizer.variables))
+    return dataclasses.replace(model, variables=jax.tree.map(half, model.variables))
 
 
 def _to_device(variables: Mapping[str, Any]) -> dict[str, Any]:
