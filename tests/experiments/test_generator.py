@@ -189,7 +189,9 @@ def test_a_run_keeps_what_is_needed_to_make_images(run, tokens, tokenizer):
     np.testing.assert_allclose(result.evaluation['bits_per_token'] * np.log(2), result.evaluation['loss'], rtol=1e-5)
     assert result.evaluation['images'] == 6
     assert np.asarray(Image.open(folder / 'pictures' / 'samples_0000004.png')).std() > 5
-    assert f'bits per token on 6 unseen images · {folder}' in training.summarize(result, folder)
+    assert f'bits per token on 6 unseen images · {folder}' in str(
+        training.Run(folder, 4, result.evaluation, stopped=False)
+    )
     model = vistok.load(folder)
     assert isinstance(model, TrainedGenerator)
     drawn = model.sample_tokens([0, 2])

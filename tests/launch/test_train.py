@@ -45,23 +45,23 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert json.loads((folder / 'config.json').read_text())['model']['name'] == 'fqgan'
     assert 'decoder/conv_out/kernel' in (folder / 'parameters.txt').read_text()
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    training = [line for line in lines if 'loss/tokenizer' in line]
-    assert [line['step'] for line in training] == [1, 2, 3, 4]
+    steps = [line for line in lines if 'loss/tokenizer' in line]
+    assert [line['step'] for line in steps] == [1, 2, 3, 4]
     expected = {
         'loss/discriminator', 'terms/pixel', 'terms/perceptual', 'terms/adversarial', 'terms/commitment/vis',
         'terms/codebook/sem', 'terms/entropy/vis', 'terms/disentangle', 'terms/representation/stand_in_teacher',
         'gradient_norm/tokenizer', 'gradient_norm/discriminator', 'usage/vis', 'perplexity/sem',
         'speed/images_per_second',
     }  # fmt: skip
-    assert expected <= set(training[0])
-    terms = sum(value for name, value in training[0].items() if name.startswith('terms/'))
-    np.testing.assert_allclose(terms, training[0]['loss/tokenizer'], rtol=1e-5)
+    assert expected <= set(steps[0])
+    terms = sum(value for name, value in steps[0].items() if name.startswith('terms/'))
+    np.testing.assert_allclose(terms, steps[0]['loss/tokenizer'], rtol=1e-5)
     sheet = np.asarray(Image.open(folder / 'pictures' / 'reconstructions_0000004.png'))
     assert sheet.ndim == 3
     assert sheet.std() > 10
     assert list((folder / 'tensorboard').iterdir())
     assert result.evaluation['images'] == 28
-    line = training.closing_line(result, folder)
+    line = str(training.Run(folder, 4, result.evaluation, stopped=False))
     assert f'PSNR {result.evaluation["psnr"]:.2f} dB' in line
     assert str(folder) in line
     assert 'vis' in line
@@ -74,7 +74,7 @@ def test_load_gives_the_tokenizer_that_was_evaluated(whole):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     tokens = tokenizer.encode(images)
     assert tokens.ids.shape == (2, 8, 8, 2)
-    variables = training.tokenizer_variables(result.state)
+    variables = {'params': result.state.ema, **result.state.model_state['tokenizer']}
     expected = tokenizer.module.apply(variables, jnp.asarray(images)).reconstruction
     np.testing.assert_allclose(tokenizer.decode(tokens), expected, atol=1e-5)
 
