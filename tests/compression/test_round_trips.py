@@ -59,7 +59,7 @@ def test_every_tokenizer_goes_round_or_is_refused():
 
 def test_tokens_that_belong_to_whole_images_are_refused(monkeypatch):
     module = registry.build_tokenizer(load_config('configs/fvq.py:var,tiny').model)
-    monkeypatch.setattr(opening, 'load_tokenizer', lambda path: TrainedTokenizer(module, {}))
+    monkeypatch.setattr(opening, 'resolve_tokenizer', lambda path: TrainedTokenizer(module, {}))
     with pytest.raises(UserError, match='runs/var holds a MultiScaleFVQ, whose coarse scales have ids for a whole'):
         opening.open_tokenizer('runs/var')
 

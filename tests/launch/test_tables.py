@@ -30,7 +30,7 @@ def tokenizer():
 @pytest.fixture(scope='module')
 def weights(tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'model.safetensors'
-    save_model(path, tokenizer)
+    save_model(tokenizer, path)
     return path
 
 

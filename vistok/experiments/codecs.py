@@ -45,7 +45,7 @@ def open_tokenizer(model: Model) -> TrainedTokenizer:
     return tokenizer
 
 
-def open_network(run: str, tokenizer: TrainedTokenizer) -> NetworkPrior:
+def open_network(run: str, tokenizer: Any) -> NetworkPrior:
     """Returns the generator of a run folder, of one of its checkpoints, or of a weights file, as a model of ids.
 
     Args:
