@@ -12,6 +12,7 @@ import vistok.experiments.loading
 from vistok.errors import UserError
 from vistok.experiments import registry
 from vistok.experiments.config_files import load_config
+from vistok.experiments.inpainting import find_run
 from vistok.generators import inpainting
 from vistok.generators.generator import SampleConfig
 from vistok.generators.trained import TrainedGenerator
@@ -138,3 +139,10 @@ def test_what_cannot_be_completed_is_refused(model, images):
         complete(model, images[:, :8], np.zeros((8, 16), bool))
     with pytest.raises(UserError, match='only a VQ-DDM with its tokenizer'):
         complete(TrainedGenerator(model.generator, {}), images, inpainting.mask_region('left', SIDE))
+
+
+def test_images_beside_a_run_are_not_taken_for_the_run(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    (tmp_path / 'images').mkdir()
+    assert find_run(tmp_path / 'images') is None
+    assert find_run(tmp_path) == find_run(tmp_path / 'checkpoints' / '4') == tmp_path

@@ -70,8 +70,9 @@ def inpaint_files(
     outputs = split_outputs([str(path) for path in out], npz=False)
     if min(count, completions, repeats) < 1 or margin < 0:
         raise UserError('--images, --completions and --repeats are at least 1, and --margin 0')
-    if is_run(source):
-        source, data_dir = find_run_images(pathlib.Path(source), data_dir)
+    run = find_run(pathlib.Path(source))
+    if run is not None:
+        source, data_dir = find_run_images(run, data_dir)
     generator = model.generator
     if not labelled:  # without a condition there is nothing to be guided to
         options.setdefault('guidance_scale', 1.0)
@@ -113,16 +114,15 @@ def inpaint_files(
     return f'wrote {written}: {done} images with {completions} completions each'
 
 
-def is_run(source: str) -> bool:
-    """Returns whether a path is a run folder or one of its checkpoints."""
-    path = pathlib.Path(source)
-    return any((folder / 'config.json').is_file() for folder in (path, *path.parents[:2]))
+def find_run(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the run folder that a path names, itself or by one of its checkpoints; None for other paths."""
+    folder = path.parents[1] if path.parent.name == 'checkpoints' and path.name.isdigit() else path
+    return folder if (folder / 'config.json').is_file() else None
 
 
-def find_run_images(path: pathlib.Path, data_dir: str | None) -> tuple[str, str | None]:
+def find_run_images(run: pathlib.Path, data_dir: str | None) -> tuple[str, str | None]:
     """Returns the images that a generator's run learned from, and where TFDS datasets lie."""
-    folder = next(folder for folder in (path, *path.parents[:2]) if (folder / 'config.json').is_file())
-    data = run_folder.read_config(folder).data
+    data = run_folder.read_config(run).data
     tokens = token_folder(data.source)
     source = data.source if tokens is None else TokenSource(tokens, 'train').about['source']
     return source, data_dir or data.data_dir or None
