@@ -20,18 +20,22 @@ Variants, joined by commas:
 from ml_collections import ConfigDict
 
 from vistok.configs import mage
-from vistok.configs.base import tokenizer
+from vistok.configs.base import variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = mage.base('addp')
     config.model.choice_temperature = 6.0
     config.train.batch_size = 64  # it looks at pixels, so that a step costs thrice what one of MAGE does
     config.predictor = 'runs/mage'  # a run of configs/mage.py (or maskgit.py) over tokens of the same tokenizer
     config.predictor_model = ConfigDict()  # filled when the run begins: what the predictor is
-    presets = {'cifar10': _cifar10, 'imagenet256': _imagenet256, 'large': _large, 'tiny': mage.tiny}
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'cifar10': _cifar10, 'imagenet256': _imagenet256},
+        size={'large': _large, 'tiny': mage.tiny},
+    )
 
 
 def _cifar10(config: ConfigDict) -> None:
@@ -48,5 +52,7 @@ def _imagenet256(config: ConfigDict) -> None:
 
 
 def _large(config: ConfigDict) -> None:
+    if config.data.image_size != 256:
+        raise ValueError('large goes with imagenet256')
     mage.large(config)
     config.train.steps //= 2

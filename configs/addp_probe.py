@@ -15,11 +15,11 @@ the digits that ship inside installed packages.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     for block in ('objective', 'judges'):
         del config[block]
@@ -39,8 +39,14 @@ def get_config(variant: str = '') -> ConfigDict:
     config.data.update(source='embedded:digits', image_size=32, augmentation='resize_crop', flip=False, threads=2)
     config.train.update(steps=400, batch_size=64, log_every=50, checkpoint_every=200)
     config.evaluate = ConfigDict({'every': 200, 'image_size': 0, 'batch_size': 120, 'best_metric': 'loss'})
-    presets = {'finetune': _finetune, 'plain': _plain, 'imagenet256': _imagenet256, 'tiny': _tiny}
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        training={'finetune': _finetune},
+        data={'imagenet256': _imagenet256},
+        regularization={'plain': _plain},
+        size={'tiny': _tiny},
+    )
 
 
 def _finetune(config: ConfigDict) -> None:

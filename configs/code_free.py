@@ -15,25 +15,23 @@ by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 _NETWORK = {**tokenizer.SMALL_NETWORK, 'dtype': 'float32', 'remat': False}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     _fsq(config)
     tokenizer.photographs(config)
-    presets = {
-        'fsq': _fsq,
-        'lfq': _lfq,
-        'bsq': _bsq,
-        'cifar10': tokenizer.cifar10,
-        'imagenet256': _imagenet256,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        quantizer={'fsq': _fsq, 'lfq': _lfq, 'bsq': _bsq},
+        data={'cifar10': tokenizer.cifar10, 'imagenet256': _imagenet256},
+        size={'tiny': _tiny},
+    )
 
 
 def _fsq(config: ConfigDict) -> None:

@@ -12,18 +12,19 @@ joined by commas:
   cifar10        CIFAR-10 at 32x32, cells of 8, 4 and 2 pixels, 2,000 steps; --config.data.source names a folder or
                  zip instead of TFDS
   imagenet256    the paper's recipe: 256x256, batch 8, 165,000 steps, LPIPS.  The paper trains on OpenImages v6
-                 (--config.data.source=FOLDER) and clips gradients by value, here by norm.  Its figures belong to
-                 settings that are not fully published; not reproduced here.
+                 (--config.data.source=FOLDER).  Here gradients are clipped by norm, there by value; LPIPS is on VGG16,
+                 there on AlexNet; shares are exact for each image, there over the batch (model.strict_thresholds).  Its
+                 figures belong to settings that are not fully published; not reproduced here.
   tiny           for tests
 """
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -49,14 +50,13 @@ def get_config(variant: str = '') -> ConfigDict:
         }
     )
     tokenizer.photographs(config)
-    presets = {
-        'random_shares': _random_shares,
-        'codec': _codec,
-        'cifar10': _cifar10,
-        'imagenet256': _imagenet256,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        shares={'random_shares': _random_shares},
+        data={'codec': _codec, 'cifar10': _cifar10, 'imagenet256': _imagenet256},
+        size={'tiny': _tiny},
+    )
 
 
 def _random_shares(config: ConfigDict) -> None:
@@ -103,7 +103,7 @@ def _imagenet256(config: ConfigDict) -> None:
         discriminator_layers=2, adversarial_weight=0.1, discriminator_weight=1.0, discriminator_start=0
     )
     config.optimizer.update(learning_rate=5e-5, b1=0.5, b2=0.9)
-    config.data.update(augmentation='random_crop')
+    config.data.update(augmentation='centre_crop', flip=False)
     config.train.update(batch_size=8, steps=165_000, ema_decay=0.9999)
 
 

@@ -18,11 +18,11 @@ are made when the run begins, or by launch/cluster_codebook.py.  Variants, joine
 from ml_collections import ConfigDict
 
 from vistok.configs import llamagen
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -53,14 +53,13 @@ def get_config(variant: str = '') -> ConfigDict:
     config.sample.second = ConfigDict(  # codewords; the rest of config.sample is about clusters
         {'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'guidance_scale': 1.0}
     )
-    presets = {
-        'imagenet256': _imagenet256,
-        'l': _size('l'),
-        'xl': _size('xl'),
-        'balanced': _balance,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'imagenet256': _imagenet256},
+        clusters={'balanced': _balance},
+        size={'l': _size('l'), 'xl': _size('xl'), 'tiny': _tiny},
+    )
 
 
 def _imagenet256(config: ConfigDict) -> None:
@@ -71,11 +70,11 @@ def _imagenet256(config: ConfigDict) -> None:
     config.sample.second.temperature = 1.1
 
 
-def _size(name: str) -> generator.Preset:
-    def preset(config: ConfigDict) -> None:
+def _size(name: str) -> variants.Variant:
+    def variant(config: ConfigDict) -> None:
         config.model.update(**llamagen.SIZES[name])
 
-    return preset
+    return variant
 
 
 def _balance(config: ConfigDict) -> None:

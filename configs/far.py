@@ -15,7 +15,7 @@ generates handwritten digits, on two CPU cores.  Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 SIZES = {
     'b': {'layers': 24, 'heads': 16, 'width': 1024, 'head_layers': 3},
@@ -24,7 +24,7 @@ SIZES = {
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -44,8 +44,12 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     generator.digits(config)
     config.data.source = 'tokens:runs/fqgan-digits/tokens'
-    presets = {'imagenet256': _imagenet256, 'l': _l, 'tiny': _tiny}
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'imagenet256': _imagenet256},
+        size={'l': _l, 'tiny': _tiny},
+    )
 
 
 def _imagenet256(config: ConfigDict) -> None:

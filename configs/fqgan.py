@@ -16,11 +16,11 @@ by commas (`--config=configs/fqgan.py:triple,cifar10`):
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -47,15 +47,13 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     tokenizer.photographs(config)
     config.objective.representation_weight = 0.1
-    presets = {
-        'triple': _triple,
-        'digits': _digits,
-        'cifar10': _cifar10,
-        'imagenet256': _imagenet256,
-        'f8': _f8,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        factors={'triple': _triple},
+        data={'digits': _digits, 'cifar10': _cifar10, 'imagenet256': _imagenet256},
+        size={'f8': _f8, 'tiny': _tiny},
+    )
 
 
 def _triple(config: ConfigDict) -> None:
@@ -89,7 +87,7 @@ def _imagenet256(config: ConfigDict) -> None:
         head_heads=8,
         dtype='bfloat16',
     )
-    config.objective.representation_weight = 0.5
+    config.objective.update(representation_weight=0.5, representation_group=32)
     config.optimizer.learning_rate = 2e-4
     config.train.update(batch_size=256, steps=200_000)
 

@@ -19,11 +19,11 @@ by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -47,18 +47,14 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     tokenizer.photographs(config)
     config.optimizer.update(schedule='annealing', initial_fraction=0.005, final_fraction=0.01)
-    presets = {
-        'rq': _rq,
-        'var': _var,
-        'vit': _vit,
-        'dit': _dit,
-        'cifar10': tokenizer.cifar10,
-        'imagenet256': _imagenet256,
-        'k65536': _k65536,
-        'k262144': _k262144,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        quantizer={'rq': _rq, 'var': _var},
+        bridge={'vit': _vit, 'dit': _dit},
+        data={'cifar10': tokenizer.cifar10, 'imagenet256': _imagenet256},
+        size={'k65536': _k65536, 'k262144': _k262144, 'tiny': _tiny},
+    )
 
 
 def _rq(config: ConfigDict) -> None:

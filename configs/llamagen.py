@@ -11,7 +11,7 @@ by commas:
   imagenet256  size B by the paper's recipe: 16x16 tokens of VQ-16, batch 256, 300 epochs.  The paper gives FID 5.46
                with guidance 2.0; not reproduced here.
   imagenet384  24x24 tokens.  The paper gives FID 6.09 with guidance 2.25; not reproduced here.
-  l, xl, xxl, 3b  with one of these: the larger sizes, with the batch and the rate that their authors used
+  b, l, xl, xxl, 3b  with one of these: the published sizes, with the batch and the rate that their authors used
   text         captions instead of classes (launch/text_features.py), at the size for two CPU cores
   text256      captions, size XL, at 256x256 pixels: the settings of the paper's first stage on text (50 million pairs
                there; its code has no number of steps)
@@ -20,7 +20,7 @@ by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 # The published sizes.
 SIZES = {
@@ -35,7 +35,7 @@ GUIDANCE = {'b': (2.0, 2.25), 'l': (1.75, 2.0), 'xl': (1.75, 1.75), 'xxl': (1.75
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = generator.base()
     config.model = ConfigDict(
         {
@@ -56,16 +56,12 @@ def get_config(variant: str = '') -> ConfigDict:
     generator.digits(config)
     config.train.steps = 1_000  # later the unseen digits get no likelier
     config.data.text_features = ''  # of captions (launch/text_features.py), for the variants on text
-    sizes = {name: _size(name) for name in SIZES}
-    presets = {
-        'imagenet256': _imagenet256,
-        'imagenet384': _imagenet384,
-        'text': _text,
-        'text256': _text256,
-        **sizes,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'imagenet256': _imagenet256, 'imagenet384': _imagenet384, 'text': _text, 'text256': _text256},
+        size={**{name: _size(name) for name in SIZES}, 'tiny': _tiny},
+    )
 
 
 def _imagenet256(config: ConfigDict) -> None:
@@ -92,16 +88,18 @@ def _text256(config: ConfigDict) -> None:
     config.sample.update(guidance_scale=7.5, top_k=1000)
 
 
-def _size(name: str) -> generator.Preset:
-    def preset(config: ConfigDict) -> None:
+def _size(name: str) -> variants.Variant:
+    def variant(config: ConfigDict) -> None:
         config.model.update(**SIZES[name], remat=name in ('xxl', '3b'))
+        if config.data.text_features:
+            return  # the rates and the guidance below are of models with classes
         config.sample.guidance_scale = GUIDANCE[name][config.data.image_size == 384]
         if name in ('xl', 'xxl', '3b'):
             config.optimizer.learning_rate = 2e-4
         if name in ('xxl', '3b'):
             config.train.update(batch_size=512, steps=config.train.steps // 2)
 
-    return preset
+    return variant
 
 
 def _tiny(config: ConfigDict) -> None:

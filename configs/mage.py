@@ -16,7 +16,7 @@ commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 # The published sizes.
 SIZES = {
@@ -28,10 +28,14 @@ TINY = {'width': 16, 'encoder_layers': 1, 'encoder_heads': 2, 'decoder_layers': 
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = base('mage')
-    presets = {'cifar10': cifar10, 'imagenet256': _imagenet256, 'large': large, 'tiny': tiny}
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'cifar10': cifar10, 'imagenet256': _imagenet256},
+        size={'large': large, 'tiny': tiny},
+    )
 
 
 def base(name: str) -> ConfigDict:

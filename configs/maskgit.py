@@ -17,14 +17,18 @@ Variants, joined by commas:
 from ml_collections import ConfigDict
 
 from vistok.configs import mage
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = mage.base('maskgit')
-    presets = {'cifar10': mage.cifar10, 'imagenet256': _imagenet256, 'tiny': mage.tiny}
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'cifar10': mage.cifar10, 'imagenet256': _imagenet256},
+        size={'tiny': mage.tiny},
+    )
 
 
 def _imagenet256(config: ConfigDict) -> None:

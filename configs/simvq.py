@@ -17,13 +17,13 @@ trains in minutes on two CPU cores, on photographs that ship inside installed pa
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -40,18 +40,13 @@ def get_config(variant: str = '') -> ConfigDict:
         }
     )
     tokenizer.photographs(config)
-    presets = {
-        'vqgan': _vqgan,
-        'plain': _plain,
-        'cifar10': tokenizer.cifar10,
-        'imagenet128': _imagenet128,
-        '1k': _1k,
-        '8k': _8k,
-        '262k': _262k,
-        'imagenet256': _imagenet256,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        method={'vqgan': _vqgan, 'plain': _plain},
+        data={'cifar10': tokenizer.cifar10, 'imagenet128': _imagenet128, 'imagenet256': _imagenet256},
+        size={'1k': _1k, '8k': _8k, '262k': _262k, 'tiny': _tiny},
+    )
 
 
 def _vqgan(config: ConfigDict) -> None:
@@ -93,6 +88,8 @@ def _262k(config: ConfigDict) -> None:
 
 
 def _imagenet256(config: ConfigDict) -> None:
+    if config.model.name == 'magvit2_vq':
+        raise ValueError('plain goes with imagenet128: imagenet256 is on the networks of VQ-16')
     tokenizer.full_recipe(config)
     _vqgan(config)
     config.model.update(codebook_size=65_536, codebook_dim=128, **tokenizer.VQ16_NETWORK, dtype='bfloat16')

@@ -11,10 +11,13 @@ The third command took five and a half minutes on one core: 4.82 bits per token 
 Variants, joined by commas:
 
   cifar10      tokens of CIFAR-10, of a tokenizer trained by configs/vqgan.py:cifar10
-  celebahq256  the paper's network and recipe on faces of 256x256 pixels: 16x16 tokens of 1024 codewords, 4000 steps,
-               117.6 million parameters (rebuilt codebook: batch 1800)
-  church256    the same on LSUN churches
-  imagenet256  the same with the classes of ImageNet
+  celebahq256  the paper's network on faces of 256x256 pixels: 16x16 tokens of 1024 codewords, 4000 noise steps, 117.6
+               million parameters; tokens of the rebuilt codebook, batch 1,800, 480,000 steps (celeba_resample.yaml)
+  celebahq256_small_batch  the authors' other recipe for it: batch 250, 350,000 steps (celeba_reddp.yaml)
+  celebahq256_original     tokens of the codebook before it was rebuilt: batch 200, 1.2 million steps (celeba.yaml)
+  church256    the same network on LSUN churches, batch 180 (LSUN.yaml)
+  imagenet256  the same with the classes of ImageNet; tokens enter as numbers (IN.yaml).  Differs: one of ten labels is
+               hidden, so that sampling can be guided; the authors hide none.
   masks        noise that masks tokens instead of redrawing them (Austin et al. 2021)
   mixed        noise that does both (Gu et al. 2022)
   transformer  a transformer in place of the U-Net
@@ -23,16 +26,17 @@ Variants, joined by commas:
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import generator, tokenizer
+from vistok.configs.base import generator, variants
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = generator.base()
     config.model = ConfigDict(
         {
             'name': 'vq_ddm',
             'denoiser': 'unet',  # or 'transformer'
+            'token_input': 'vector',  # or 'number': the id itself, divided by the largest
             'channels': 48,
             'channel_multipliers': (1, 2),  # U-Net: of the levels, from fine to coarse
             'official': False,  # U-Net: as in the official code, with its shortcomings
@@ -54,17 +58,21 @@ def get_config(variant: str = '') -> ConfigDict:
     generator.digits(config)
     config.train.batch_size = 64
     config.sample.steps = 50  # jumps through the noise; 0: step by step
-    presets = {
-        'cifar10': _cifar10,
-        'celebahq256': _celebahq256,
-        'church256': _church256,
-        'imagenet256': _imagenet256,
-        'masks': _masks,
-        'mixed': _masks_and_replacements,
-        'transformer': _transformer,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        noise={'masks': _masks, 'mixed': _masks_and_replacements},
+        data={
+            'cifar10': _cifar10,
+            'celebahq256': _celebahq256,
+            'celebahq256_small_batch': _celebahq256_small_batch,
+            'celebahq256_original': _celebahq256_original,
+            'church256': _church256,
+            'imagenet256': _imagenet256,
+        },
+        denoiser={'transformer': _transformer},
+        size={'tiny': _tiny},
+    )
 
 
 def _cifar10(config: ConfigDict) -> None:
@@ -96,7 +104,15 @@ def _paper(config: ConfigDict, source: str, batch_size: int, learning_rate: floa
 
 
 def _celebahq256(config: ConfigDict) -> None:
-    _paper(config, 'celebahq256', 1800, 1e-4, 350_000)
+    _paper(config, 'celebahq256', 1800, 1e-4, 480_000)
+
+
+def _celebahq256_small_batch(config: ConfigDict) -> None:
+    _paper(config, 'celebahq256', 250, 1e-4, 350_000)
+
+
+def _celebahq256_original(config: ConfigDict) -> None:
+    _paper(config, 'celebahq256-original', 200, 5e-5, 1_200_000)
 
 
 def _church256(config: ConfigDict) -> None:
@@ -105,6 +121,7 @@ def _church256(config: ConfigDict) -> None:
 
 def _imagenet256(config: ConfigDict) -> None:
     _paper(config, 'imagenet256', 180, 1e-4, 570_000)
+    config.model.token_input = 'number'
 
 
 def _masks(config: ConfigDict) -> None:

@@ -14,19 +14,19 @@ launch/build_codebook.py wrote, or the published `codebook-100K.pth`.  Variants,
   cifar10      CIFAR-10 at 32x32, 2,000 steps; --config.data.source names a folder or zip instead of TFDS
   imagenet256  the paper's recipe at f16: 100,000 codewords of CLIP ViT-L/14 features in the file `config.table` names,
                256x256, batch 256, 20 epochs, LPIPS.  The paper gives rFID 2.62, usage 99.9 %; not reproduced here.
-  f8           with imagenet256: 32x32 tokens per image; the paper gives rFID 1.29
+  f8           with imagenet256: 32x32 tokens per image, codewords of 4 numbers; the paper gives rFID 1.29
   tiny         for tests
 """
 
 from ml_collections import ConfigDict
 
-from vistok.configs.base import tokenizer
+from vistok.configs.base import tokenizer, variants
 
 _STEPS_PER_EPOCH = 1_281_167 // 256  # ImageNet
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Returns the default variant, changed by the named presets."""
+    """Returns the default variant, changed by the named ones."""
     config = tokenizer.base()
     config.model = ConfigDict(
         {
@@ -48,17 +48,15 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     config.table = 'stand_in'  # what a run's table starts from: 'stand_in', '' (Gaussian), or a file
     tokenizer.photographs(config)
-    presets = {
-        'gaussian': _gaussian,
-        'mlp': _mlp,
-        'none': _none,
-        'tuned': _train_table,
-        'cifar10': tokenizer.cifar10,
-        'imagenet256': _imagenet256,
-        'f8': _f8,
-        'tiny': _tiny,
-    }
-    return tokenizer.presets(variant, presets, config)
+    return variants.merge(
+        config,
+        variant,
+        data={'cifar10': tokenizer.cifar10, 'imagenet256': _imagenet256},
+        size={'f8': _f8, 'tiny': _tiny},
+        table={'gaussian': _gaussian},
+        training={'tuned': _train_table},
+        projector={'mlp': _mlp, 'none': _none},
+    )
 
 
 def _gaussian(config: ConfigDict) -> None:
@@ -98,7 +96,7 @@ def _imagenet256(config: ConfigDict) -> None:
 
 
 def _f8(config: ConfigDict) -> None:
-    config.model.update(channel_multipliers=(1, 2, 2, 4), attention_levels=())
+    config.model.update(codebook_dim=4, channel_multipliers=(1, 2, 2, 4), attention_levels=())
 
 
 def _tiny(config: ConfigDict) -> None:

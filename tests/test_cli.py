@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from vistok import cli
 from vistok.errors import UserError
@@ -203,8 +204,9 @@ def test_configs_of_the_package_are_found_by_name_and_files_win(folder):
     assert config_files.config('configs/fqgan.py:tiny').to_json() == by_name.to_json()  # as in a checkout
     (folder / 'fqgan').write_text(CONFIG)
     assert config_files.config('fqgan:tiny').model.name == 'a'
-    assert str(config_files.default_workdir('fqgan:triple,cifar10')) == 'runs/fqgan-triple-cifar10'
-    assert str(config_files.default_workdir('configs/fqgan.py')) == 'runs/fqgan'
+    own = ConfigDict()  # a config of a user's, which does not say what was merged
+    assert str(config_files.default_workdir('mine/fqgan.py:triple,cifar10', own)) == 'runs/fqgan-triple-cifar10'
+    assert str(config_files.default_workdir('configs/fqgan.py', own)) == 'runs/fqgan'
 
 
 @pytest.mark.parametrize('arguments', [['--help'], ['--version'], ['compress', '--help'], ['train', '--help']])

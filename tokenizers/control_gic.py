@@ -6,12 +6,12 @@ Li et al., "Once-for-All: Controllable Generative Image Compression with Dynamic
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
+from vistok.networks.convolution import Dense
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.networks.conditional_decoder import ConditionalDecoder
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
@@ -84,14 +84,14 @@ class ControlGIC(Tokenizer):
             'remat': self.remat,
         }
         self.encoder = GrainEncoder(_GRAINS, latent_channels=self.latent_channels, **networks)
-        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quant_conv = Dense(self.codebook_dim, dtype=self.dtype)
         self.quantizer = VectorQuantizer(
             self.make_codebook(),
             normalize=self.normalize,
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
         )
-        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = ConditionalDecoder(**networks)
 
     def make_codebook(self) -> Codebook:

@@ -7,13 +7,13 @@ Huang et al., "Towards Accurate Image Coding: Improved Autoregressive Image Gene
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
+from vistok.networks.convolution import Dense
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import ConvDecoder
 from vistok.tokenizers.networks.grain_encoder import GrainEncoder
@@ -125,13 +125,13 @@ class DQVAE(Tokenizer):
         else:
             thresholds = tuple(self.entropy_thresholds) if self.router == 'entropy' else None
             self.density = EntropyRouter(tuple(self.grain_ratios), thresholds, tuple(self.entropy_range))
-        self.quant_conv = nn.Dense(self.codebook_dim, dtype=self.dtype)
+        self.quant_conv = Dense(self.codebook_dim, dtype=self.dtype)
         self.quantizer = VectorQuantizer(
             EMACodebook(self.codebook_size, self.codebook_dim, self.codebook_decay, restart=self.restart, parent=None),
             codebook_weight=self.codebook_weight,
             commitment_weight=self.commitment_weight,
         )
-        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
         self.positions = GridPositions(self.image_size // self.spec.downsample_factor, self.dtype)
         finest = levels - grains + 1
         self.decoder = ConvDecoder(

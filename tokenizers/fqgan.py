@@ -8,11 +8,11 @@ Dual: (vis, sem), with CLIP ViT-L/14 as teacher of sem.  Triple: (vis, sem_mid, 
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
+from vistok.networks.convolution import Dense
 from vistok.tokenizers.codebooks.codebook import LearnedCodebook
 from vistok.tokenizers.networks.adapter import Adapter, FeaturePredictor
 from vistok.tokenizers.networks.autoencoder import ConvDecoder, ConvHead, EncoderTrunk
@@ -106,7 +106,7 @@ class FQGAN(Tokenizer):
             name: Adapter(grid, self.adapter_layers, self.adapter_heads, **computing) for name in self.factors
         }
         self.head = {name: ConvHead(self.latent_channels, dtype=self.dtype) for name in self.factors}
-        self.quant_conv = {name: nn.Dense(self.codebook_dim, dtype=self.dtype) for name in self.factors}
+        self.quant_conv = {name: Dense(self.codebook_dim, dtype=self.dtype) for name in self.factors}
         self.quantizer = FactorizedQuantizer(
             tuple(
                 VectorQuantizer(
@@ -127,7 +127,7 @@ class FQGAN(Tokenizer):
             for name, teacher, width in zip(self.factors, self.teachers, self.teacher_widths, strict=True)
             if teacher
         }
-        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+        self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = ConvDecoder(**sizes, **computing)
 
     @property

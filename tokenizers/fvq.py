@@ -6,10 +6,8 @@ the bridge is baked into a plain codebook (`tokenizers/plain_codebook.py`).
 
 from typing import Any
 
-import flax.linen as nn
-
 from vistok.tokenizers.codebooks.bridge import BridgedCodebook, VQBridge
-from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook, symmetric_uniform
+from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.residual_vqgan import MultiScaleVQGAN, ResidualVQGAN
 from vistok.tokenizers.vqgan import VQGAN
 
@@ -43,11 +41,6 @@ class FVQ(VQGAN):
     bridge_heads: int = 4
     bridge_positions: bool = False
     bridge_conditioned: bool = False
-
-    @property
-    def decoder_bias_init(self) -> nn.initializers.Initializer:
-        """Uniform initializer: codewords start at zero, and at zero input the gradient of the norms explodes."""
-        return symmetric_uniform(self.codebook_dim**-0.5)
 
     def make_codebook(self) -> Codebook:
         return BridgedCodebook(

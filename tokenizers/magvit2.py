@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.convolution import Conv, Dense
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.networks.blocks import GroupNorm, ResBlock, check_sides
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
@@ -42,13 +43,13 @@ class Magvit2Encoder(nn.Module):
         levels = len(self.channel_multipliers)
         check_sides(images.shape[1:3], 2 ** (levels - 1))
         res = nn.remat(ResBlock) if self.remat else ResBlock
-        x = nn.Conv(self.channels, (3, 3), use_bias=False, dtype=self.dtype, name='conv_in')(images)
+        x = Conv(self.channels, (3, 3), use_bias=False, dtype=self.dtype, name='conv_in')(images)
         for level, multiplier in enumerate(self.channel_multipliers):
             for i in range(self.res_blocks):
                 width = self.channels * multiplier
                 x = res(width, use_bias=False, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
             if level < levels - 1:
-                x = nn.Conv(
+                x = Conv(
                     x.shape[-1],
                     (3, 3),
                     strides=(2, 2),
@@ -59,7 +60,7 @@ class Magvit2Encoder(nn.Module):
         for i in range(self.res_blocks):
             x = res(x.shape[-1], use_bias=False, dtype=self.dtype, name=f'mid_{i}')(x)
         x = nn.swish(GroupNorm(dtype=self.dtype, name='norm_out')(x))
-        return nn.Dense(self.latent_channels, dtype=self.dtype, name='conv_out')(x)
+        return Dense(self.latent_channels, dtype=self.dtype, name='conv_out')(x)
 
 
 class Magvit2Decoder(nn.Module):
@@ -83,7 +84,7 @@ class Magvit2Decoder(nn.Module):
     def __call__(self, latents: Float[Array, 'b h w d']) -> Float[Array, 'b H W 3']:
         """Decodes latents into images, not clipped."""
         res = nn.remat(ResBlock) if self.remat else ResBlock
-        x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
+        x = Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
         for i in range(self.res_blocks):
             x = res(x.shape[-1], use_bias=False, dtype=self.dtype, name=f'mid_{i}')(x)
         for level, multiplier in enumerate(reversed(self.channel_multipliers)):
@@ -91,10 +92,10 @@ class Magvit2Decoder(nn.Module):
                 width = self.channels * multiplier
                 x = res(width, use_bias=False, dtype=self.dtype, name=f'level_{level}_res_{i}')(x)
             if level < len(self.channel_multipliers) - 1:
-                x = nn.Conv(4 * x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(x)
+                x = Conv(4 * x.shape[-1], (3, 3), dtype=self.dtype, name=f'level_{level}_upsample')(x)
                 x = depth_to_space(x)
         x = nn.swish(GroupNorm(name='norm_out')(x))
-        return nn.Conv(3, (3, 3), name='conv_out')(x)
+        return Conv(3, (3, 3), name='conv_out')(x)
 
 
 def depth_to_space(x: Float[Array, 'b h w c4']) -> Float[Array, 'b H W c']:

@@ -70,6 +70,7 @@ class TokenizerObjective:
       perceptual_weight: weight of the mean perceptual distance.
       representation_weight: weight of the sum of the teachers' InfoNCE losses (FQGAN).
       representation_temperature: divides the cosines in it; FQGAN's code has 1, usual elsewhere is 0.07.
+      representation_group: number of successive images that are compared in it; 0: the whole batch.
     """
 
     tokenizer: Tokenizer
@@ -81,6 +82,7 @@ class TokenizerObjective:
     perceptual_weight: float = 1.0
     representation_weight: float = 0.5
     representation_temperature: float = 1.0
+    representation_group: int = 0
 
     def __post_init__(self) -> None:
         if self.pixel_loss not in PIXEL_LOSSES:
@@ -160,7 +162,7 @@ class TokenizerObjective:
                 )
             target: Any = jax.lax.stop_gradient(teacher.module.apply(frozen['teachers'][name], images))
             terms[f'representation/{name}'] = self.representation_weight * info_nce(
-                output.predictions[name], target, self.representation_temperature
+                output.predictions[name], target, self.representation_temperature, self.representation_group
             )
 
         losses, metrics = {}, dict(output.metrics)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.networks.convolution import Dense
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
 from vistok.tokenizers.codebooks.ema import EMACodebook
 from vistok.tokenizers.networks.autoencoder import ConvDecoder, ConvHead, EncoderTrunk
@@ -101,9 +102,9 @@ class ConvTokenizer(Tokenizer):
             'remat': self.remat,
         }
         self.encoder = ConvEncoder(latent_channels=self.latent_channels, **sizes)
-        self.quant_conv = nn.Dense(self.quantized_width, dtype=self.dtype)
+        self.quant_conv = Dense(self.quantized_width, dtype=self.dtype)
         self.quantizer = self.make_quantizer()
-        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, bias_init=self.decoder_bias_init)
+        self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
         self.decoder = ConvDecoder(**sizes)
 
     @property
@@ -114,11 +115,6 @@ class ConvTokenizer(Tokenizer):
     @abc.abstractmethod
     def make_quantizer(self) -> nn.Module:
         """Returns a module that quantizes vectors (`QuantizerOutput`) and embeds the ids it gives."""
-
-    @property
-    def decoder_bias_init(self) -> nn.initializers.Initializer:
-        """Initializer of the bias of the projection before the decoder."""
-        return nn.initializers.zeros
 
     @property
     def downsample_factor(self) -> int:

@@ -42,6 +42,12 @@ def replica_sum(tree: Any) -> Any:
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
+def replica_index() -> jax.Array | int:
+    """Returns the number of this replica, which holds that part of the global batch."""
+    axis = replica_axis()
+    return 0 if axis is None else jax.lax.axis_index(axis)
+
+
 def replica_gather(x: jax.Array) -> jax.Array:
     """Concatenates the arrays of all replicas along axis 0."""
     axis = replica_axis()

@@ -3,13 +3,9 @@
 Not an experiment of its own.  What images, steps and devices are is told in `tokenizer.py`.
 """
 
-from collections.abc import Callable
-
 from ml_collections import ConfigDict
 
 from vistok.configs.base import tokenizer
-
-Preset = Callable[[ConfigDict], None]
 
 
 def base() -> ConfigDict:

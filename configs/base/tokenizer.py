@@ -1,9 +1,7 @@
 """Base config of tokenizers: every key with its meaning, at the values of the paper-sized recipe.
 
-Not an experiment of its own.  `presets` is how a config file offers variants.
+Not an experiment of its own.  `variants.py` is how a config file offers variants.
 """
-
-from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -37,6 +35,7 @@ def base() -> ConfigDict:
                 'perceptual_weight': 1.0,
                 'representation_weight': 0.0,  # of predicting the teachers' features (FQGAN)
                 'representation_temperature': 1.0,
+                'representation_group': 0,  # images among which each finds its own features; 0: the whole batch
                 'discriminator': 'patchgan',  # 'patchgan', 'stylegan', or '' for none
                 'discriminator_channels': 64,  # PatchGAN: width of the first layer
                 'discriminator_layers': 3,  # PatchGAN: layers with stride 2
@@ -61,6 +60,7 @@ def base() -> ConfigDict:
                 'b1': 0.9,
                 'b2': 0.95,
                 'weight_decay': 0.0,
+                'decayed': 'matrices',  # what decays: 'matrices', 'kernels' (without embeddings) or 'all'
                 'clip_norm': 1.0,  # of each player's gradient; 0 clips nothing
                 'discriminator_rate': 1.0,  # learning rate of the discriminator, relative to the tokenizer's
             },
@@ -92,22 +92,10 @@ def base() -> ConfigDict:
                 'pictures': 16,  # on the reconstruction sheet
                 'best_metric': 'psnr',  # decides which checkpoint is kept as the best
             },
+            'variants': '',  # that were merged, in their order
             'init_from': '',  # a run folder, or a file of official or converted weights, to start from
         }
     )
-
-
-def presets(variant: str, known: Mapping[str, Callable[[ConfigDict], None]], config: ConfigDict) -> ConfigDict:
-    """Applies the comma-separated presets named in `variant`, in order.
-
-    Raises:
-      ValueError: an unknown one.
-    """
-    for name in filter(None, variant.split(',')):
-        if name not in known:
-            raise ValueError(f'unknown variant {name!r}; known: {", ".join(known)}')
-        known[name](config)
-    return config
 
 
 def full_recipe(config: ConfigDict) -> None:

@@ -68,15 +68,16 @@ class GrainCache:
 class DQTransformer(Generator):
     """Autoregressive generator of (position, content) pairs, for tokenizers with two or more grains.
 
-    The paper has two grains.  Differences from its code: dropout is not applied to attention weights; unless `layout`
-    is 'official', symbols that follow from the sequence so far (starts, and the content of an end) are neither learned
-    nor counted, and padding comes at the end only; the last cell may be coarse like any other; the last segment ends
-    when the grid is covered and not before; sampling gives the content stack the same positions as training does.
+    The paper has two grains.  Differences from its code: unless `layout` is 'official', symbols that follow from the
+    sequence so far (starts, and the content of an end) are neither learned nor counted, and padding comes at the end
+    only; the last cell may be coarse like any other; the last segment ends when the grid is covered and not before;
+    sampling gives the content stack the same positions as training does.
 
     Attributes:
       position_layers, content_layers: blocks of the two stacks.
       heads, width, remat, dtype: of the blocks.
-      dropout: dropout rate in training.
+      dropout: dropout rate of inputs and blocks in training.
+      attention_dropout: dropout rate of attention weights in training.
       condition_dropout: share of training samples whose class is dropped; 0 learns no null class.
       order: order of the cells in a segment; see `GrainSequences`.
       layout: layout of the sequences; see `GrainSequences`.
@@ -92,6 +93,7 @@ class DQTransformer(Generator):
     heads: int = 8
     width: int = 1024
     dropout: float = 0.1
+    attention_dropout: float = 0.0
     condition_dropout: float = 0.1
     order: str = 'row'
     layout: str = 'compact'
@@ -137,6 +139,7 @@ class DQTransformer(Generator):
             heads=self.heads,
             width=self.width,
             dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
             remat=self.remat,
             dtype=self.dtype,
         )

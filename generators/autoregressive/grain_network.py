@@ -30,6 +30,7 @@ class GrainNetwork(nn.Module):
       heads: attention heads.
       width: of both stacks.
       dropout: of the inputs and inside the blocks.
+      attention_dropout: of the attention weights.
       remat: whether the backward pass recomputes the blocks.
       dtype: computation type.
     """
@@ -42,6 +43,7 @@ class GrainNetwork(nn.Module):
     heads: int
     width: int
     dropout: float
+    attention_dropout: float
     remat: bool
     dtype: Any
 
@@ -61,7 +63,9 @@ class GrainNetwork(nn.Module):
         self.content_head = Linear(self.contents, dtype=self.dtype, result=jnp.float32)
 
     def _stack(self, layers: int) -> CausalTransformer:
-        return CausalTransformer(layers, self.heads, None, 'gpt', self.dropout, self.remat, self.dtype)
+        return CausalTransformer(
+            layers, self.heads, None, 'gpt', self.dropout, self.remat, self.dtype, self.attention_dropout
+        )
 
     def embed_positions(self, position: Int[Array, 'b n'], segment: Int[Array, 'b n']) -> Float[Array, 'b n d']:
         """Embeds positions; each segment has its own table, while the head is shared (of the last segment's size)."""

@@ -5,6 +5,7 @@ program is compiled for one layer; decoding on a CPU uses unstacked layers (`uns
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -101,14 +102,21 @@ class Linear(nn.Module):
         return y
 
 
-def attend(q: Float[Array, 'b n h c'], kv: LayerKV, visible: Bool[Array, 'one_or_b n m']) -> Float[Array, 'b n h c']:
-    """Computes softmax attention to cached keys and values; scores and softmax in float32."""
+def attend(
+    q: Float[Array, 'b n h c'],
+    kv: LayerKV,
+    visible: Bool[Array, 'one_or_b n m'],
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+) -> Float[Array, 'b n h c']:
+    """Computes softmax attention to cached keys and values, whose weights pass through `drop`, in float32."""
     scores = jnp.einsum(
         'bnhc,bhmc->bhnm', q, kv.keys.astype(q.dtype), preferred_element_type=jnp.float32
     ) * q.shape[-1] ** -0.5  # fmt: skip
     if kv.key_scales is not None:
         scores = scores * kv.key_scales[:, :, None]
     weights = nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
+    if drop is not None:
+        weights = drop(weights)
     if kv.value_scales is not None:
         weights = weights * kv.value_scales[:, :, None]
     return jnp.einsum('bhnm,bhmc->bnhc', weights.astype(q.dtype), kv.values.astype(q.dtype))
@@ -129,11 +137,15 @@ class CausalAttention(nn.Module):
       heads: attention heads; they divide the width.
       bias: whether linear layers have a bias.
       dtype: computation type.
+      dropout: dropout rate of the attention weights.
+      train: whether dropout is on.
     """
 
     heads: int
     bias: bool
     dtype: Any
+    dropout: float = 0.0
+    train: bool = False
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> DecoderState:
@@ -146,7 +158,8 @@ class CausalAttention(nn.Module):
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         cache = None if state.cache is None else state.cache.write(layer, at.first, k, v)
         kv = LayerKV(k, v) if cache is None else cache.read(layer)
-        seen = attend(q, kv, at.visible).reshape(b, n, d)
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        seen = attend(q, kv, at.visible, drop).reshape(b, n, d)
         return DecoderState(Linear(d, bias=self.bias, dtype=self.dtype, name='out')(seen), cache)
 
 
@@ -160,6 +173,7 @@ class Block(nn.Module):
       dropout: dropout rate of both branches.
       train: whether dropout is on.
       dtype: computation type.
+      attention_dropout: dropout rate of the attention weights.
     """
 
     heads: int
@@ -168,6 +182,7 @@ class Block(nn.Module):
     dropout: float
     train: bool
     dtype: Any
+    attention_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> tuple[DecoderState, None]:
@@ -178,7 +193,7 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         x = state.x
 
-        attention = CausalAttention(self.heads, gpt, self.dtype, name='attention')
+        attention = CausalAttention(self.heads, gpt, self.dtype, self.attention_dropout, self.train, name='attention')
         seen = attention(DecoderState(norm(name='attention_norm')(x), state.cache), at, layer)
         x = x + drop(seen.x)
 
@@ -202,6 +217,7 @@ class CausalTransformer(nn.Module):
       dropout: dropout rate inside the blocks.
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
       dtype: computation type.
+      attention_dropout: dropout rate of the attention weights.
     """
 
     layers: int
@@ -211,6 +227,7 @@ class CausalTransformer(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
+    attention_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, state: DecoderState, at: AttentionContext, *, train: bool = False) -> DecoderState:
@@ -221,9 +238,10 @@ class CausalTransformer(nn.Module):
         if self.style not in STYLES:
             raise UserError(f'unknown style {self.style!r}; known: {", ".join(STYLES)}')
         mlp_width = self.mlp_width or (4 * width if self.style == 'gpt' else -(-(8 * width // 3) // 256) * 256)
+        settings = (self.heads, mlp_width, self.style, self.dropout, train, self.dtype, self.attention_dropout)
         if self.has_variable('params', f'{STACK}_0'):
             for i in range(self.layers):
-                own = Block(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=f'{STACK}_{i}')
+                own = Block(*settings, name=f'{STACK}_{i}')
                 state, _ = own(state, at, jnp.asarray(i))
             return state
         block = nn.remat(Block, prevent_cse=False) if self.remat and train else Block
@@ -234,5 +252,5 @@ class CausalTransformer(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=self.layers,
         )
-        blocks = stack(self.heads, mlp_width, self.style, self.dropout, train, self.dtype, name=STACK)
+        blocks = stack(*settings, name=STACK)
         return blocks(state, at, jnp.arange(self.layers))[0]

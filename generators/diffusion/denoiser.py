@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vistok.networks.convolution import Dense
+
 _TIME_SCALE = 4000.0  # times are embedded as steps of a schedule of this length, as in the official code
 
 
@@ -37,6 +39,28 @@ class StateEmbedding(nn.Module):
         return sum(others, first).astype(self.dtype)
 
 
+class NumberEmbedding(nn.Module):
+    """Linear map of noised tokens as numbers: each id divided by the largest.
+
+    As in the official code for ImageNet.  Neighbouring ids look alike, although their codewords need not be.
+
+    Attributes:
+      sizes: number of states of each sub-codebook.
+      width: channels of the result.
+      dtype: type of the result.
+    """
+
+    sizes: tuple[int, ...]
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, states: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
+        """Maps the numbers of all sub-codebooks together."""
+        numbers = states / (jnp.asarray(self.sizes) - 1)
+        return Dense(self.width, name='numbers')(numbers.astype(jnp.float32)).astype(self.dtype)
+
+
 class ConditionEmbedding(nn.Module):
     """Embedding of time and class as one vector.
 
@@ -55,7 +79,7 @@ class ConditionEmbedding(nn.Module):
         frequencies = np.exp(-np.log(10000.0) / (half - 1) * np.arange(half, dtype=np.float32)).astype(np.float32)
         angles = (time * _TIME_SCALE)[:, None] * frequencies
         x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        x = nn.Dense(self.width, name='out')(jax.nn.mish(nn.Dense(4 * self.width, name='hidden')(x)))
+        x = Dense(self.width, name='out')(jax.nn.mish(Dense(4 * self.width, name='hidden')(x)))
         if self.num_classes:
             x = x + nn.Embed(self.num_classes + 1, self.width, name='label')(cond)
         return x

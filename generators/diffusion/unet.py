@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.errors import UserError
-from vistok.generators.diffusion.denoiser import ConditionEmbedding, StateEmbedding
+from vistok.generators.diffusion.denoiser import ConditionEmbedding, NumberEmbedding, StateEmbedding
+from vistok.networks.convolution import Conv, ConvTranspose, Dense
 
 _GROUPS = 8
 _ATTENTION_HEADS = 4
@@ -39,7 +40,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
         """Applies convolution, norm and activation."""
-        x = nn.Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name='conv')(x)
+        x = Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name='conv')(x)
         return jax.nn.mish(nn.GroupNorm(_groups(self.width), epsilon=1e-5, dtype=self.dtype, name='norm')(x))
 
 
@@ -58,9 +59,9 @@ class TimedResBlock(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c'], condition: Float[Array, 'b t']) -> Float[Array, 'b h w d']:
         """Applies the residual block."""
         y = ConvBlock(self.width, dtype=self.dtype, name='block1')(x)
-        y = y + nn.Dense(self.width, dtype=self.dtype, name='condition')(jax.nn.mish(condition))[:, None, None]
+        y = y + Dense(self.width, dtype=self.dtype, name='condition')(jax.nn.mish(condition))[:, None, None]
         y = ConvBlock(self.width, dtype=self.dtype, name='block2')(y)
-        return y + (x if x.shape[-1] == self.width else nn.Dense(self.width, dtype=self.dtype, name='shortcut')(x))
+        return y + (x if x.shape[-1] == self.width else Dense(self.width, dtype=self.dtype, name='shortcut')(x))
 
 
 class LinearAttention(nn.Module):
@@ -82,13 +83,13 @@ class LinearAttention(nn.Module):
         b, h, w, width = x.shape
         inner = _ATTENTION_HEADS * _HEAD_WIDTH
         y = nn.GroupNorm(_groups(width), epsilon=1e-5, dtype=self.dtype, name='norm')(x) if self.norm else x
-        qkv = nn.Dense(3 * inner, use_bias=False, dtype=self.dtype, name='qkv')(y)
+        qkv = Dense(3 * inner, use_bias=False, dtype=self.dtype, name='qkv')(y)
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, _ATTENTION_HEADS, _HEAD_WIDTH), 2, 0)
         weights = nn.softmax(k.astype(jnp.float32), axis=1).astype(v.dtype)
         summary = jnp.einsum('bnhd,bnhe->bhde', weights, v)
         read = jnp.einsum('bhde,bnhd->bnhe', summary, q).reshape(b, h, w, inner)
         gate = self.param('gate', nn.initializers.zeros, (1,))
-        return x + nn.Dense(width, dtype=self.dtype, name='out')(read) * gate.astype(x.dtype)
+        return x + Dense(width, dtype=self.dtype, name='out')(read) * gate.astype(x.dtype)
 
 
 class UNet(nn.Module):
@@ -105,6 +106,7 @@ class UNet(nn.Module):
         level, so that all detail passes through half the resolution.
       dtype: computation type; the logits are float32.
       remat: whether the backward pass recomputes the blocks.
+      numbers: whether tokens enter as numbers instead of one learned vector each.
     """
 
     states: tuple[int, ...]
@@ -116,6 +118,7 @@ class UNet(nn.Module):
     official: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
+    numbers: bool = False
 
     @nn.compact
     def __call__(
@@ -148,14 +151,15 @@ class UNet(nn.Module):
         def attend(x: jax.Array, name: str) -> jax.Array:
             return LinearAttention(not self.official, dtype=self.dtype, name=name)(x)
 
-        x = StateEmbedding(self.states, self.channels, dtype=self.dtype, name='embedding')(states)
+        embedding = NumberEmbedding if self.numbers else StateEmbedding
+        x = embedding(self.states, self.channels, dtype=self.dtype, name='embedding')(states)
         skips = []
         for level, width in enumerate(widths):
             x = res(drop(res(x, width, f'down_{level}_res_0')), width, f'down_{level}_res_1')
             x = attend(x, f'down_{level}_attention')
             skips.append(x)
             if level < levels - 1:
-                x = nn.Conv(width, (3, 3), 2, padding=1, dtype=self.dtype, name=f'down_{level}_downsample')(x)
+                x = Conv(width, (3, 3), 2, padding=1, dtype=self.dtype, name=f'down_{level}_downsample')(x)
 
         x = res(x, widths[-1], 'mid_block1')
         x = res(attend(x, 'mid_attention'), widths[-1], 'mid_block2')
@@ -167,7 +171,7 @@ class UNet(nn.Module):
             x = res(res(x, width, f'up_{level}_res_0'), width, f'up_{level}_res_1')
             x = attend(x, f'up_{level}_attention')
             if level < levels - 1:
-                x = nn.ConvTranspose(width, (4, 4), (2, 2), dtype=self.dtype, name=f'up_{level}_upsample')(x)
+                x = ConvTranspose(width, (4, 4), (2, 2), dtype=self.dtype, name=f'up_{level}_upsample')(x)
 
         x = ConvBlock(self.channels, dtype=self.dtype, name='head')(x)
-        return nn.Dense(self.outputs, dtype=self.dtype, name='logits')(x).astype(jnp.float32)
+        return Dense(self.outputs, dtype=self.dtype, name='logits')(x).astype(jnp.float32)

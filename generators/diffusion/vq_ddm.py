@@ -29,6 +29,7 @@ from vistok.generators.generator import Condition, Generator, GeneratorLoss, Sam
 from vistok.generators.sampling import filter_logits, fold_in_rows, guidance_scales, guide, row_keys
 from vistok.tokenizers.tokenizer import Tokens
 
+TOKEN_INPUTS = ('vector', 'number')
 DENOISERS = ('unet', 'transformer')
 PREDICTIONS = ('x0', 'mixture', 'direct')
 _STATISTICS = 'diffusion_stats'
@@ -48,6 +49,8 @@ class VQDDM(Generator):
 
     Attributes:
       denoiser: 'unet', as in the paper, or 'transformer'.
+      token_input: how the U-Net sees tokens.  'vector': one learned vector each; 'number': the id divided by the
+        largest, with 1 added to the logit of the noised token itself, as in the authors' settings for ImageNet.
       channels: width of the embeddings and of the transformer.
       channel_multipliers: U-Net: width of each level over `channels`.
       official: U-Net: architecture of the official code and weights, see `UNet`.
@@ -71,6 +74,7 @@ class VQDDM(Generator):
     """
 
     denoiser: str = 'unet'
+    token_input: str = 'vector'
     channels: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 8)
     official: bool = False
@@ -93,6 +97,10 @@ class VQDDM(Generator):
             raise UserError(f'VQ-DDM generates full grids, the tokenizer has grains {self.spec.grains}')
         if self.denoiser not in DENOISERS:
             raise UserError(f'unknown denoiser {self.denoiser!r}; known: {", ".join(DENOISERS)}')
+        if self.token_input not in TOKEN_INPUTS:
+            raise UserError(f'unknown token_input {self.token_input!r}; known: {", ".join(TOKEN_INPUTS)}')
+        if self.token_input == 'number' and (self.masks or self.denoiser != 'unet'):
+            raise UserError("token_input 'number' goes with the U-Net and without masks, which are no number")
         if self.prediction not in PREDICTIONS:
             raise UserError(f'unknown prediction {self.prediction!r}; known: {", ".join(PREDICTIONS)}')
         if self.timesteps < 2:
@@ -109,6 +117,11 @@ class VQDDM(Generator):
         return self.mask_share > 0
 
     @property
+    def numbers(self) -> bool:
+        """True if the network sees tokens as numbers."""
+        return self.token_input == 'number'
+
+    @property
     def network(self) -> nn.Module:
         """Denoiser, a U-Net or a transformer."""
         sizes = self.spec.codebook_sizes
@@ -123,7 +136,7 @@ class VQDDM(Generator):
         }
         if self.denoiser == 'transformer':
             return TransformerDenoiser(layers=self.layers, heads=self.heads, **given)
-        return UNet(channel_multipliers=self.channel_multipliers, official=self.official, **given)
+        return UNet(channel_multipliers=self.channel_multipliers, official=self.official, numbers=self.numbers, **given)
 
     def steps(self, count: int = 0) -> NoiseSteps:
         """Returns the noise process in `timesteps` steps or in `count` jumps."""
@@ -298,6 +311,9 @@ class VQDDM(Generator):
     def _logits(self, variables: Variables, x: jax.Array, time: Any, labels: jax.Array, **options: Any) -> jax.Array:
         time = jnp.broadcast_to(jnp.asarray(time), (len(x),))
         logits: Any = self.network.apply({'params': variables['params']}, x, time, labels, **options)
+        if self.numbers:
+            one_hots = [jax.nn.one_hot(x[..., i], size) for i, size in enumerate(self.spec.codebook_sizes)]
+            logits = logits + jnp.concatenate(one_hots, axis=-1)
         return logits
 
     def _split_codebooks(self, logits: jax.Array) -> list[jax.Array]:

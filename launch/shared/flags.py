@@ -236,7 +236,7 @@ class ConfigFlag(Flag):
         """Run folder for the config: 'runs/fqgan-triple' for 'fqgan:triple'."""
         from vistok.experiments import config_files
 
-        return config_files.default_workdir(self.name)
+        return config_files.default_workdir(self.name, self.loaded)
 
     def read(self, arguments: list[str]) -> list[str]:
         """Loads the config that the arguments name, and returns the arguments without the overrides."""

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.convolution import Conv
 from vistok.tokenizers.networks.blocks import GroupNorm, Middle, block_classes, check_sides, upsample_nearest
 
 
@@ -67,7 +68,7 @@ def encoder_levels(
     res, attention = block_classes(remat)
     attended = (count - 1,) if attention_levels is None else tuple(attention_levels)
 
-    x = nn.Conv(channels, (3, 3), dtype=dtype, name='conv_in')(images)
+    x = Conv(channels, (3, 3), dtype=dtype, name='conv_in')(images)
     levels = []
     for level, multiplier in enumerate(channel_multipliers):
         for i in range(res_blocks):
@@ -76,7 +77,7 @@ def encoder_levels(
                 x = attention(dtype=dtype, name=f'level_{level}_attention_{i}')(x)
         levels.append(x)
         if level < count - 1:
-            x = nn.Conv(
+            x = Conv(
                 x.shape[-1],
                 (3, 3),
                 strides=(2, 2),
@@ -102,7 +103,7 @@ class ConvHead(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
         """Applies norm, swish and convolution."""
         x = nn.swish(GroupNorm(dtype=self.dtype, name='norm')(x))
-        return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv')(x)
+        return Conv(self.channels, (3, 3), dtype=self.dtype, name='conv')(x)
 
 
 class ConvDecoder(nn.Module):
@@ -130,7 +131,7 @@ class ConvDecoder(nn.Module):
         levels = len(self.channel_multipliers)
         attended = (levels - 1,) if self.attention_levels is None else tuple(self.attention_levels)
 
-        x = nn.Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
+        x = Conv(self.channels * self.channel_multipliers[-1], (3, 3), dtype=self.dtype, name='conv_in')(latents)
         x = Middle(self.dtype, self.remat, name='mid')(x)
         for level, multiplier in enumerate(reversed(self.channel_multipliers)):
             x = decoder_level(
@@ -144,7 +145,7 @@ class ConvDecoder(nn.Module):
                 remat=self.remat,
             )
         x = nn.swish(GroupNorm(name='norm_out')(x))
-        return nn.Conv(3, (3, 3), name='conv_out')(x)
+        return Conv(3, (3, 3), name='conv_out')(x)
 
 
 def decoder_level(
@@ -169,5 +170,5 @@ def decoder_level(
         if attended:
             x = attention(dtype=dtype, name=f'level_{level}_attention_{i}')(x, z_q)
     if upsample:
-        x = nn.Conv(x.shape[-1], (3, 3), dtype=dtype, name=f'level_{level}_upsample')(upsample_nearest(x))
+        x = Conv(x.shape[-1], (3, 3), dtype=dtype, name=f'level_{level}_upsample')(upsample_nearest(x))
     return x

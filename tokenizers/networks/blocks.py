@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
+from vistok.networks.convolution import Conv, Dense
 
 # Attention weights of one image: 8 MiB, which a processor keeps at hand; with 8 times as many, attention over 16,384
 # positions took twice as long.
@@ -71,7 +72,7 @@ class SpatialNorm(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c'], z_q: Float[Array, 'b i j e']) -> Float[Array, 'b h w c']:
         """Normalizes `x`; `z_q` is brought to its grid by repeating or skipping positions."""
         z_q = match_grid(x, z_q)
-        factor, offset = (nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(z_q) for name in ('factor', 'offset'))
+        factor, offset = (Dense(x.shape[-1], dtype=self.dtype, name=name)(z_q) for name in ('factor', 'offset'))
         return GroupNorm(dtype=self.dtype, name='norm')(x) * factor + offset
 
 
@@ -94,11 +95,11 @@ class ResBlock(nn.Module):
     ) -> Float[Array, 'b h w d']:
         """Applies the block; with codewords `z_q` its norms are modulated by them."""
         y = nn.swish(_norm(x, z_q, self.dtype, 'norm1'))
-        y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv1')(y)
+        y = Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv1')(y)
         y = nn.swish(_norm(y, z_q, self.dtype, 'norm2'))
-        y = nn.Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv2')(y)
+        y = Conv(self.channels, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='conv2')(y)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, use_bias=self.use_bias, dtype=self.dtype, name='shortcut')(x)
+            x = Dense(self.channels, use_bias=self.use_bias, dtype=self.dtype, name='shortcut')(x)
         return x + y
 
 
@@ -118,8 +119,8 @@ class AttentionBlock(nn.Module):
         """Applies the block; with codewords `z_q` its norm is modulated by them."""
         b, h, w, c = x.shape
         y = _norm(x, z_q, self.dtype, 'norm').reshape(b, h * w, 1, c)
-        q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('q', 'k', 'v'))
-        return x + nn.Dense(c, dtype=self.dtype, name='out')(attend(q, k, v).reshape(b, h, w, c))
+        q, k, v = (Dense(c, dtype=self.dtype, name=name)(y) for name in ('q', 'k', 'v'))
+        return x + Dense(c, dtype=self.dtype, name='out')(attend(q, k, v).reshape(b, h, w, c))
 
 
 def attend(

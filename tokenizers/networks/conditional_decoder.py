@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.networks.convolution import Conv
 from vistok.tokenizers.networks.autoencoder import decoder_level
 from vistok.tokenizers.networks.blocks import Middle, SpatialNorm
 
@@ -59,7 +60,7 @@ class ConditionalDecoder(nn.Module):
             side = 2 ** (_GRAINS - 1 - level) if level < _GRAINS else 0
             if side:
                 width = x.shape[-1] if level else self.channels * multiplier
-                stem = nn.Conv(width, (3, 3), dtype=self.dtype, name=f'stem_{side}_conv_in')(latents)
+                stem = Conv(width, (3, 3), dtype=self.dtype, name=f'stem_{side}_conv_in')(latents)
                 stem = Middle(self.dtype, self.remat, name=f'stem_{side}_mid')(stem, z_q)
                 stem = nn.avg_pool(stem, (side, side), strides=(side, side))
                 here = grain[:, ::side, ::side, None]
@@ -76,4 +77,4 @@ class ConditionalDecoder(nn.Module):
                 remat=self.remat,
                 z_q=z_q,
             )
-        return nn.Conv(3, (3, 3), name='conv_out')(nn.swish(SpatialNorm(name='norm_out')(x, z_q)))
+        return Conv(3, (3, 3), name='conv_out')(nn.swish(SpatialNorm(name='norm_out')(x, z_q)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.collectives import replica_mean, replica_sum
+from vistok.networks.convolution import Conv
 
 _MOMENTUM = 0.1  # weight of the new batch in the running statistics (PyTorch's convention)
 _EPSILON = 1e-5  # added to the variance
@@ -64,8 +65,8 @@ class PatchGAN(nn.Module):
     layers: int = 3
     dtype: Any = jnp.float32
 
-    def _conv(self, features: int, stride: int, name: str, use_bias: bool = True) -> nn.Conv:
-        return nn.Conv(
+    def _conv(self, features: int, stride: int, name: str, use_bias: bool = True) -> Conv:
+        return Conv(
             features,
             (4, 4),
             (stride, stride),

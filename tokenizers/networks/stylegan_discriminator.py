@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
-
-# PyTorch's default initialization: uniform with variance 1 / (3 fan_in).
-_kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+from vistok.networks.convolution import Conv, Dense
 
 
 def _width(resolution: int, multiplier: int) -> int:
@@ -41,21 +39,18 @@ class _DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b i j f']:
-        def conv(name: str, stride: int = 1) -> nn.Conv:
+        def conv(name: str, stride: int = 1) -> Conv:
             padding = ((1, 1), (1, 1))
-            return nn.Conv(
+            return Conv(
                 self.features,
                 (3, 3),
                 (stride, stride),
                 padding=padding,
                 dtype=self.dtype,
-                kernel_init=_kernel_init,
                 name=name,
             )
 
-        shortcut = nn.Conv(
-            self.features, (1, 1), (2, 2), padding='VALID', dtype=self.dtype, kernel_init=_kernel_init, name='shortcut'
-        )(x)
+        shortcut = Conv(self.features, (1, 1), (2, 2), padding='VALID', dtype=self.dtype, name='shortcut')(x)
         x = nn.leaky_relu(conv('conv1')(x), 0.2)
         x = nn.leaky_relu(conv('conv2')(x), 0.2)
         x = conv('conv_down', stride=2)(blur(x))
@@ -89,12 +84,11 @@ class StyleGANDiscriminator(nn.Module):
             raise UserError(f'image_size {size} must be a power of two of at least 8')
         if images.shape[1:3] != (size, size):
             raise UserError(f'images of {images.shape[1]}x{images.shape[2]} given, {size}x{size} wanted')
-        x = nn.Conv(
+        x = Conv(
             _width(size, self.channel_multiplier),
             (3, 3),
             padding=((1, 1), (1, 1)),
             dtype=self.dtype,
-            kernel_init=_kernel_init,
             name='conv_in',
         )(images)
         x = nn.leaky_relu(x, 0.2)
@@ -102,12 +96,10 @@ class StyleGANDiscriminator(nn.Module):
             size //= 2
             block = int(math.log2(self.image_size // size)) - 1
             x = _DownBlock(_width(size, self.channel_multiplier), self.dtype, name=f'block_{block}')(x)
-        x = nn.Conv(512, (3, 3), padding=((1, 1), (1, 1)), dtype=self.dtype, kernel_init=_kernel_init, name='conv_out')(
-            x
-        )
+        x = Conv(512, (3, 3), padding=((1, 1), (1, 1)), dtype=self.dtype, name='conv_out')(x)
         x = nn.leaky_relu(x, 0.2)
         # Flattened channel-first, so that official dense weights need no permutation.
         x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
-        x = nn.leaky_relu(nn.Dense(512, dtype=self.dtype, kernel_init=_kernel_init, name='dense1')(x), 0.2)
-        x = nn.Dense(1, dtype=self.dtype, kernel_init=_kernel_init, name='dense2')(x)
+        x = nn.leaky_relu(Dense(512, dtype=self.dtype, name='dense1')(x), 0.2)
+        x = Dense(1, dtype=self.dtype, name='dense2')(x)
         return x.astype(jnp.float32)[:, None, None, :]

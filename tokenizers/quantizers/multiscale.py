@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from vistok.clustering.nearest import nearest_codeword
 from vistok.errors import UserError
+from vistok.networks.convolution import Conv
 from vistok.tokenizers.codebooks.codebook import Codebook
 from vistok.tokenizers.quantizers.vector import QuantizerOutput, straight_through
 
@@ -47,7 +48,7 @@ class MultiScaleQuantizer(nn.Module):
         """Builds the shared convolutions."""
         if not self.scales or list(self.scales) != sorted(set(self.scales)) or self.scales[0] < 1:
             raise UserError(f'scales must be positive and rising, got {tuple(self.scales)}')
-        self.convolution = [nn.Conv(self.dim, (3, 3)) for _ in range(_CONVOLUTIONS)]
+        self.convolution = [Conv(self.dim, (3, 3)) for _ in range(_CONVOLUTIONS)]
 
     def codewords(self) -> Float[Array, 'K d']:
         """Returns the codewords that every scale chooses from."""

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vistok.collectives import replica_mean
 from vistok.errors import UserError
+from vistok.networks.convolution import Dense
 from vistok.tokenizers.networks.blocks import GroupNorm
 from vistok.tokenizers.routing.density import information_density
 from vistok.tokenizers.routing.grains import repeat_cells
@@ -41,8 +42,8 @@ class FeatureRouter(nn.Module):
             normed, window = GroupNorm(dtype=self.dtype, name=f'norm_{i}')(branch), (2**i, 2**i)
             features.append(nn.avg_pool(normed, window, strides=window))
         x = jnp.concatenate(features, axis=-1)
-        x = nn.silu(nn.Dense(x.shape[-1], dtype=self.dtype, name='dense1')(x))
-        return nn.Dense(len(branches), dtype=self.dtype, name='dense2')(x).astype(jnp.float32)
+        x = nn.silu(Dense(x.shape[-1], dtype=self.dtype, name='dense1')(x))
+        return Dense(len(branches), dtype=self.dtype, name='dense2')(x).astype(jnp.float32)
 
 
 def hard_gumbel_softmax(logits: Float[Array, '*shape s'], noise: Float[Array, '*shape s']) -> Float[Array, '*shape s']:

@@ -89,6 +89,7 @@ def build_tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
         perceptual_weight=settings.perceptual_weight,
         representation_weight=settings.representation_weight,
         representation_temperature=settings.representation_temperature,
+        representation_group=settings.get('representation_group', 0),
     )
 
 

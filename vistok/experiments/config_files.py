@@ -98,10 +98,16 @@ def parse_overrides(loaded: ConfigDict, arguments: Sequence[str]) -> list[str]:
     return others
 
 
-def default_workdir(name: str) -> Path:
-    """Returns 'runs/fqgan-triple-cifar10' for 'fqgan:triple,cifar10' and for 'configs/fqgan.py:triple,cifar10'."""
+def default_workdir(name: str, loaded: ConfigDict) -> Path:
+    """Returns 'runs/fqgan-triple-cifar10' for 'fqgan:cifar10,triple' and for 'configs/fqgan.py:triple,cifar10'.
+
+    Args:
+      name: of the config, with its variants.
+      loaded: the config, which holds its variants in the order in which they were merged.
+    """
     path, _, variant = name.partition(':')
-    return Path('runs', '-'.join([Path(path).stem, *filter(None, variant.split(','))]))
+    merged = loaded.get('variants', variant)
+    return Path('runs', '-'.join([Path(path).stem, *filter(None, merged.split(','))]))
 
 
 def packaged_configs() -> dict[str, Path]:

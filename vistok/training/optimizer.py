@@ -1,5 +1,6 @@
 """Optimizers: Adam(W) with a schedule and gradient clipping, one for each player."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from vistok.errors import UserError
 
 SCHEDULES = ('constant', 'cosine', 'linear', 'annealing')
+DECAYED = ('matrices', 'kernels', 'all')
 
 
 def learning_rate_schedule(
@@ -65,25 +67,41 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.95,
     weight_decay: float = 0.0,
+    decayed: str = 'matrices',
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
     """Builds Adam, or AdamW when `weight_decay` > 0, after clipping the gradient's global norm to `clip_norm`.
 
-    Weight decay spares vectors and scalars: biases and norm scales, also those of stacked layers, which are matrices.
+    Args:
+      learning_rate, total_steps, schedule, warmup_steps, final_fraction, initial_fraction, hold_fraction: see
+        `learning_rate_schedule`.
+      b1, b2: decays of Adam's running moments.
+      weight_decay: decay of the weights, times the learning rate.
+      decayed: which weights decay.  'matrices': all but vectors and scalars: biases and norm scales, also those of
+        stacked layers, which are matrices; 'kernels': those of them that multiply features, not embeddings; 'all'.
+      clip_norm: largest norm of the gradient; None: any.
+
+    Raises:
+      UserError: an unknown schedule or choice of weights, or a schedule that makes no sense.
     """
+    if decayed not in DECAYED:
+        raise UserError(f'unknown choice of decayed weights {decayed!r}; known: {", ".join(DECAYED)}')
     rate = learning_rate_schedule(
         learning_rate, schedule, warmup_steps, total_steps, final_fraction, initial_fraction, hold_fraction
     )
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     parts.append(optax.scale_by_adam(b1=b1, b2=b2))
     if weight_decay:
-        parts.append(optax.add_decayed_weights(weight_decay, mask=_is_matrix))
+        parts.append(optax.add_decayed_weights(weight_decay, mask=functools.partial(_decays, decayed)))
     parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)
 
 
-def _is_matrix(params: optax.Params) -> optax.Params:
+def _decays(decayed: str, params: optax.Params) -> optax.Params:
     def decays(path: tuple[Any, ...], p: Any) -> bool:
-        return p.ndim > 1 and not (path and getattr(path[-1], 'key', '') in ('scale', 'bias'))
+        name = getattr(path[-1], 'key', '') if path else ''
+        if decayed == 'all':
+            return True
+        return name == 'kernel' if decayed == 'kernels' else p.ndim > 1 and name not in ('scale', 'bias')
 
     return jax.tree_util.tree_map_with_path(decays, params)
