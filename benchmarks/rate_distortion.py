@@ -36,6 +36,7 @@ from vistok.visualization import save_png
 QUALITIES = {'JPEG': (1, 5, 10, 20, 40), 'WEBP': (0, 5, 20, 50), 'AVIF': (1, 5, 10, 20, 40), 'JXL': (1, 5, 10, 30)}
 HALF_SIZE = {'AVIF': (1, 10, 30)}  # written at half the width and height, and enlarged again
 PLACES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)  # on the curve of shares
+_SMALLEST = 176  # side of an image, in pixels, that MS-SSIM is defined for
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -132,7 +133,13 @@ def measure(method: Method, images: list[np.ndarray], network: FrozenNetwork) ->
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Computes multi-scale structural similarity of 8-bit images `[h, w, c]` with sides of at least 176 pixels."""
+    """Computes multi-scale structural similarity of 8-bit images `[h, w, c]`.
+
+    Raises:
+      ValueError: a side below 176 pixels, of which the coarsest of the five scales has no window of 11.
+    """
+    if min(a.shape[:2]) < _SMALLEST:
+        raise ValueError(f'MS-SSIM needs sides of at least {_SMALLEST} pixels, got {a.shape[1]}x{a.shape[0]}')
     a, b = a.astype(np.float64), b.astype(np.float64)
     value = np.ones(a.shape[-1])
     for number, weight in enumerate(_SCALES):
@@ -212,6 +219,9 @@ def main() -> None:
     names = sorted(p for p in args.images.iterdir() if p.suffix.lower() in IMAGES)[: args.count or None]
     images = [read_image(p.read_bytes(), p.name)[..., :3] for p in names]
     images = [np.repeat(p[..., :1], 3, -1) if p.shape[-1] < 3 else p for p in images]
+    small = [path.name for path, image in zip(names, images, strict=True) if min(image.shape[:2]) < _SMALLEST]
+    if small:
+        parser.error(f'MS-SSIM needs sides of at least {_SMALLEST} pixels; smaller: {", ".join(small)}')
     network = load_frozen_network('lpips', args.lpips) if args.lpips else load_frozen_network('stand_in_perceptual')
     methods = [
         *classic_methods(),

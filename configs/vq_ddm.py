@@ -16,8 +16,8 @@ Variants, joined by commas:
   celebahq256_small_batch  the authors' other recipe for it: batch 250, 350,000 steps (celeba_reddp.yaml)
   celebahq256_original     tokens of the codebook before it was rebuilt: batch 200, 1.2 million steps (celeba.yaml)
   church256    the same network on LSUN churches, batch 180 (LSUN.yaml)
-  imagenet256  the same with the classes of ImageNet; tokens enter as numbers (IN.yaml).  Differs: one of ten labels is
-               hidden, so that sampling can be guided; the authors hide none.
+  imagenet256  the same with the classes of ImageNet; without masks, tokens enter as numbers (IN.yaml).  Differs: one of
+               ten labels is hidden, so that sampling can be guided; the authors hide none.
   masks        noise that masks tokens instead of redrawing them (Austin et al. 2021)
   mixed        noise that does both (Gu et al. 2022)
   transformer  a transformer in place of the U-Net
@@ -121,7 +121,8 @@ def _church256(config: ConfigDict) -> None:
 
 def _imagenet256(config: ConfigDict) -> None:
     _paper(config, 'imagenet256', 180, 1e-4, 570_000)
-    config.model.token_input = 'number'
+    if not config.model.mask_share:
+        config.model.token_input = 'number'
 
 
 def _masks(config: ConfigDict) -> None:
@@ -133,7 +134,9 @@ def _masks_and_replacements(config: ConfigDict) -> None:
 
 
 def _transformer(config: ConfigDict) -> None:
-    config.model.update(denoiser='transformer', channels=128 if config.model.channels < 128 else 1024)
+    config.model.update(
+        denoiser='transformer', token_input='vector', channels=128 if config.model.channels < 128 else 1024
+    )
 
 
 def _tiny(config: ConfigDict) -> None:

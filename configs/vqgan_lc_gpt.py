@@ -9,8 +9,8 @@ goes from embedded digits to generated ones, on two CPU cores, with a null class
 have.  It takes tokens of any tokenizer with one id per position, VQGAN-LC's among them.  Variants, joined by commas:
 
   imagenet256  the paper's recipe: 24 blocks of width 1024 over 16x16 tokens of 100,000 codewords, batch 1,024, 100
-               epochs, no guidance; the tokens are of centre crops (extract_tokens --views=centre --zooms=1).  The authors'
-               files have two schedules: one is held to step 80,000 and falls until 450,000, beyond the end of 125,100;
+               epochs, no guidance; the tokens are of centre crops (extract_tokens --views=centre --zooms=1).  Of the
+               authors' two schedules one is held to step 80,000 and falls until 450,000, beyond the end at 125,100;
                here the rate falls along a cosine from the warm-up on.  The paper gives FID 15.4 (against the training
                folder); not reproduced here.
   tiny         for tests

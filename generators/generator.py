@@ -73,7 +73,8 @@ class SampleConfig:
       guidance_scale: s in `null + s * (conditional - null)`; 1 needs no null condition.
       guidance_schedule: 'constant'; 'interval': guidance at the first `guidance_interval` positions only;
         'power_cosine': a scale that rises from 1 to s over the positions.
-      guidance_interval: number of positions, for 'interval'.
+      guidance_interval: number of positions, for 'interval'.  LlamaGen's `cfg_interval`, which is counted after the
+        first position and includes its end, is smaller by 2.
       guidance_power: exponent, for 'power_cosine'.
       window: number of ids that speculative Jacobi decoding drafts and verifies per pass, for autoregressive
         generators with one id per position: the same ids in fewer passes; 0: one id per pass.

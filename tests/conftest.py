@@ -12,7 +12,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('NPROC', '16')
 # Nearly all the time goes into compiling tiny programs that run once, so the compiler is told to make little effort.
 os.environ['XLA_FLAGS'] = (
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 ' + os.environ.get('XLA_FLAGS', '')
+    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    + os.environ.get('XLA_FLAGS', '')
 )
 
 # Many tests train the same tiny model, in this process and in others; each program is compiled by the first.

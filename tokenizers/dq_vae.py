@@ -28,6 +28,7 @@ from vistok.tokenizers.routing.routers import (
     hard_gumbel_softmax,
     quota_choice,
 )
+from vistok.tokenizers.routing.thresholds import ShareThresholds
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 
 ROUTERS = ('feature', 'entropy', 'quota')
@@ -73,7 +74,8 @@ class DQVAE(Tokenizer):
       grain_ratios: share of the area of each grain, from coarse to fine; two or three.
       router: 'feature' (learned; the shares are the targets of a budget), 'entropy' (by thresholds on the information
         density) or 'quota' (the densest cells of each image, exact shares).
-      entropy_thresholds: densities between the grains for the router 'entropy'; see `density_thresholds`.
+      entropy_thresholds: densities between the grains for the router 'entropy'; (): those that give the training images
+        the shares `grain_ratios`, measured when a run begins.
       entropy_range: centres of the first and the last bin of the density's histogram.
       budget_weight: weight of the squared distance from the targets, for 'feature'.
       budget_per_image: whether each image must meet the targets, instead of the batch.
@@ -104,6 +106,8 @@ class DQVAE(Tokenizer):
     image_size: int = 256
     dtype: Any = jnp.float32
     remat: bool = False
+
+    initializers = (ShareThresholds('frozen/density/thresholds'),)
 
     def setup(self) -> None:
         check_grain_ratios(self.grain_ratios)

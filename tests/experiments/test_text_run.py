@@ -168,6 +168,16 @@ def test_mistakes_are_answered_in_one_sentence(folder, tmp_path):
     with on_classes.unlocked():
         on_classes.model = load_config('configs/llamagen.py:tiny').model
     wrong['config.model is conditioned on classes'] = on_classes
+    mirrored = TokenSource.__init__
+
+    def of_ten_crops(self, *args):
+        mirrored(self, *args)
+        self.about = {**self.about, 'views': 'ten_crop'}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenSource, '__init__', of_ten_crops)
+        with pytest.raises(UserError, match=r'has tokens of mirrored images too .* --views=centre'):
+            training.run_training(config(folder), tmp_path / 'run', show_progress=False)
     for sentence, found in wrong.items():
         with pytest.raises(UserError, match=sentence):
             training.run_training(found, tmp_path / 'run', show_progress=False)

@@ -1,5 +1,7 @@
 """InfoNCE equals the official value and is least where every prediction points at its own target."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from golden_packs import load_pack
 
 from vistok.collectives import name_replica_axis
+from vistok.errors import UserError
+from vistok.losses import contrastive
 from vistok.losses.contrastive import info_nce
 
 
@@ -35,8 +39,21 @@ def test_gradient_is_finite_at_zero():
     assert np.isfinite(gradient).all()
 
 
-def test_replicas_share_negatives():
+def test_groups_compare_with_their_own_only():
+    prediction, target = jax.random.normal(jax.random.key(2), (2, 6, 5))
+    parts = [info_nce(prediction[i : i + 3], target[i : i + 3], 0.5) for i in (0, 3)]
+    np.testing.assert_allclose(info_nce(prediction, target, 0.5, 3), np.mean(parts), rtol=1e-6)
+    x = jnp.ones((8, 3))
+    np.testing.assert_allclose(info_nce(x, x, 1.0, 2), np.log(2), rtol=1e-6)
+    with pytest.raises(UserError, match='representation_group 4 does not divide the batch of 6 images'):
+        info_nce(prediction, target, 0.5, 4)
+
+
+# Groups of 4 reach over two replicas, those of 1 lie within one.
+@pytest.mark.parametrize('group', [0, 4, 1])
+def test_replicas_share_negatives(group):
     prediction, target = jax.random.normal(jax.random.key(1), (2, 8, 5))
+    info_nce = functools.partial(contrastive.info_nce, group=group)
 
     def step(p, t):
         with name_replica_axis('data'):

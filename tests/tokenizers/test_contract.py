@@ -46,7 +46,7 @@ class Case:
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
         self.images = jax.image.resize(jnp.asarray(pixels), (4, size, size, 3), 'cubic').clip(-1, 1)
         shape = jax.ShapeDtypeStruct(self.images.shape, jnp.float32)  # lazily: nothing but the parameters is computed
-        variables = jax.jit(lambda key: self.module.lazy_init(key, shape, train=True))(jax.random.key(0))
+        variables = self.module.lazy_init(jax.random.key(0), shape, train=True)  # models share its small programs
         # Layers that start at zero would make some models answer everything with zero.
         rng = np.random.default_rng(0)
         nudged = jax.tree.map(lambda x: x + 0.02 * rng.standard_normal(x.shape, np.float32), variables['params'])

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from vistok.errors import UserError
 from vistok.training.optimizer import learning_rate_schedule, make_optimizer
 
 
@@ -65,8 +66,16 @@ def test_the_optimizer_follows_the_schedule():
     assert isinstance(optimizer, optax.GradientTransformation)
 
 
-def test_weight_decay_spares_norms_and_biases_also_of_stacked_layers():
-    optimizer = make_optimizer(learning_rate=1.0, total_steps=10, weight_decay=0.5, clip_norm=None)
+@pytest.mark.parametrize(
+    ('decayed', 'layers', 'norm'),
+    [
+        ('matrices', {'kernel': True, 'embedding': True, 'scale': False, 'bias': False}, False),
+        ('kernels', {'kernel': True, 'embedding': False, 'scale': False, 'bias': False}, False),
+        ('all', {'kernel': True, 'embedding': True, 'scale': True, 'bias': True}, True),
+    ],
+)
+def test_weight_decay_spares_norms_and_biases_also_of_stacked_layers(decayed, layers, norm):
+    optimizer = make_optimizer(learning_rate=1.0, total_steps=10, weight_decay=0.5, decayed=decayed, clip_norm=None)
     ones = {
         'kernel': np.ones((3, 2, 2)),
         'embedding': np.ones((4, 2)),
@@ -77,5 +86,9 @@ def test_weight_decay_spares_norms_and_biases_also_of_stacked_layers():
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     decayed = jax.tree.map(lambda x: bool(np.any(x)), updates)
-    layers = {'kernel': True, 'embedding': True, 'scale': False, 'bias': False}
-    assert decayed == {'layers': layers, 'norm': {'scale': False}}
+    assert decayed == {'layers': layers, 'norm': {'scale': norm}}
+
+
+def test_an_unknown_choice_of_decayed_weights_is_refused():
+    with pytest.raises(UserError, match="unknown choice of decayed weights 'biases'; known: matrices, kernels, all"):
+        make_optimizer(learning_rate=1.0, total_steps=10, decayed='biases')

@@ -92,6 +92,11 @@ def density_thresholds(
     check_grain_ratios(grain_ratios)
     density = jax.jit(lambda x: information_density(x, patch, bin_range))
     values = np.concatenate([np.asarray(density(jnp.asarray(images))).ravel() for images in batches])
+    return share_thresholds(values, grain_ratios)
+
+
+def share_thresholds(values: Float[np.ndarray, ' n'], grain_ratios: Sequence[float]) -> tuple[float, ...]:
+    """Returns the percentiles between the shares `grain_ratios` of densities, ascending."""
     return tuple(float(np.quantile(values, min(share, 1.0))) for share in np.cumsum(grain_ratios)[:-1])
 
 

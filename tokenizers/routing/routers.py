@@ -83,7 +83,8 @@ class EntropyRouter(nn.Module):
 
     Attributes:
       grain_ratios: shares of the area, from coarse to fine.
-      thresholds: densities that separate the grains, ascending (`density_thresholds`); None: exact shares.
+      thresholds: densities that separate the grains, ascending (`density_thresholds`); None: exact shares; (): those of
+        the variable, which is infinite, all grains coarse, until it is measured (`thresholds.py`) or loaded.
       bin_range: centres of the first and the last bin of the histogram.
     """
 
@@ -96,12 +97,13 @@ class EntropyRouter(nn.Module):
         """Chooses the number of each cell's grain, 0 is the coarsest; `patch` is the cell's side in pixels."""
         if self.thresholds is None:
             return quota_choice(information_density(images, patch, self.bin_range), self.grain_ratios)
-        if len(self.thresholds) != len(self.grain_ratios) - 1:
+        thresholds = tuple(self.thresholds) or (float('inf'),) * (len(self.grain_ratios) - 1)
+        if len(thresholds) != len(self.grain_ratios) - 1:
             raise UserError(
                 f'{len(self.grain_ratios)} grains need {len(self.grain_ratios) - 1} thresholds, '
                 f'got {tuple(self.thresholds)}'
             )
-        given = {'thresholds': self.thresholds, 'bin_range': self.bin_range}
+        given = {'thresholds': thresholds, 'bin_range': self.bin_range}
         stored = {name: self.variable('frozen', name, jnp.asarray, tuple(v)).value for name, v in given.items()}
         density = information_density(images, patch, stored['bin_range'])
         return jnp.sum(density[..., None] > stored['thresholds'], axis=-1, dtype=jnp.int32)

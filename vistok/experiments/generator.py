@@ -49,6 +49,8 @@ class GeneratorExperiment(Experiment):
         config = copy.deepcopy(config)
         with config.unlocked():
             config.tokens = _describe_tokens(config, self._tokenizer, extracted)
+        if extracted is not None and 'text' in config.tokens and not run_folder.has_checkpoints(workdir):
+            _refuse_mirrors(extracted)
         self._components: dict[str, TrainedGenerator] = {}
         cls: Any = registry.find_model(config.model.name).cls
         for name, kinds in cls.components.items():
@@ -210,6 +212,15 @@ def _describe_captions(config: ConfigDict, extracted: TokenSource | None) -> dic
         )
     text.texts(extracted[0].name)
     return {'text': {'encoder': text.encoder, 'tokens': text.tokens, 'width': text.width}}
+
+
+def _refuse_mirrors(extracted: TokenSource) -> None:
+    """Refuses tokens of mirrored images for captions, which may say left and right."""
+    if extracted.about.get('views') == 'ten_crop':
+        raise UserError(
+            f'{extracted.name} has tokens of mirrored images too (ten_crop), and captions may say left and '
+            'right: extract them again with --views=centre --zooms=1'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

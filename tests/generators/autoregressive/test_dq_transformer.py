@@ -79,6 +79,19 @@ def variables_of(generator):
     return random_variables(jax.eval_shape(generator.init, KEY))
 
 
+def test_dropped_attention_weights_change_training_and_nothing_else():
+    whole = tiny(dropout=0.0, condition_dropout=0.0)
+    dropping = dataclasses.replace(whole, attention_dropout=0.5)
+    variables, tokens = variables_of(whole), random_tokens(DUAL, whole.grid, 4)
+
+    def loss(generator, key, train):
+        return float(generator.loss(variables, tokens, jnp.zeros(4, jnp.int32), key, train=train).loss)
+
+    other = jax.random.key(4)
+    assert loss(dropping, KEY, False) == loss(whole, KEY, False) == loss(whole, other, True)
+    assert len({loss(dropping, KEY, True), loss(dropping, other, True), loss(whole, KEY, True)}) == 3
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def compiled(generator, config, variables, labels, ids):
     return generator.sample_sequence(variables, labels, KEY, ids, config)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vistok.experiments import assembly, registry
 from vistok.experiments.config_files import load_config
+from vistok.generators.diffusion.denoiser import NumberEmbedding
 from vistok.generators.diffusion.timestep_sampling import sample_timesteps
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
@@ -197,6 +198,25 @@ def test_the_condition_matters_unless_it_is_hidden():
     assert seen != other
     hidden, other = bits(dataclasses.replace(generator, condition_dropout=1.0), train=True)
     assert hidden == other
+
+
+def test_tokens_may_enter_as_numbers_and_then_pull_the_prediction_to_themselves():
+    ids = jnp.asarray([0, 3, 6]).reshape(1, 1, 3, 1)
+    low, middle, high = NumberEmbedding((7,), 4).init_with_output(jax.random.key(0), ids)[0][0, 0]
+    np.testing.assert_allclose(middle, (low + high) / 2, rtol=1e-5)
+
+    def bits(**changes):  # of a network whose own logits are all 0
+        generator = dataclasses.replace(make('paper'), **changes)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(generator.init, jax.random.key(0)))
+        cond = jnp.zeros(4, jnp.int32)
+        loss = generator.loss(zeros, some_tokens(generator), cond, jax.random.key(0), train=False)
+        return float(loss.metrics['bits_per_token'])
+
+    # To say what is there, with odds of e to 1, is better than to say nothing.
+    assert bits(token_input='number') < bits(token_input='vector') - 0.1
+    for changes in ({'mask_share': 1.0}, {'denoiser': 'transformer'}):
+        with pytest.raises(ValueError, match="token_input 'number' goes with the U-Net and without masks"):
+            dataclasses.replace(make('paper'), token_input='number', **changes)
 
 
 @pytest.mark.parametrize('kind', [UNet, TransformerDenoiser])

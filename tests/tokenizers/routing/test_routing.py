@@ -1,11 +1,15 @@
 """Density, routers and budgets: what is smooth gets few tokens, and shares are what was asked for."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage import data
 
+from vistok.errors import UserError
+from vistok.tokenizers.dq_vae import DQVAE
 from vistok.tokenizers.routing.density import density_thresholds, information_density, spread_density
 from vistok.tokenizers.routing.grains import check_grain_ratios, grain_shares, merge_grains, repeat_cells
 from vistok.tokenizers.routing.routers import (
@@ -16,6 +20,7 @@ from vistok.tokenizers.routing.routers import (
     hard_gumbel_softmax,
     quota_choice,
 )
+from vistok.training.initialization import InitialData
 
 SHARES = [
     (0.1, 0.4, 0.5), (0.5, 0.3, 0.2), (0.0, 0.4, 0.6), (0.3, 0.0, 0.7), (0.5, 0.5, 0.0),
@@ -160,6 +165,19 @@ def test_thresholds_give_a_data_set_its_shares_and_lie_with_their_range_in_a_fro
     assert (np.asarray(router.apply(stored, jnp.asarray(images), 16)) == 0).all()
     with pytest.raises(ValueError, match='3 grains need 2 thresholds'):
         EntropyRouter((0.5, 0.25, 0.25), (1.0,)).init(jax.random.key(0), jnp.asarray(images), 16)
+
+
+def test_a_run_measures_its_thresholds_or_checks_those_it_is_given():
+    page = np.stack([IMAGES['photograph'](), IMAGES['page']()])[:, :64, :64]
+    data = InitialData(0, 64, lambda count: itertools.repeat({'image': np.resize(page, (count, 64, 64, 3))}))
+    model = DQVAE(grain_ratios=(0.75, 0.25), router='entropy')
+    (initializer,) = model.initializers
+    found = initializer.arrays(model, None, data)['frozen/density/thresholds']
+    np.testing.assert_allclose(found, density_thresholds([page], 16, (0.75, 0.25)), rtol=1e-3)
+    assert initializer.arrays(model.clone(entropy_thresholds=tuple(found.tolist())), None, data) == {}
+    assert initializer.arrays(model.clone(router='quota'), None, data) == {}
+    with pytest.raises(UserError, match=r'\(99.0,\) give grains 100%, 0% .* ask for 75%, 25%; .* \(\) measures'):
+        initializer.arrays(model.clone(entropy_thresholds=(99.0,)), None, data)
 
 
 def test_quotas_are_exact_for_every_image():
