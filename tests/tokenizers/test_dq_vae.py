@@ -93,7 +93,7 @@ def test_wrong_arguments_are_refused():
     for arguments, message in (
         ({'router': 'random'}, "unknown router 'random'; known: feature, entropy, quota"),
         ({'grain_ratios': (0.5, 0.6)}, 'add up to 1'),
-        ({'router': 'entropy'}, '2 grains need 1 thresholds'),
+        ({'router': 'entropy', 'entropy_thresholds': (1.0, 2.0)}, '2 grains need 1 thresholds'),
     ):
         with pytest.raises(ValueError, match=message):
             variable_shapes(DQVAE(**SIZES | arguments), IMAGES)
