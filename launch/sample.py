@@ -41,7 +41,11 @@ _OPTIONS = {
     'guidance_schedule': FLAGS.choice(
         'guidance_schedule', None, ['constant', 'interval', 'power_cosine'], 'Change of guidance over positions.'
     ),
-    'guidance_interval': FLAGS.integer('guidance_interval', None, "Number of positions with guidance, for interval: 2 more than LlamaGen's cfg_interval."),
+    'guidance_interval': FLAGS.integer(
+        'guidance_interval',
+        None,
+        "Number of positions with guidance, for interval: 2 more than LlamaGen's cfg_interval.",
+    ),
     'guidance_power': FLAGS.number('guidance_power', None, 'Exponent of the schedule power_cosine.'),
     'steps': FLAGS.integer('steps', None, 'Number of steps that refine all positions at once; 0: as trained.'),
 }  # what is not given is as in the config of the run

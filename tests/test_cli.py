@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -216,6 +217,18 @@ def test_help_needs_no_accelerator_library(arguments):
     done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith(('usage: vistok', 'vistok '))
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['train', '--help']])
+def test_help_may_be_cut_short(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)  # as after `vistok --help | head -1`
+    try:
+        command = [sys.executable, '-m', 'vistok', *arguments]
+        done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b'')
 
 
 def run_vistok(capsys, *arguments):

@@ -23,11 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not given:
         print(overview(), file=sys.stderr)
         sys.exit(1)
+    command = importlib.import_module(f'{_PACKAGE}.shared.command')
     if given[0] in ('--help', '-h', '-help', 'help'):
-        print(overview())
+        command.print_text(overview())
         sys.exit(0)
     if given[0] == '--version':
-        print(f'vistok {vistok.__version__}')
+        command.print_text(f'vistok {vistok.__version__}')
         sys.exit(0)
     name, known = given[0].replace('-', '_'), commands()
     if name not in known:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f'error: there is no command {given[0]!r}{suggest(name, known)}', file=sys.stderr)
         sys.exit(1)
     module = importlib.import_module(f'{_PACKAGE}.{name}')
-    sys.exit(importlib.import_module(f'{_PACKAGE}.shared.command').execute(module.main, module.FLAGS, given[1:]))
+    sys.exit(command.execute(module.main, module.FLAGS, given[1:]))
 
 
 def commands() -> dict[str, str]:

@@ -38,10 +38,10 @@ def execute(main: Callable[..., int | None], own: Flags, arguments: Sequence[str
     """
     given = set(arguments[: list(arguments).index('--')] if '--' in arguments else arguments)
     if given & {'--help', '-h', '-help', '--helpfull', '--helpshort'}:
-        print(own.help(program()))
+        print_text(own.help(program()))
         return 0
     if '--version' in given:
-        print(f'vistok {vistok.__version__}')
+        print_text(f'vistok {vistok.__version__}')
         return 0
     if not flags.FLAGS.is_parsed():  # libraries read flags of their own
         flags.FLAGS(['vistok'])
@@ -57,6 +57,14 @@ def execute(main: Callable[..., int | None], own: Flags, arguments: Sequence[str
             raise
         print(f'error: {_one_line(error)}', file=sys.stderr)
         return 1
+
+
+def print_text(text: str) -> None:
+    """Prints a text to a reader who may stop before its end, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter tries again at its end
 
 
 def program() -> str:
