@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from golden_packs import load_pack
 from image_files import colour_image
 from PIL import Image
 
@@ -10,11 +11,14 @@ from vistok.data.images.augment import (
     TooSmall,
     augment,
     centre_crop,
+    middle_box,
     random_crop,
+    random_resized_crop,
     resize_crop,
     resize_shorter_side,
     zoom_crop,
 )
+from vistok.data.images.random_boxes import Box, box_sides, draw_place, draw_sides
 
 SIZES = [(64, 64), (64, 100), (100, 64), (129, 257), (20, 31), (33, 500), (3, 2)]
 
@@ -69,6 +73,42 @@ def test_zoom_crop_reaches_from_the_whole_image_to_four_times_its_size(monkeypat
     assert min(sides) == 64
     assert max(sides) in (255, 256)
     assert 900 < sum(side < 128 for side in sides) < 1100
+
+
+def test_random_resized_crops_have_the_sides_of_torchvision():
+    pack = load_pack('recognition')
+    for height, width, share, log_aspect, *expected in pack['crop_sides']:
+        assert box_sides(share * height * width, np.exp(log_aspect)) == tuple(expected)
+    for height, width, *box in pack['crop_fallbacks'].tolist():
+        assert middle_box(height, width) == tuple(box)
+
+
+def test_random_resized_crops_are_distributed_as_those_of_torchvision():
+    rng, boxes = np.random.default_rng(0), []
+    for _ in range(4000):
+        sides = draw_sides(rng, (0.2, 1.0), 4 / 3, (200, 300))
+        boxes.append(middle_box(200, 300) if sides is None else draw_place(rng, sides, (200, 300)))
+    top, left, height, width = np.array(boxes).T
+    places = (top / np.maximum(200 - height, 1), left / np.maximum(300 - width, 1))
+    shares = np.stack([height * width / 60_000, width / height, *places])
+    found = np.quantile(shares, np.linspace(0.05, 0.95, 19), axis=1)
+    assert abs(found - load_pack('recognition')['crop_quantiles']).max() < 0.05  # deviations of 0.01 on either side
+
+
+def test_random_resized_crop_is_the_resized_box_of_torchvision(monkeypatch):
+    pack = load_pack('recognition')
+    box = Box(*pack['crop_box'].tolist())
+    monkeypatch.setattr('vistok.data.images.augment.draw_sides', lambda *_: (box.height, box.width))
+    monkeypatch.setattr('vistok.data.images.augment.draw_place', lambda *_: box)
+    view = random_resized_crop(pack['image'], np.random.default_rng(0), 16)
+    assert abs(view.astype(int) - pack['crop_view']).max() <= 1  # another Pillow may round otherwise
+
+
+def test_random_resized_crop_of_a_strip_is_its_middle():
+    strip = colour_image(0, 12, 120)
+    middle = Image.fromarray(strip[:, 52:68]).resize((8, 8), Image.Resampling.BICUBIC)
+    views = [random_resized_crop(strip, np.random.default_rng(seed), 8, 1.0) for seed in range(3)]
+    np.testing.assert_array_equal(views, [np.asarray(middle)] * 3)
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip():
