@@ -15,14 +15,18 @@ import grain
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vistok.data.images.augment import Augmentation, TooSmall, augment, centre_crop
+from vistok.data.images.augment import NO_DISTORTIONS, Augmentation, Distortions, TooSmall, augment, centre_crop
 from vistok.data.images.embedded import Digits, Photographs
 from vistok.data.images.folder import ImageFolder
+from vistok.data.images.mixing import NO_MIXING, Mixing
 from vistok.data.images.source import BadImage, ImageRecord, ImageSource, Split
 from vistok.errors import UserError
 
 Batch = dict[str, np.ndarray]
-"""'image': float32 [b, size, size, 3] in [-1, 1]; 'label': int32 [b]; evaluation adds 'mask': bool [b]."""
+"""'image': float32 [b, size, size, 3] in [-1, 1]; 'label': int32 [b]; evaluation adds 'mask': bool [b].
+
+Mixtures of images add 'other_label': int32 [b], and 'share': float32 [b], that of 'label'.
+"""
 
 _EMBEDDED: dict[str, Callable[[Split], ImageSource]] = {'embedded:photographs': Photographs, 'embedded:digits': Digits}
 
@@ -82,6 +86,7 @@ class _TrainSample:
     size: int
     how: Augmentation
     flip: bool
+    distortions: Distortions
     skipped: _SkippedImages
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
@@ -99,7 +104,9 @@ class _TrainSample:
 
     def _view(self, record: ImageRecord, rng: np.random.Generator) -> UInt8[np.ndarray, 's s 3']:
         try:
-            return augment(record.image, rng, size=self.size, how=self.how, flip=self.flip)
+            return augment(
+                record.image, rng, size=self.size, how=self.how, flip=self.flip, distortions=self.distortions
+            )
         except TooSmall as error:
             raise BadImage(record.name, str(error)) from None
 
@@ -111,6 +118,26 @@ def to_model_range(images: UInt8[np.ndarray, '*b h w c']) -> Float[np.ndarray, '
 
 def _finish(batch: Batch) -> Batch:
     return {**batch, 'image': to_model_range(batch['image'])}
+
+
+@dataclasses.dataclass(frozen=True)
+class _MixedPair:
+    """Grain transform from the number of a pair of samples, and the pair, to their two mixtures."""
+
+    mixing: Mixing
+    seed: int
+
+    def __call__(self, number: int, pair: Batch) -> Batch:
+        rng = np.random.default_rng((self.seed, number * 2 // self.mixing.group))
+        images, labels = to_model_range(pair['image']), pair['label']
+        mixture = self.mixing.draw(rng, *images.shape[1:3])
+        share = np.full(2, mixture.share, np.float32)
+        return {'image': mixture.apply(images), 'label': labels, 'other_label': labels[::-1], 'share': share}
+
+
+def _join_pairs(batch: Batch) -> Batch:
+    """Turns a batch of pairs into one of samples."""
+    return {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
 
 
 class TrainIterator(Iterator[Batch]):
@@ -172,6 +199,8 @@ def train_batches(
     seed: int,
     augmentation: Augmentation = 'resize_crop',
     flip: bool = True,
+    distortions: Distortions = NO_DISTORTIONS,
+    mixing: Mixing = NO_MIXING,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
@@ -185,6 +214,8 @@ def train_batches(
       seed: seed of shuffling and augmentation.
       augmentation: method of cropping; see `vistok.data.images.augment.augment`.
       flip: mirror every other image, at random; wrong for digits and text.
+      distortions: further augmentations of single images; by default none.
+      mixing: mixtures of successive images and of their labels; by default none.
       process_index: index of this process.
       process_count: number of processes that share each batch.
       threads: number of decoding threads, each a whole batch at a time and one batch ahead; 0: decode on demand.
@@ -193,20 +224,22 @@ def train_batches(
       An iterator over the batches of this process: `batch_size / process_count` samples each.
 
     Raises:
-      UserError: the batch size cannot be divided among the processes, or the seed is not in 0 .. 2**32 - 1.
+      UserError: the batch size cannot be divided among the processes (for mixtures into pairs), or the seed is not in
+        0 .. 2**32 - 1.
       UserError: while iterating: no image of the source can be used.
     """
     skipped = _SkippedImages(source.name)
     return shuffled_batches(
         len(source),
-        _TrainSample(source, image_size, augmentation, flip, skipped),
+        _TrainSample(source, image_size, augmentation, flip, distortions, skipped),
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
         process_count=process_count,
         threads=threads,
-        finish=_finish,
+        finish=_join_pairs if mixing else _finish,
         skipped=skipped.reasons,
+        combine=_MixedPair(mixing, seed) if mixing else None,
     )
 
 
@@ -221,6 +254,7 @@ def shuffled_batches(
     threads: int = 4,
     finish: Callable[[Batch], Batch] = dict,
     skipped: Callable[[], dict[str, str]] = dict,
+    combine: Callable[[int, Batch], Batch] | None = None,
 ) -> TrainIterator:
     """Returns endless shuffled batches of samples that a function makes; see `train_batches` for other arguments.
 
@@ -229,6 +263,8 @@ def shuffled_batches(
       sample: function from an index and a random generator to a sample.
       finish: function that is applied to each whole batch.
       skipped: function that returns the names of the unusable images so far, with the reasons.
+      combine: function from the number of a pair of successive samples, and the pair as a batch, to what takes its
+        place; `finish` is then given batches of pairs.
 
     Raises:
       UserError: as `train_batches`.
@@ -238,6 +274,10 @@ def shuffled_batches(
         raise UserError(f'seed must be in 0 .. 2**32 - 1, got {seed}')
     # Randomness is drawn before the stream is divided, so that it does not depend on the division.
     stream = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None).random_map(sample)
+    if combine is not None:
+        if local % 2:
+            raise UserError(f'mixtures need an even number of images in each process, got {local}')
+        stream, local = stream.batch(2).map_with_index(combine), local // 2
     batches = stream[process_index::process_count].batch(local, drop_remainder=True).map(finish)
     identity = {'batch_size': batch_size, 'seed': seed, 'pictures': count}
     return TrainIterator(batches.to_iter_dataset(read_options(threads)), identity, skipped)
