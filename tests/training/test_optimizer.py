@@ -1,12 +1,14 @@
-"""Learning rate schedules: where they start, what they hold, where they end."""
+"""Optimizers and learning rate schedules: published updates, and rates that start, hold and end where they should."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden_packs import load_pack
 
 from vistok.errors import UserError
-from vistok.training.optimizer import learning_rate_schedule, make_optimizer
+from vistok.training.optimizer import learning_rate_schedule, make_optimizer, scale_by_lars
 
 
 def rates(steps: int = 1000, **kwargs) -> np.ndarray:
@@ -92,3 +94,76 @@ def test_weight_decay_spares_norms_and_biases_also_of_stacked_layers(decayed, la
 def test_an_unknown_choice_of_decayed_weights_is_refused():
     with pytest.raises(UserError, match="unknown choice of decayed weights 'biases'; known: matrices, kernels, all"):
         make_optimizer(learning_rate=1.0, total_steps=10, decayed='biases')
+
+
+@pytest.mark.parametrize('decay', [0.0, 0.1])
+def test_lars_makes_the_steps_of_the_official_code_also_while_the_rate_changes(decay):
+    pack = load_pack('recognition')
+    rates = jnp.asarray(pack['lars_rates'])
+    decayed = optax.add_decayed_weights(decay, mask={'kernel': True, 'bias': False})
+    optimizer = optax.chain(decayed, scale_by_lars(), optax.scale_by_learning_rate(lambda step: rates[step]))
+    params = {'kernel': jnp.asarray(pack['lars_kernel']), 'bias': jnp.zeros(2)}
+    state = optimizer.init(params)
+    for step in range(4):
+        grads = {name: pack[f'lars_{name}_gradients'][step] for name in params}
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params['kernel'], pack[f'lars_kernels_{decay}'][step], atol=1e-6)
+        np.testing.assert_allclose(params['bias'], pack[f'lars_biases_{decay}'][step], atol=1e-5)
+
+
+def test_make_optimizer_builds_lars_with_decay_inside_the_trust_ratio():
+    pack = load_pack('recognition')
+    optimizer = make_optimizer(learning_rate=0.8, total_steps=10, method='lars', weight_decay=0.1, clip_norm=None)
+    params = {'kernel': pack['lars_kernel'], 'bias': np.zeros(2, np.float32)}
+    grads = {name: pack[f'lars_{name}_gradients'][0] for name in params}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # The trust ratio gives the update of a matrix the length of the matrix, up to the rate.
+    length = np.linalg.norm(updates['kernel']) / np.linalg.norm(params['kernel'])
+    assert length == pytest.approx(0.8 * 0.001, rel=1e-5)
+    direction = grads['kernel'] + 0.1 * params['kernel']
+    np.testing.assert_allclose(
+        updates['kernel'] * np.linalg.norm(direction), -direction * np.linalg.norm(updates['kernel']), rtol=1e-4
+    )
+    np.testing.assert_allclose(updates['bias'], -0.8 * grads['bias'], rtol=1e-6)
+
+
+def test_layer_decay_shortens_the_steps_of_lower_layers_stacked_ones_too():
+    depths = {'embedding': np.asarray(0), 'blocks': np.arange(1, 4).reshape(3, 1), 'head': np.asarray(4)}
+    optimizer = make_optimizer(
+        learning_rate=1.0, total_steps=10, clip_norm=None, layer_decay=0.5, depths=lambda params: depths
+    )
+    params = {'embedding': np.ones((2, 2)), 'blocks': np.ones((3, 2)), 'head': np.ones(2)}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(updates['embedding'], -np.full((2, 2), 1 / 16), rtol=1e-4)
+    np.testing.assert_allclose(updates['blocks'], -np.repeat([[1 / 8], [1 / 4], [1 / 2]], 2, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(updates['head'], -np.ones(2), rtol=1e-4)
+
+
+def test_weight_decay_is_scaled_with_the_layer():
+    optimizer = make_optimizer(
+        learning_rate=1.0,
+        total_steps=10,
+        weight_decay=0.5,
+        decayed='kernels',
+        clip_norm=None,
+        layer_decay=0.5,
+        depths=lambda params: {'positions': np.asarray(0), 'low': {'kernel': np.asarray(0)}, 'kernel': np.asarray(1)},
+    )
+    params = {'positions': np.ones((2, 2)), 'low': {'kernel': np.ones((2, 2))}, 'kernel': np.ones((2, 2))}
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    found = jax.tree.map(lambda x: float(x[0, 0]), updates)
+    assert found == {'positions': 0.0, 'low': {'kernel': -0.25}, 'kernel': -0.5}
+
+
+@pytest.mark.parametrize(
+    ('settings', 'answer'),
+    [
+        ({'method': 'sgd'}, "unknown optimizer.method 'sgd'; known: adam, lars"),
+        ({'layer_decay': 1.5}, 'layer_decay must be above 0 and at most 1, got 1.5'),
+        ({'layer_decay': 0.5}, 'layer_decay is 0.5, but the layers of this model have no order; set it to 1'),
+    ],
+)
+def test_methods_that_make_no_sense_are_refused(settings, answer):
+    with pytest.raises(UserError, match=answer):
+        make_optimizer(learning_rate=1.0, total_steps=10, **settings)
