@@ -61,9 +61,11 @@ class PixelEncoder(nn.Module):
         x = jnp.concatenate([whole, x], axis=1) + self.positions.astype(self.dtype)
         return self.drop(self.embedding_norm(x), deterministic=not train)
 
-    def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b m d']:
-        """Computes features of `images` in [-1, 1] (values outside are clipped)."""
-        return self.blocks(self.embed(images, train=train), train=train)
+    def __call__(
+        self, images: Float[Array, 'b H W 3'], *, train: bool = False, drop_path: float = 0.0
+    ) -> Float[Array, 'b m d']:
+        """Computes features of `images` in [-1, 1] (values outside are clipped); `drop_path` as in `Bidirectional`."""
+        return self.blocks(self.embed(images, train=train), train=train, drop_path=drop_path)
 
 
 class ADDPNetwork(nn.Module):

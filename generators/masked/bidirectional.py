@@ -43,23 +43,36 @@ class Bidirectional(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'b n d'], visible: Bool[Array, 'b n'] | None = None, *, train: bool = False
+        self,
+        x: Float[Array, 'b n d'],
+        visible: Bool[Array, 'b n'] | None = None,
+        *,
+        train: bool = False,
+        drop_path: float = 0.0,
     ) -> Float[Array, 'b n d']:
-        """Applies all blocks; positions attend to the visible ones."""
+        """Applies all blocks.
 
-        def layer(block: TransformerBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return block(x, visible, train=train), None
+        Args:
+          x: features.
+          visible: mask of the positions that are attended to; None: all.
+          train: whether dropout and stochastic depth are on.
+          drop_path: probability of leaving out a branch of the last block; that of the others grows linearly from 0.
+        """
+        rates = jnp.linspace(0, drop_path, self.layers) if train and drop_path else None
+
+        def layer(block: TransformerBlock, x: jax.Array, rate: jax.Array | None) -> tuple[jax.Array, None]:
+            return block(x, visible, train=train, drop_path=0.0 if rate is None else rate), None
 
         stack = nn.scan(
             nn.remat(layer, prevent_cse=False) if self.remat and train else layer,
             variable_axes={'params': 0},
-            split_rngs={'params': True, 'dropout': True},
+            split_rngs={'params': True, 'dropout': True, 'drop_path': True},
             length=self.layers,
         )
         block = TransformerBlock(
             self.heads, epsilon=1e-6, dtype=self.dtype, kernel_init=XAVIER, dropout=self.dropout, name='layers'
         )
-        x, _ = stack(block, x, None)
+        x, _ = stack(block, x, rates)
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm')(x)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vistok.collectives import replica_index
 from vistok.errors import UserError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -50,6 +51,23 @@ class SelfAttention(nn.Module):
         return drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='out')(out))
 
 
+def drop_samples(key: jax.Array, x: Float[Array, 'b n d'], rate: Float[Array, ''] | float) -> Float[Array, 'b n d']:
+    """Drops whole samples at random and scales the others by 1 / (1 - rate): stochastic depth of a residual branch.
+
+    Huang et al., "Deep Networks with Stochastic Depth", 2016.  What is dropped follows from the key and the number of
+    the sample in the global batch, so that it does not depend on the devices.
+
+    Args:
+      key: random key, the same on all devices.
+      x: output of the branch.
+      rate: probability of dropping a sample, below 1.
+    """
+    numbers = replica_index() * len(x) + jnp.arange(len(x))
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    return x * (kept / (1 - rate)).astype(x.dtype)[:, None, None]
+
+
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
@@ -80,18 +98,35 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'b n d'], visible: Bool[Array, 'b n'] | None = None, *, train: bool = False
+        self,
+        x: Float[Array, 'b n d'],
+        visible: Bool[Array, 'b n'] | None = None,
+        *,
+        train: bool = False,
+        drop_path: Float[Array, ''] | float = 0.0,
     ) -> Float[Array, 'b n d']:
-        """Applies both branches; only visible positions are attended to."""
+        """Applies both branches; only visible positions are attended to.
+
+        Args:
+          x: features.
+          visible: mask of the positions that are attended to; None: all.
+          train: whether dropout and stochastic depth are on.
+          drop_path: probability of leaving out a branch of a sample (see `drop_samples`; random stream 'drop_path').
+        """
         d = x.shape[-1]
+        deep = not train or (isinstance(drop_path, float) and drop_path == 0)
+
+        def branch(y: jax.Array) -> jax.Array:
+            return y if deep else drop_samples(self.make_rng('drop_path'), y, drop_path)
+
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attention = SelfAttention(
             self.num_heads, dtype=self.dtype, kernel_init=self.kernel_init, dropout=self.dropout, name='attention'
         )
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm1')(x)
-        x = x + self._scale(attention(y, visible, train=train), 'scale1')
+        x = x + branch(self._scale(attention(y, visible, train=train), 'scale1'))
         y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm2')(x)
         y = nn.Dense(int(d * self.mlp_ratio), dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_in')(y)
         y = drop(ACTIVATIONS[self.activation](y))
         y = drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_out')(y))
-        return x + self._scale(y, 'scale2')
+        return x + branch(self._scale(y, 'scale2'))
