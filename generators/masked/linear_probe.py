@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vistok.collectives import replica_axis
+from vistok.errors import UserError
 from vistok.generators.masked.addp_network import PixelEncoder
 from vistok.training.initialization import InitialData
 from vistok.training.state import Batch, Objective, StepReport
@@ -40,6 +41,8 @@ class LinearProbe(nn.Module):
       encoder: pixel encoder that ADDP trained.
       num_classes: number of classes.
       linear: whether the encoder is frozen (linear probe); its variables are then in the collection 'frozen'.
+      drop_path: rate of stochastic depth in the last block of a fine-tuned encoder, in earlier ones linearly less.
+      batch_norm: whether features are normalized over the batch, without learned factors, as in MAGE's linear probe.
     """
 
     initializers = (TrainedEncoder(),)
@@ -47,6 +50,13 @@ class LinearProbe(nn.Module):
     encoder: PixelEncoder
     num_classes: int
     linear: bool = True
+    drop_path: float = 0.0
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f'model.drop_path must be at least 0 and below 1, got {self.drop_path}')
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b H W 3'], *, train: bool = False) -> Float[Array, 'b k']:
@@ -57,9 +67,22 @@ class LinearProbe(nn.Module):
             params = self.variable('frozen', 'trained_encoder', lambda: self._init_encoder(encoder, images)).value
             features = jax.lax.stop_gradient(encoder.apply({'params': params}, images))
         else:
-            features = self.encoder(images, train=train)
-        x = nn.LayerNorm(epsilon=1e-6, name='norm')(features[:, 1:].astype(jnp.float32).mean(axis=1))
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(2e-5), name='classes')(x)
+            features = self.encoder(images, train=train, drop_path=self.drop_path)
+        learned = not self.batch_norm
+        norm = nn.LayerNorm(epsilon=1e-6, use_scale=learned, use_bias=learned, name='norm')
+        x = norm(features[:, 1:].astype(jnp.float32).mean(axis=1))
+        if self.batch_norm:
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=1e-6,
+                use_scale=False,
+                use_bias=False,
+                axis_name=replica_axis(),
+                name='statistics',
+            )(x)
+        deviation = 0.01 if self.batch_norm else 2e-5  # as published, of the linear probe and of fine-tuning
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(deviation), name='classes')(x)
 
     def _init_encoder(self, encoder: PixelEncoder, images: Float[Array, 'b H W 3']) -> Any:
         return encoder.init(self.make_rng('params'), images)['params']
@@ -68,6 +91,8 @@ class LinearProbe(nn.Module):
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearProbeObjective(Objective):
     """Classification objective with one player, 'recognizer', over batches of 'image' and 'label'.
+
+    Batches of mixed images also have 'other_label', and 'share', the weight of 'label'.
 
     Attributes:
       model: the classifier.
@@ -101,20 +126,59 @@ class LinearProbeObjective(Objective):
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
         del frozen, step
         axis = replica_axis()
+        rngs = {'dropout': rng, 'drop_path': jax.random.fold_in(rng, 1)}
         if axis is not None:  # each replica drops other values
-            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+            rngs['dropout'] = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['recognizer'], **model_state['recognizer']}
-        logits: Any = self.model.apply(variables, batch['image'], train=True, rngs={'dropout': rng})
-        nll, right = _score(logits, batch['label'])
-        smooth = -jax.nn.log_softmax(logits).mean(axis=-1)
-        loss = jnp.mean((1 - self.label_smoothing) * nll + self.label_smoothing * smooth)
-        return {'recognizer': loss}, (model_state, StepReport({'accuracy': right.mean()}))
+        logits: Any
+        changed: Any
+        logits, changed = self.model.apply(variables, batch['image'], train=True, rngs=rngs, mutable=['batch_stats'])
+        loss, right = classification_scores(logits, batch, self.label_smoothing)
+        model_state = {**model_state, 'recognizer': {**model_state['recognizer'], **changed}}
+        return {'recognizer': loss.mean()}, (model_state, StepReport({'accuracy': right.mean()}))
+
+    def parameter_depths(self, params: Any) -> Any:
+        """Returns the depth of each parameter of the player, for the decay of the learning rate with depth.
+
+        That is 0 for the embedding of patches, 1 and on for the blocks (which are stacked along the first axis), and
+        one more for what follows them, as in BEiT, masked autoencoders and ADDP.
+        """
+        blocks = self.model.encoder.layers
+
+        def depth(path: tuple[Any, ...], value: Any) -> np.ndarray:
+            names = [key.key for key in path]
+            if names[0] != 'encoder' or names[1:3] == ['blocks', 'norm']:
+                return np.asarray(blocks + 1)
+            if names[1] != 'blocks':
+                return np.asarray(0)
+            return np.arange(1, blocks + 1).reshape(-1, *(1 for _ in value.shape[1:]))
+
+        return jax.tree_util.tree_map_with_path(depth, params)
 
     def scores(self, variables: Any, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Computes the 'loss' of each image, and its 'accuracy': 1 where the true class is the most likely, else 0."""
         logits: Any = self.model.apply(variables, batch['image'])
-        nll, right = _score(logits, batch['label'])
+        nll, right = classification_scores(logits, batch)
         return {'loss': nll, 'accuracy': right}
+
+
+def classification_scores(
+    logits: Float[Array, 'b k'], batch: Batch, label_smoothing: float = 0.0
+) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:
+    """Computes the cross-entropy of each image, and whether the most likely class is its own.
+
+    Args:
+      logits: of the classes.
+      batch: 'label', and for mixtures 'other_label' and 'share': the two labels count by their shares in both results.
+      label_smoothing: share of the target that is spread over all classes.
+    """
+    nll, right = _score(logits, batch['label'])
+    if 'other_label' in batch:
+        share = batch['share']
+        other_nll, other_right = _score(logits, batch['other_label'])
+        nll, right = share * nll + (1 - share) * other_nll, share * right + (1 - share) * other_right
+    smooth = -jax.nn.log_softmax(logits).mean(axis=-1)
+    return (1 - label_smoothing) * nll + label_smoothing * smooth, right
 
 
 def _score(logits: Float[Array, 'b k'], labels: Int[Array, ' b']) -> tuple[Float[Array, ' b'], Float[Array, ' b']]:

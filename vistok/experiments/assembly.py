@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vistok.data.images.augment import Distortions
+from vistok.data.images.mixing import Mixing
 from vistok.data.images.pipeline import (
     EvaluationBatches,
     TrainIterator,
@@ -100,7 +102,11 @@ def build_train_step(config: ConfigDict, objective: Objective) -> TrainStep:
     rate, clip = settings.pop('learning_rate'), settings.pop('clip_norm')
     optimizers = {
         player: make_optimizer(
-            learning_rate=rate * relative[player], clip_norm=clip or None, total_steps=config.train.steps, **settings
+            learning_rate=rate * relative[player],
+            clip_norm=clip or None,
+            total_steps=config.train.steps,
+            depths=getattr(objective, 'parameter_depths', None),
+            **settings,
         )
         for player in objective.players
     }
@@ -148,6 +154,8 @@ def train_batches(config: ConfigDict) -> Any:
 
 def _train_image_batches(config: ConfigDict, batch_size: int, *, all_processes: bool = False) -> TrainIterator:
     """Returns augmented training images: this process's part of each batch or, with `all_processes`, all of it."""
+    given = config.data.to_dict()
+    distortions = {name: given[name] for name in ('least_area', 'rand_augment', 'erasing') if name in given}
     return make_train_batches(
         open_images(config, 'train'),
         image_size=config.data.image_size,
@@ -155,6 +163,8 @@ def _train_image_batches(config: ConfigDict, batch_size: int, *, all_processes: 
         seed=config.train.seed,
         augmentation=config.data.augmentation,
         flip=config.data.flip,
+        distortions=Distortions(**distortions),
+        mixing=Mixing(**given.get('mixing', {})),
         process_index=0 if all_processes else jax.process_index(),
         process_count=1 if all_processes else jax.process_count(),
         threads=config.data.threads,

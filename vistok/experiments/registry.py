@@ -155,7 +155,8 @@ def build_generator(model: Settings, tokens: Settings, **components: Any) -> Gen
 
 def build_probe(model: Settings, encoder: Settings, num_classes: int) -> LinearProbe:
     """Builds a classifier on an encoder of pixels, whose sizes `encoder` holds."""
-    return LinearProbe(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'])
+    later = {name: model[name] for name in ('drop_path', 'batch_norm') if name in model}  # runs may be older than these
+    return LinearProbe(PixelEncoder(**encoder, dropout=model['dropout']), num_classes, linear=model['linear'], **later)
 
 
 def build_sample_config(settings: Settings, **changes: Any) -> SampleConfig:
