@@ -11,9 +11,10 @@ predictor that ADDP learns from.  Its encoder, which looks at pixels, serves rec
 Variants, joined by commas:
 
   cifar10      tokens of CIFAR-10 (runs/vqgan-cifar10, runs/mage-cifar10), 8x8 of them
-  imagenet256  size B by the paper's recipe: batch 4096, 1,600 epochs, without classes.  The paper gives FID 8.9
-               (against the validation images); not reproduced here.
-  large        with imagenet256: size L, 800 epochs.  The paper gives FID 7.6.
+  imagenet256  size B by the paper's recipe: batch 4096, 1,600 epochs, without classes, of images that a tokenizer
+               (--config.tokenizer) encodes as they come.  The paper gives FID 8.9 (against the validation images); not
+               reproduced here.
+  large        with imagenet256: size L, 800 epochs, from a MAGE of size L.  The paper gives FID 7.6.
   tiny         for tests
 """
 
@@ -47,7 +48,7 @@ def _cifar10(config: ConfigDict) -> None:
 def _imagenet256(config: ConfigDict) -> None:
     mage.paper_size(config)
     config.optimizer.learning_rate = 1e-4 * 4096 / 256
-    config.model.update(codes_only=False, label_dropout=1.0)  # a label that is always dropped is none
+    config.model.codes_only = False
     config.predictor = 'runs/mage-imagenet256'
 
 
@@ -56,3 +57,4 @@ def _large(config: ConfigDict) -> None:
         raise ValueError('large goes with imagenet256')
     mage.large(config)
     config.train.steps //= 2
+    config.predictor = 'runs/mage-imagenet256-large'

@@ -8,8 +8,9 @@ trains on tokens of handwritten digits that ship inside installed packages, on t
 commas:
 
   cifar10      tokens of CIFAR-10 (runs/vqgan-cifar10), 8x8 of them
-  imagenet256  size B by the paper's recipe: 16x16 tokens, batch 4096, 1,600 epochs.  The paper gives FID 11.1 without
-               classes; not reproduced here.
+  imagenet256  size B by the paper's recipe: 16x16 tokens, batch 4096, 1,600 epochs, without classes, of images that a
+               tokenizer (--config.tokenizer) encodes as they come.  Their crops are resized bicubically, as in ADDP's
+               code (MAGE's: bilinearly).  The paper gives FID 11.1; not reproduced here.
   large        with imagenet256: size L.  The paper gives FID 9.1.
   tiny         for tests
 """
@@ -46,9 +47,9 @@ def base(name: str) -> ConfigDict:
             'name': name,
             **SMALL,
             'dropout': 0.0,  # hidden tokens are noise enough for networks of this size
-            'label_dropout': 0.1,
+            'label_dropout': 0.1,  # 1: a label that is always dropped is none
             'label_smoothing': 0.1,
-            'codes_only': True,  # the published models also predict labels
+            'codes_only': True,  # the published ADDP also predicts labels
             'detached': False,  # the published models do not train codeword vectors through the predictions
             'steps': 8,
             'schedule': 'cosine',  # or 'linear'
@@ -74,7 +75,9 @@ def paper_size(config: ConfigDict) -> None:
     """Selects size B on ImageNet: the recipe that MAGE and ADDP share, with MAGE's number of epochs."""
     generator.full_recipe(config)
     epoch = 1_281_167 // 4096
-    config.model.update(**SIZES['base'], dropout=0.1, detached=True, steps=20, choice_temperature=6.0, dtype='bfloat16')
+    config.model.update(**SIZES['base'], dropout=0.1, label_dropout=1.0, detached=True, dtype='bfloat16')
+    config.model.update(steps=20, choice_temperature=6.0)
+    config.data.update(source='tfds:imagenet2012', augmentation='random_resized_crop')
     config.optimizer.update(
         learning_rate=1.5e-4 * 4096 / 256, schedule='cosine', warmup_steps=40 * epoch, clip_norm=3.0
     )

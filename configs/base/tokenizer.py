@@ -68,7 +68,8 @@ def base() -> ConfigDict:
                 'source': 'tfds:imagenet2012',  # 'tfds:NAME', 'embedded:photographs' or 'embedded:digits', folder, zip
                 'data_dir': '',  # where TFDS datasets lie; '' is TFDS's default
                 'image_size': 256,
-                'augmentation': 'resize_crop',  # or 'zoom_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
+                # or 'zoom_crop', 'random_resized_crop', 'shorter_side_crop', 'random_crop', 'centre_crop'
+                'augmentation': 'resize_crop',
                 'flip': True,  # wrong for digits and text
                 'threads': 8,
             },

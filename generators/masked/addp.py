@@ -87,7 +87,8 @@ class ADDP(Generator):
       decoder_layers: blocks of the decoder.
       decoder_heads: attention heads of the decoder.
       dropout: dropout rate in training.
-      label_dropout: share of labels that are dropped in training, for guidance.
+      label_dropout: share of labels that are dropped in training, for guidance; 1: there are no labels, in samples
+        neither, as in the published models.
       label_smoothing: share of the target that is spread over the predicted vocabulary.
       codes_only: whether only codewords are predicted; the published models also predict labels and one more row, which
         never occur as targets.
@@ -250,7 +251,7 @@ class ADDP(Generator):
 
     def network_labels(self, labels: Int[Array, ' b']) -> Int[Array, ' b']:
         """Maps the null label to -1, which means none for the network."""
-        return jnp.where(labels == self.num_classes, -1, labels)
+        return jnp.where((labels == self.num_classes) | (self.label_dropout == 1), -1, labels)
 
     def logits(
         self,

@@ -136,10 +136,11 @@ class MAGE(Generator):
       decoder_layers: blocks of the decoder.
       decoder_heads: attention heads of the decoder.
       dropout: dropout rate in training.
-      label_dropout: share of labels that are dropped in training, for guidance.
+      label_dropout: share of labels that are dropped in training, for guidance; 1: there are no labels, in samples
+        neither, as in the published models.
       label_smoothing: share of the target that is spread over the predicted vocabulary.
-      codes_only: whether only codewords are predicted; the published models also predict labels and the mask token,
-        which never occur as targets.
+      codes_only: whether only codewords are predicted, as in the published models; otherwise also labels and the mask
+        token, which never occur as targets.
       detached: whether gradients of the logits stop at the token table, as in the published models; otherwise the table
         is trained as input and output embedding, and small models learn faster.
       label_rows: number of labels in the vocabulary; None: `num_classes` and one null label.
@@ -202,7 +203,7 @@ class MAGE(Generator):
     def label_indices(self, labels: Int[Array, ' b']) -> Int[Array, ' b']:
         """Maps labels, where `num_classes` means none, to indices of the labels in the vocabulary."""
         null = self.num_classes if self.null_row is None else self.null_row
-        return jnp.where(labels == self.num_classes, null, labels)
+        return jnp.where((labels == self.num_classes) | (self.label_dropout == 1), null, labels)
 
     def sample_shares(self, rng: jax.Array, rows: int) -> Float[Array, ' b']:
         """Samples the masking ratio of each training sample."""
