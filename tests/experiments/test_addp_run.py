@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 def config_of(folder, name):
     config = load_config(f'configs/{name}.py:tiny')
     config.tokenizer, config.data.source = str(folder / 'tokenizer.safetensors'), str(folder / 'pictures')
-    config.data.image_size = 8
+    config.data.update(image_size=8, augmentation='random_resized_crop')
     config.train.devices = 1
     config.evaluate.update(batch_size=4, per_class=0)
     if name == 'addp':
@@ -88,23 +88,46 @@ def test_a_predictor_that_is_none_or_of_other_tokens_is_refused_in_a_sentence(fo
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('variant', ['', 'finetune,'])
-def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_changes(folder, trained, variant):
-    config = load_config(f'configs/addp_probe.py:{variant}tiny')
+RECIPES = {
+    '': {},
+    'finetune,': {'optimizer.learning_rate': 1e-3},
+    'finetune, as published': {
+        'optimizer.learning_rate': 1e-3,
+        'optimizer.layer_decay': 0.65,
+        'optimizer.decayed': 'kernels',
+        'optimizer.clip_norm': 0.0,
+        'model.drop_path': 0.1,
+        'data.augmentation': 'random_resized_crop',
+        'data.rand_augment': 9.0,
+        'data.erasing': 0.5,
+        'data.mixing.mixup': 0.8,
+        'data.mixing.cutmix': 1.0,
+    },
+    'as published': {'optimizer.method': 'lars', 'optimizer.clip_norm': 0.0, 'model.batch_norm': True},
+}
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_a_classifier_begins_with_the_trained_encoder_which_only_fine_tuning_changes(folder, trained, recipe):
+    tuned = recipe.startswith('finetune,')
+    config = load_config(f'configs/addp_probe.py:{"finetune," if tuned else ""}tiny')
     config.encoder, config.data.source = str(folder / 'addp'), str(folder / 'pictures')
     config.data.image_size, config.train.devices = 8, 1
-    config.optimizer.learning_rate = 1e-3
-    result = training.run_training(config, folder / f'probe{variant}', show_progress=False)
+    config.update_from_flattened_dict(RECIPES[recipe])
+    run = folder / f'probe{list(RECIPES).index(recipe)}'
+    result = training.run_training(config, run, show_progress=False)
     assert 0 <= result.evaluation['accuracy'] <= 1
-    model = vistok.load(folder / f'probe{variant}')
+    model = vistok.load(run)
     assert model(jnp.zeros((3, 8, 8, 3))).shape == (3, 2)
     encoder = vistok.load(folder / 'addp').variables['params']['encoder']
-    if variant:
+    if tuned:
         moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), model.variables['params']['encoder'], encoder)
         assert 0 < max(jax.tree.leaves(moved)) < 0.01  # in two steps
     else:
-        assert set(model.variables['params']) == {'norm', 'classes'}
+        assert set(model.variables['params']) == ({'classes'} if config.model.batch_norm else {'norm', 'classes'})
         assert_same(model.variables['frozen']['trained_encoder'], encoder)
+    config.train.steps = 3  # goes on
+    assert training.run_training(config, run, show_progress=False).state.step == 3
 
 
 def test_an_encoder_that_is_none_or_sees_other_images_is_refused_in_a_sentence(folder, trained, tmp_path):
