@@ -50,7 +50,7 @@ class Bidirectional(nn.Module):
         train: bool = False,
         drop_path: float = 0.0,
     ) -> Float[Array, 'b n d']:
-        """Applies all blocks.
+        """Applies all blocks in their order.
 
         Args:
           x: features.

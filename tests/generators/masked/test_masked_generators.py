@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from vistok.experiments.config_files import default_workdir, load_config
 from vistok.generators.masked.addp import ADDP
 from vistok.generators.masked.bidirectional import table_init
 from vistok.generators.masked.mage import MAGE
+from vistok.generators.masked.mage import SIZES as SIZES_OF_PAPERS
 from vistok.generators.masked.maskgit import MaskGIT
 from vistok.generators.masked.masking import MaskedGrid, fully_masked
 from vistok.tokenizers.maskgit_vqgan import MaskGITVQGAN
@@ -176,3 +179,25 @@ def test_addp_says_what_it_lacks():
         bare.loss(variables, Tokens(IDS), LABELS, jax.random.key(0), train=False)
     with pytest.raises(ValueError, match='no tokenizer to decode them'):
         bare.decode_mixture(variables, fully_masked(1, 6), jnp.zeros((1, 6, 12)))
+
+
+def test_a_model_whose_labels_are_all_dropped_in_training_ignores_them_everywhere():
+    mage, addp = (dataclasses.replace(GENERATORS[name], label_dropout=1.0) for name in ('mage', 'addp'))
+    np.testing.assert_array_equal(mage.label_indices(LABELS), [3, 3, 3, 3])
+    np.testing.assert_array_equal(addp.network_labels(LABELS), [-1, -1, -1, -1])
+    np.testing.assert_array_equal(GENERATORS['mage'].label_indices(LABELS), LABELS)
+    np.testing.assert_array_equal(GENERATORS['addp'].network_labels(LABELS), [0, 1, 2, -1])
+
+
+@pytest.mark.parametrize('name', ['mage', 'addp'])
+def test_the_published_recipes_encode_random_resized_crops_and_have_no_classes(name):
+    for variant, size in (('imagenet256', 'base'), ('imagenet256,large', 'large')):
+        config = load_config(f'{name}:{variant}')
+        data = config.data
+        assert (data.source, data.augmentation, data.flip) == ('tfds:imagenet2012', 'random_resized_crop', True)
+        assert config.model.label_dropout == 1
+        assert config.model.codes_only == (name == 'mage')
+        assert SIZES_OF_PAPERS[size].items() <= dict(config.model).items()
+        if name == 'addp':  # it learns from a predictor of its own size
+            predictor = load_config(f'mage:{variant}')
+            assert Path(config.predictor) == default_workdir(f'mage:{variant}', predictor)

@@ -38,7 +38,7 @@ class Operation:
 def rand_augment(
     image: UInt8[np.ndarray, 'h w 3'], rng: np.random.Generator, magnitude: float = 9.0
 ) -> UInt8[np.ndarray, 'h w 3']:
-    """Distorts an image by up to two random operations.
+    """Perturbs an image by up to two random operations.
 
     Two operations are drawn with replacement, and each is carried out with probability 1/2, with a magnitude from a
     normal distribution around `magnitude`, of deviation 0.5, clipped to [0, 10].
@@ -64,16 +64,16 @@ def check_magnitude(magnitude: float) -> None:
         raise UserError(f'the magnitude of rand_augment must be in [0, 10], got {magnitude}')
 
 
-def _signed(greatest: float) -> Callable[[float, int], float]:
+def _scale_and_sign(greatest: float) -> Callable[[float, int], float]:
     return lambda magnitude, sign: sign * magnitude / GREATEST_MAGNITUDE * greatest
 
 
-def _strength(magnitude: float, sign: int) -> float:
+def _compute_factor(magnitude: float, sign: int) -> float:
     """Returns a factor of an enhancement, where 1 changes nothing: down to 0.1 or up to 1.9."""
     return max(0.1, 1 + sign * magnitude / GREATEST_MAGNITUDE * 0.9)
 
 
-def _unused(magnitude: float, sign: int) -> int:
+def _need_nothing(magnitude: float, sign: int) -> int:
     del magnitude, sign
     return 0
 
@@ -93,24 +93,26 @@ def _solarize_add(image: Image.Image, added: int) -> Image.Image:
 
 
 OPERATIONS: dict[str, Operation] = {
-    'auto_contrast': Operation(_unused, lambda image, _: ImageOps.autocontrast(image)),
-    'equalize': Operation(_unused, lambda image, _: ImageOps.equalize(image)),
-    'invert': Operation(_unused, lambda image, _: ImageOps.invert(image)),
-    'rotate': Operation(_signed(30.0), _rotate),  # degrees
+    'auto_contrast': Operation(_need_nothing, lambda image, _: ImageOps.autocontrast(image)),
+    'equalize': Operation(_need_nothing, lambda image, _: ImageOps.equalize(image)),
+    'invert': Operation(_need_nothing, lambda image, _: ImageOps.invert(image)),
+    'rotate': Operation(_scale_and_sign(30.0), _rotate),  # degrees
     'posterize': Operation(lambda magnitude, _: 4 - int(magnitude / 10 * 4), ImageOps.posterize),  # bits that are kept
     'solarize': Operation(  # values from which on the image is inverted
         lambda magnitude, _: 256 - int(magnitude / 10 * 256), ImageOps.solarize
     ),
     'solarize_add': Operation(lambda magnitude, _: int(magnitude / 10 * 110), _solarize_add),
-    'color': Operation(_strength, lambda image, factor: ImageEnhance.Color(image).enhance(factor)),
-    'contrast': Operation(_strength, lambda image, factor: ImageEnhance.Contrast(image).enhance(factor)),
-    'brightness': Operation(_strength, lambda image, factor: ImageEnhance.Brightness(image).enhance(factor)),
-    'sharpness': Operation(_strength, lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor)),
-    'shear_x': Operation(_signed(0.3), lambda image, slope: _move(image, (1, slope, 0, 0, 1, 0))),
-    'shear_y': Operation(_signed(0.3), lambda image, slope: _move(image, (1, 0, 0, slope, 1, 0))),
+    'color': Operation(_compute_factor, lambda image, factor: ImageEnhance.Color(image).enhance(factor)),
+    'contrast': Operation(_compute_factor, lambda image, factor: ImageEnhance.Contrast(image).enhance(factor)),
+    'brightness': Operation(_compute_factor, lambda image, factor: ImageEnhance.Brightness(image).enhance(factor)),
+    'sharpness': Operation(_compute_factor, lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor)),
+    'shear_x': Operation(_scale_and_sign(0.3), lambda image, slope: _move(image, (1, slope, 0, 0, 1, 0))),
+    'shear_y': Operation(_scale_and_sign(0.3), lambda image, slope: _move(image, (1, 0, 0, slope, 1, 0))),
     'translate_x': Operation(  # share of the width
-        _signed(0.45), lambda image, share: _move(image, (1, 0, share * image.width, 0, 1, 0))
+        _scale_and_sign(0.45), lambda image, share: _move(image, (1, 0, share * image.width, 0, 1, 0))
     ),
-    'translate_y': Operation(_signed(0.45), lambda image, share: _move(image, (1, 0, 0, 0, 1, share * image.height))),
+    'translate_y': Operation(
+        _scale_and_sign(0.45), lambda image, share: _move(image, (1, 0, 0, 0, 1, share * image.height))
+    ),
 }
 """The operations by name; sizes are of magnitude 10."""
