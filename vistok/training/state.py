@@ -48,6 +48,9 @@ class Objective(Protocol):
     Each *player* has its own parameters and its own scalar loss; a loss is minimized over its own player's parameters
     only.  A generator is one player, a GAN tokenizer and its discriminator are two.
 
+    An objective may also have a method `parameter_depths(params)`, which gives the depth of each parameter of a player
+    in its network (see `vistok.training.optimizer.scale_by_depth`).
+
     Attributes:
       players: names of the players; the first one is the model, of which moving averages are kept.
       frozen: variables of frozen networks; passed to every step, never trained or saved.
