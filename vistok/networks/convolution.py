@@ -15,7 +15,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Conv(nn.Conv):
-    """Convolution.
+    """Convolution over the spatial axes.
 
     Attributes:
       kernel_init: initializer of the kernel.
@@ -27,7 +27,6 @@ class Conv(nn.Conv):
     promote_dtype: Any = nn.dtypes.promote_dtype  # as inherited; flax's annotation cannot be checked at run time
 
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """Declares a parameter; a bias comes after its kernel, whose shape tells the fan_in."""
         return super().param(name, init_fn or _like_kernel(self), *args, **kwargs)
 
 
@@ -44,7 +43,6 @@ class Dense(nn.Dense):
     promote_dtype: Any = nn.dtypes.promote_dtype  # as inherited; flax's annotation cannot be checked at run time
 
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """Declares a parameter; a bias comes after its kernel, whose shape tells the fan_in."""
         return super().param(name, init_fn or _like_kernel(self), *args, **kwargs)
 
 
@@ -61,13 +59,12 @@ class ConvTranspose(nn.ConvTranspose):
     promote_dtype: Any = nn.dtypes.promote_dtype  # as inherited; flax's annotation cannot be checked at run time
 
     def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """Declares a parameter; a bias comes after its kernel, whose shape tells the fan_in."""
         return super().param(name, init_fn or _like_kernel(self, outputs=True), *args, **kwargs)
 
 
 def _like_kernel(layer: nn.Module, *, outputs: bool = False) -> Any:
-    """Returns the initializer of the bias of a layer that already has its kernel."""
-    shape = layer.get_variable('params', 'kernel').shape
-    fan_in = int(np.prod(shape[:-2])) * shape[-1 if outputs else -2]
+    """Returns the initializer of the bias of a layer, whose kernel was declared before and tells the fan_in."""
+    kernel: Any = layer.get_variable('params', 'kernel')
+    fan_in = int(np.prod(kernel.shape[:-2])) * kernel.shape[-1 if outputs else -2]
     bound = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
