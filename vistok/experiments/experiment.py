@@ -1,7 +1,7 @@
 """Interface of experiments: what a training run needs to know of the model that it trains."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ml_collections import ConfigDict
@@ -42,6 +42,9 @@ class Experiment(Protocol):
 
     def initial_arrays(self) -> Arrays:
         """Computes the arrays that a fresh model starts from instead of random values; called at step 0 only."""
+
+    def metrics(self) -> Sequence[str]:
+        """Returns the names of the metrics of the evaluation, without evaluating."""
 
     def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
         """Returns the evaluation on unseen data, which also writes images to a folder."""

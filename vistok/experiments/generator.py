@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,17 @@ class GeneratorExperiment(Experiment):
         components = {name: trained.variables['params'] for name, trained in self._components.items()}
         data = assembly.initial_data(self.config, tokenizer=self._tokenizer, components=components)
         return run_initializers(self.objective.generator, self.config, data)
+
+    def metrics(self) -> Sequence[str]:
+        batch: dict[str, Any] = {**self.example, 'index': np.zeros((1,), np.int32)}
+        if 'text' in self.config.tokens:
+            tokens, width = self.config.tokens.text.tokens, self.config.tokens.text.width
+            batch |= {'text': np.zeros((1, tokens, width), np.float32), 'text_mask': np.ones((1, tokens), bool)}
+
+        def losses(tokenizer: Any, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+            return self.objective.losses_by_image(self.objective.generator.init(key), tokenizer, batch, key)
+
+        return list(jax.eval_shape(losses, self._tokenizer.variables, batch, jax.random.key(0)))
 
     def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
         config, objective, tokenizer = self.config, self.objective, self._tokenizer

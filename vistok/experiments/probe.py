@@ -2,7 +2,7 @@
 
 import copy
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -69,6 +69,9 @@ class ProbeExperiment(Experiment):
         components = {'encoder': self._trained.variables['params']['encoder']}
         data = assembly.initial_data(self.config, components=components)
         return run_initializers(self.objective.model, self.config, data)
+
+    def metrics(self) -> Sequence[str]:
+        return ['loss', 'accuracy']
 
     def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
         del writer, images

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vistok.errors import UserError
 from vistok.experiments import registry
+from vistok.experiments.best_checkpoint import best_mode
 from vistok.files import write_text
 from vistok.training.checkpoint import Checkpoints
 
@@ -82,14 +83,9 @@ def open_checkpoints(run: pathlib.Path, config: ConfigDict, *, read_only: bool =
         run / 'checkpoints',
         keep=config.train.keep,
         best=config.evaluate.best_metric,
-        best_mode=best_mode(config),
+        best_mode=best_mode(config.evaluate.best_metric),
         read_only=read_only,
     )
-
-
-def best_mode(config: ConfigDict) -> str:
-    """Returns 'max' or 'min', whichever is better for the metric that decides."""
-    return 'max' if config.evaluate.best_metric in ('psnr', 'ssim') or 'usage' in config.evaluate.best_metric else 'min'
 
 
 def _check(workdir: pathlib.Path, config: ConfigDict) -> None:

@@ -1,7 +1,7 @@
 """Experiment that trains a tokenizer on images."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,12 @@ class TokenizerExperiment(Experiment):
 
     def initial_arrays(self) -> Arrays:
         return run_initializers(self.objective.tokenizer, self.config, assembly.initial_data(self.config))
+
+    def metrics(self) -> Sequence[str]:
+        perceptual = self.objective.perceptual
+        names = self.objective.tokenizer.spec.codebook_names
+        codebooks = [f'{kind}/{name}' for name in names for kind in ('usage', 'perplexity')]
+        return ['psnr', 'ssim', *([perceptual.name] if perceptual else []), *codebooks]
 
     def evaluation(self, runner: Runner, writer: MetricWriter, images: pathlib.Path) -> Evaluation:
         tokenizer = self.objective.tokenizer

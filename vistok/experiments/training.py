@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vistok.experiments import assembly, initial_weights, registry, run_folder
+from vistok.experiments.best_checkpoint import check_best_metric
 from vistok.experiments.experiment import Experiment
 from vistok.experiments.generator import GeneratorExperiment
 from vistok.experiments.probe import ProbeExperiment
@@ -114,6 +115,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     runner = assembly.build_runner(config)
     experiment: Experiment = EXPERIMENTS[registry.find_model(config.model.name).kind](config, workdir)
     config = experiment.config
+    check_best_metric(config.evaluate.best_metric, experiment.metrics())
     train_step = assembly.build_train_step(config, experiment.objective)
     start = None if run_folder.has_checkpoints(workdir) else _prepare_start(experiment)
 
