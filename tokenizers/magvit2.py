@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.networks.convolution import Conv, Dense
+from vistok.networks.norms import GroupNorm
 from vistok.tokenizers.codebooks.codebook import Codebook, LearnedCodebook
-from vistok.tokenizers.networks.blocks import GroupNorm, ResBlock, check_sides
+from vistok.tokenizers.networks.blocks import ResBlock, check_sides
 from vistok.tokenizers.quantizers.vector import VectorQuantizer
 from vistok.tokenizers.tokenizer import Tokenizer, TokenizerOutput, Tokens, TokenSpec
 

@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.norms import GroupNorm
 from vistok.tokenizers.magvit2 import Magvit2VQ
-from vistok.tokenizers.networks.blocks import GroupNorm, check_sides, upsample_nearest
+from vistok.tokenizers.networks.blocks import check_sides, upsample_nearest
 
 
 class MaskGITBlock(nn.Module):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vistok.errors import UserError
+from vistok.networks.norms import LayerNorm
 from vistok.networks.transformer import SelfAttention
 from vistok.tokenizers.codebooks.codebook import Codebook
 
@@ -175,4 +176,4 @@ def sin_cos_positions(rows: int, columns: int, width: int) -> Float[Array, '1 n 
 
 def _layer_norm(x: Any) -> Any:
     """Applies a layer norm without parameters."""
-    return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(x)
+    return LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(x)

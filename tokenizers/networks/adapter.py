@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.norms import LayerNorm
 from vistok.networks.positions import resample_positions
 from vistok.networks.transformer import TransformerBlock
 
@@ -93,7 +94,7 @@ class Tower(nn.Module):
     def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
         """Applies norms and blocks."""
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
+        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
         for i in range(self.layers):
             x = block(self.num_heads, dtype=self.dtype, name=f'block_{i}')(x)
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x)
+        return LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x)

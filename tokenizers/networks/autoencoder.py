@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vistok.networks.convolution import Conv
-from vistok.tokenizers.networks.blocks import GroupNorm, Middle, block_classes, check_sides, upsample_nearest
+from vistok.networks.norms import GroupNorm
+from vistok.tokenizers.networks.blocks import Middle, block_classes, check_sides, upsample_nearest
 
 
 class EncoderTrunk(nn.Module):

@@ -14,47 +14,11 @@ from jaxtyping import Array, Float
 
 from vistok.errors import UserError
 from vistok.networks.convolution import Conv, Dense
+from vistok.networks.norms import GroupNorm
 
 # Attention weights of one image: 8 MiB, which a processor keeps at hand; with 8 times as many, attention over 16,384
 # positions took twice as long.
 _WEIGHTS_AT_ONCE = 2**21
-
-# Narrow layers have fewer groups, of four channels each as in the narrowest published layer: a group of one channel
-# would erase its mean and contrast, which a reconstruction needs.
-_NUM_GROUPS = 32
-_EPSILON = 1e-6  # added to the variance
-
-
-class GroupNorm(nn.Module):
-    """Group normalization over space and channel groups; statistics in float32.
-
-    Two passes over the input, one of sums and one affine map per sample and channel, which a CPU does faster
-    than the general layer.
-
-    Attributes:
-      dtype: type of the result.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Normalizes each sample by itself."""
-        b, h, w, c = x.shape
-        groups = min(_NUM_GROUPS, max(c // 4, 1))
-        if c % groups:
-            raise UserError(f'{c} channels cannot be cut into {groups} equal groups; take a multiple of {groups}')
-        scale = self.param('scale', nn.initializers.ones, (c,))
-        bias = self.param('bias', nn.initializers.zeros, (c,))
-
-        x = x.astype(jnp.float32)
-        count = h * w * (c // groups)
-        mean = jnp.sum(jnp.sum(x, (1, 2)).reshape(b, groups, -1), -1) / count
-        square = jnp.sum(jnp.sum(x * x, (1, 2)).reshape(b, groups, -1), -1) / count
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + _EPSILON)
-        factor = jnp.repeat(inverse, c // groups, axis=-1) * scale
-        offset = bias - jnp.repeat(mean, c // groups, axis=-1) * factor
-        return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
 class SpatialNorm(nn.Module):

@@ -36,17 +36,20 @@ class BatchNorm(nn.Module):
         scale = self.param('scale', _scale_init, (channels,))
         bias = self.param('bias', nn.initializers.zeros, (channels,))
         x32 = x.astype(jnp.float32)
-        mean, var = running_mean.value, running_var.value
+        centred, var = x32 - running_mean.value, running_var.value
         if train:
             axes = (0, 1, 2)
-            mean = replica_mean(x32.mean(axes))
-            var = replica_mean(jnp.square(x32 - mean).mean(axes))
+            # The float32 mean of large values is itself inexact, so that what it leaves is centred again.
+            mean = jax.lax.stop_gradient(replica_mean(x32.mean(axes)))
+            centred = x32 - mean
+            rest, square = replica_mean((centred.mean(axes), jnp.square(centred).mean(axes)))
+            centred, mean, var = centred - rest, mean + rest, jnp.maximum(square - rest**2, 0)
             if not self.is_initializing() and self.is_mutable_collection('batch_stats'):
                 count = replica_sum(jnp.float32(x.size // channels))
                 unbiased = var * count / jnp.maximum(count - 1, 1)
                 running_mean.value += _MOMENTUM * (mean - running_mean.value)
                 running_var.value += _MOMENTUM * (unbiased - running_var.value)
-        return ((x32 - mean) * (scale * jax.lax.rsqrt(var + _EPSILON)) + bias).astype(x.dtype)
+        return (centred * (scale * jax.lax.rsqrt(var + _EPSILON)) + bias).astype(x.dtype)
 
 
 class PatchGAN(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.norms import LayerNorm
 from vistok.networks.transformer import TransformerBlock
 from vistok.pretrained.image_input import normalize, resize
 
@@ -62,14 +63,14 @@ class CLIPVision(nn.Module):
         class_token = self.param('class_token', init, (self.width,)).astype(patches.dtype)
         positions = self.param('positions', init, (patches.shape[1] + 1, self.width)).astype(patches.dtype)
         x = jnp.concatenate([jnp.broadcast_to(class_token, (b, 1, self.width)), patches], axis=1) + positions
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
+        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_in')(x)
         for i in range(self.layers):
             x = TransformerBlock(
                 self.num_heads, activation=self.activation, epsilon=1e-5, dtype=self.dtype, name=f'block_{i}'
             )(x)
         if self.patch_width is None:
             return x[:, 0].astype(jnp.float32)
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x[:, 1:])
+        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_out')(x[:, 1:])
         x = nn.Dense(self.patch_width, use_bias=False, dtype=self.dtype, name='projection')(x)
         side = self.image_size // self.patch
         return x.reshape(b, side, side, self.patch_width).astype(jnp.float32)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vistok.networks.norms import LayerNorm
 from vistok.networks.transformer import TransformerBlock
 from vistok.pretrained.image_input import interpolate_positions, normalize, resize
 
@@ -66,7 +67,7 @@ class DINOv2(nn.Module):
         for i in range(self.layers):
             x = TransformerBlock(self.num_heads, epsilon=1e-6, layer_scale=True, dtype=self.dtype, name=f'block_{i}')(x)
         wanted = x[:, 1:] if self.patches else x[:, 0]
-        wanted = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm_out')(wanted).astype(jnp.float32)
+        wanted = LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm_out')(wanted).astype(jnp.float32)
         side = self.image_size // self.patch
         return wanted.reshape(b, side, side, self.width) if self.patches else wanted
 

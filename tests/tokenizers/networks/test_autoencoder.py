@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from vistok.tokenizers.networks import blocks
 from vistok.tokenizers.networks.autoencoder import ConvDecoder, EncoderTrunk
-from vistok.tokenizers.networks.blocks import AttentionBlock, GroupNorm, ResBlock, upsample_nearest
+from vistok.tokenizers.networks.blocks import AttentionBlock, ResBlock, upsample_nearest
 
 SMALL = {'channels': 32, 'channel_multipliers': (1, 2), 'res_blocks': 1}
 
@@ -27,28 +26,6 @@ def randomised(variables, seed=1):
 
 def count(variables):
     return sum(x.size for x in jax.tree.leaves(variables))
-
-
-@pytest.mark.parametrize(('channels', 'groups'), [(256, 32), (128, 32), (64, 16), (16, 4), (2, 1)])
-def test_group_norm_is_the_general_layer(channels, groups):
-    x = 3 + 2 * normal(2, 5, 7, channels)
-    variables = randomised(GroupNorm().init(jax.random.key(0), x))
-    general = nn.GroupNorm(num_groups=groups, epsilon=1e-6, use_fast_variance=False)
-    np.testing.assert_allclose(GroupNorm().apply(variables, x), general.apply(variables, x), rtol=1e-4, atol=1e-5)
-
-
-def test_group_norm_keeps_float32_statistics_in_bfloat16():
-    x = (100 + normal(1, 64, 64, 32)).astype(jnp.bfloat16)
-    module = GroupNorm(dtype=jnp.bfloat16)
-    y = module.apply(module.init(jax.random.key(0), x), x)
-    assert y.dtype == jnp.bfloat16
-    assert abs(float(jnp.mean(y.astype(jnp.float32)))) < 0.01
-    assert abs(float(jnp.std(y.astype(jnp.float32))) - 1) < 0.02
-
-
-def test_channels_that_do_not_fall_into_groups_are_refused():
-    with pytest.raises(ValueError, match='42 channels cannot be cut into 10'):
-        GroupNorm().init(jax.random.key(0), normal(1, 4, 4, 42))
 
 
 def test_downsampling_pads_right_and_bottom_only():
