@@ -9,6 +9,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.errors import UserError
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 from vistok.training.initialization import Initializer
@@ -54,6 +55,11 @@ def text_features(cond: Condition) -> TextFeatures:
     if not isinstance(cond, TextFeatures):
         raise UserError('this generator is conditioned on text features, got class numbers')
     return cond
+
+
+def draw_dropped(rng: jax.Array, share: float, rows: int) -> Bool[Array, ' b']:
+    """Draws which samples of a training batch lose their condition."""
+    return replica_draw(lambda count: jax.random.bernoulli(rng, share, (count,)), rows)
 
 
 def require_null_condition(condition_dropout: float) -> None:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vistok.collectives import replica_axis
 from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, TextFeatures, Variables
 from vistok.tokenizers.tokenizer import Tokens
@@ -75,9 +74,6 @@ class GeneratorObjective(Objective):
         step: jax.Array,
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
         del step
-        axis = replica_axis()
-        if axis is not None:  # each replica sees its own part of the batch, and drops other values
-            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['generator'], **model_state['generator']}
         result = self.generator.loss(variables, self.tokens(frozen, batch), condition(batch), rng, train=True)
         model_state = {**model_state, 'generator': {**model_state['generator'], **result.state}}

@@ -34,6 +34,17 @@ KNOW_ALL = ('launch', 'experiments')
 MOST_LINES = 500
 MOST_LINES_OF_MAIN = 40
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path -> reason
+# Layers of flax that are wrong here, by what is to be used instead and where alone they may be named.
+OWN_LAYERS = {
+    'Dropout': ('vistok.networks.dropout.Dropout, which drops by the place in the global batch', ()),
+    'LayerNorm': ('vistok.networks.norms.LayerNorm, which has the stable variance', ('vistok/networks/norms.py',)),
+    'GroupNorm': ('vistok.networks.norms.GroupNorm, which has the stable variance', ()),
+    'InstanceNorm': ('vistok.networks.norms.GroupNorm, which has the stable variance', ()),
+    'BatchNorm': (
+        'vistok.networks.norms.BatchNorm, which has the stable variance',
+        ('vistok/networks/norms.py', 'vistok/pretrained/inception.py'),  # Inception computes no statistics
+    ),
+}
 VAGUE_NAME = re.compile(r'(.*_)?(utils?|misc|helpers?)')
 _BUILT = re.compile(r'/\.|/__pycache__/|\.egg-info/|/(build|dist|runs|venv)/')
 MACHINE_PATH = re.compile(r'(?<![\w.~$}/-])/(?:home|root|Users|tmp|work|opt|mnt|workspace)/\w')
@@ -183,7 +194,25 @@ def modules_without_docstring(root: Path) -> Iterator[str]:
             yield f'{path} has no docstring'
 
 
+def layers_with_one_of_our_own(root: Path) -> Iterator[str]:
+    """Layers of flax that depend on the layout of devices or whose variance cancels, and the switch for the latter."""
+    for path, tree in modules(root):
+        if part_of(path) is None:
+            continue
+        used = [name.rpartition('.')[2] for name in imported(tree) if name.startswith('flax.linen.')]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ('nn', 'flax.linen', 'linen'):
+                used.append(node.attr)
+            if isinstance(node, ast.keyword) and node.arg == 'use_fast_variance':
+                yield f'{path}:{node.value.lineno} chooses the variance: take a layer of vistok.networks.norms'
+        for name in used:
+            instead, places = OWN_LAYERS.get(name, ('', (path,)))
+            if path not in places:
+                yield f'{path} uses nn.{name}: take {instead}'
+
+
 CHECKS = [
+    layers_with_one_of_our_own,
     imports_against_the_direction,
     broken_import_root,
     long_files,
@@ -260,6 +289,11 @@ BROKEN = [
     (commands_that_do_the_work, 'launch/a.py', 'def main():\n' + '    x = 1\n' * 40, 'main has 41 lines'),
     (commands_that_do_the_work, 'benchmarks/a.py', 'from vistok.launch import train\n', 'nothing depends on commands'),
     (commands_that_do_the_work, 'vistok/cli.py', 'import vistok.launch.train\n', 'nothing depends on commands'),
+    (layers_with_one_of_our_own, 'tokenizers/a.py', 'y = nn.LayerNorm()(x)\n', 'networks.norms.LayerNorm'),
+    (layers_with_one_of_our_own, 'generators/a.py', 'norm = functools.partial(nn.GroupNorm, 8)\n', 'norms.GroupNorm'),
+    (layers_with_one_of_our_own, 'generators/a.py', 'y = nn.Dropout(0.1)(x)\n', 'networks.dropout.Dropout'),
+    (layers_with_one_of_our_own, 'generators/a.py', 'from flax.linen import Dropout\n', 'networks.dropout.Dropout'),
+    (layers_with_one_of_our_own, 'vistok/networks/a.py', 'Norm(use_fast_variance=True)\n', 'chooses the variance'),
     (vague_names, 'vistok/utils.py', '', 'vistok/utils.py'),
     (vague_names, 'vistok/image_utils/blur.py', '', 'vistok/image_utils/blur.py'),
     (vague_names, 'tests/misc.py', '', 'tests/misc.py'),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.errors import UserError
 from vistok.networks.convolution import Dense
 from vistok.tokenizers.codebooks.ema import EMACodebook
@@ -185,7 +186,8 @@ class DQVAE(Tokenizer):
             return Routing(choice, jax.nn.one_hot(choice, count))
         logits = self.gate(branches)
         if train:
-            noise = jax.random.gumbel(self.make_rng('sampling'), logits.shape)
+            key = self.make_rng('sampling')
+            noise = replica_draw(lambda rows: jax.random.gumbel(key, (rows, *logits.shape[1:])), len(logits))
             gate = hard_gumbel_softmax(logits, noise)
             return Routing(jnp.argmax(gate, axis=-1).astype(jnp.int32), gate)
         choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -21,6 +21,7 @@ from vistok.generators.generator import (
     GeneratorLoss,
     SampleConfig,
     Variables,
+    draw_dropped,
     require_null_condition,
 )
 from vistok.generators.sampling import row_keys
@@ -103,7 +104,7 @@ class Autoregressive(Generator):
         ids = jnp.asarray(tokens.ids).reshape(len(tokens.ids), -1, self.ids_per_position)
         for_drop, for_network = jax.random.split(rng)
         if train and self.condition_dropout:
-            dropped = jax.random.bernoulli(for_drop, self.condition_dropout, (len(ids),))
+            dropped = draw_dropped(for_drop, self.condition_dropout, len(ids))
             cond = _select_rows(dropped, self.null_condition(variables, cond), cond)
         found = self.cross_entropies(variables, ids, cond, for_network, train=train)
         nll = [entropy.nll.mean() for entropy in found]

@@ -17,6 +17,7 @@ from vistok.generators.autoregressive.decoding import DecodeStep
 from vistok.generators.autoregressive.kv_cache import KVCache
 from vistok.generators.autoregressive.transformer import CausalTransformer, DecoderState, Linear, causal_context
 from vistok.generators.generator import Condition
+from vistok.networks.dropout import Dropout
 
 
 @flax.struct.dataclass
@@ -86,7 +87,7 @@ class ConditionedDecoder(nn.Module):
         self.decoder = CausalTransformer(
             self.layers, self.heads, self.mlp_width, self.style, self.dropout, self.remat, self.dtype
         )
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.output = [self.make_output(size) for size in self.codebook_sizes]
 
     def make_output(self, codebook_size: int) -> nn.Module:

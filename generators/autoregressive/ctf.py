@@ -34,9 +34,11 @@ from vistok.generators.generator import (
     SampleConfig,
     Variables,
     class_labels,
+    draw_dropped,
     require_null_condition,
 )
 from vistok.generators.sampling import draw, fold_in_rows, guidance_scales, guide, row_keys
+from vistok.networks.dropout import Dropout
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec
 
 
@@ -65,7 +67,7 @@ class FineNetwork(nn.Module):
     def setup(self) -> None:
         self.coarse = nn.Embed(self.clusters, self.width, dtype=self.dtype, embedding_init=NORMAL)
         self.label = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=NORMAL)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.decoder = CausalTransformer(self.layers, self.heads, None, 'llama', self.dropout, self.remat, self.dtype)
         self.norm = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype)
         self.output = Linear(
@@ -202,7 +204,7 @@ class CTF(Generator):
             {'params': params['coarse']}, Tokens(cluster_of[ids]), labels, for_coarse, train=train
         ).loss
         if train and self.condition_dropout:
-            dropped = jax.random.bernoulli(for_drop, self.condition_dropout, labels.shape)
+            dropped = draw_dropped(for_drop, self.condition_dropout, len(labels))
             labels = jnp.where(dropped, self.num_classes, labels)
         ids = ids.reshape(len(ids), -1)
         hidden: Any = self.fine.apply(

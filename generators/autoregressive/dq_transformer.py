@@ -31,6 +31,7 @@ from vistok.generators.generator import (
     SampleConfig,
     Variables,
     class_labels,
+    draw_dropped,
     require_null_condition,
 )
 from vistok.generators.sampling import row_keys
@@ -169,7 +170,7 @@ class DQTransformer(Generator):
         labels = class_labels(cond)
         for_drop, for_network = jax.random.split(rng)
         if train and self.condition_dropout:
-            dropped = jax.random.bernoulli(for_drop, self.condition_dropout, labels.shape)
+            dropped = draw_dropped(for_drop, self.condition_dropout, len(labels))
             labels = jnp.where(dropped, self.num_classes, labels)
         sequences = self.sequences
         sequence = sequences.encode(tokens, labels)
@@ -333,5 +334,6 @@ def _pair(sequence: GrainSequence, place: Int[Array, '']) -> GrainSequence:
 
 
 def _mean(values: Float[Array, 'b n'], counted: Bool[Array, 'b n']) -> Float[Array, '']:
-    """Averages the counted values over the whole batch (the mean over replicas of this is the mean over all)."""
-    return jnp.where(counted, values, 0).sum() / jnp.maximum(replica_mean(counted.sum().astype(jnp.float32)), 1)
+    """Averages the counted values over the whole batch, 0 if none count; replicas return parts whose mean this is."""
+    count = replica_mean(counted.sum().astype(jnp.float32))  # can lie between 0 and 1
+    return jnp.where(counted, values, 0).sum() / jnp.where(count > 0, count, 1)

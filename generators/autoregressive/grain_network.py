@@ -16,6 +16,8 @@ from vistok.generators.autoregressive.transformer import (
     Linear,
     causal_context,
 )
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 
 
 class GrainNetwork(nn.Module):
@@ -54,11 +56,11 @@ class GrainNetwork(nn.Module):
             self.param(f'positions_{segment}', NORMAL, (count, self.width))
             for segment, count in enumerate(self.positions)
         ]
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.position_stack = self._stack(self.position_layers)
         self.content_stack = self._stack(self.content_layers)
-        self.position_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
-        self.content_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.position_norm = LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.content_norm = LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.position_head = Linear(self.positions[-1], dtype=self.dtype, result=jnp.float32)
         self.content_head = Linear(self.contents, dtype=self.dtype, result=jnp.float32)
 

@@ -18,6 +18,8 @@ from vistok.errors import UserError
 from vistok.generators.autoregressive.kv_cache import LayerKV
 from vistok.generators.autoregressive.rotary import rotate
 from vistok.generators.autoregressive.unstack_layers import STACK
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 
 STYLES = ('llama', 'gpt')
 NORMAL = nn.initializers.normal(0.02)
@@ -158,7 +160,7 @@ class CausalAttention(nn.Module):
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         cache = None if state.cache is None else state.cache.write(layer, at.first, k, v)
         kv = LayerKV(k, v) if cache is None else cache.read(layer)
-        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        drop = Dropout(self.dropout, deterministic=not self.train)
         seen = attend(q, kv, at.visible, drop).reshape(b, n, d)
         return DecoderState(Linear(d, bias=self.bias, dtype=self.dtype, name='out')(seen), cache)
 
@@ -188,9 +190,9 @@ class Block(nn.Module):
     def __call__(self, state: DecoderState, at: AttentionContext, layer: Int[Array, '']) -> tuple[DecoderState, None]:
         """Applies both branches; the signature is that of the body of a scan."""
         gpt = self.style == 'gpt'
-        norm = functools.partial(nn.LayerNorm if gpt else nn.RMSNorm, epsilon=1e-5, dtype=self.dtype)
+        norm = functools.partial(LayerNorm if gpt else nn.RMSNorm, epsilon=1e-5, dtype=self.dtype)
         linear = functools.partial(Linear, bias=gpt, dtype=self.dtype)
-        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        drop = Dropout(self.dropout, deterministic=not self.train)
         x = state.x
 
         attention = CausalAttention(self.heads, gpt, self.dtype, self.attention_dropout, self.train, name='attention')

@@ -9,14 +9,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.errors import UserError
 from vistok.generators.autoregressive.conditioned_decoder import ConditionedDecoder, ConditionPrefix, DecoderCache
 from vistok.generators.autoregressive.decoder_only import DecoderOnlyGenerator
 from vistok.generators.autoregressive.decoding import DecodeStep
 from vistok.generators.autoregressive.transformer import NORMAL, Linear
 from vistok.generators.generator import Condition, class_labels
+from vistok.networks.norms import LayerNorm
 
 
 class VQGANLCGPTNetwork(ConditionedDecoder):
@@ -29,7 +31,7 @@ class VQGANLCGPTNetwork(ConditionedDecoder):
         self.words = nn.Embed(self.vocabulary, self.width, dtype=self.dtype, embedding_init=NORMAL)
         length = 1 + self.grid[0] * self.grid[1]
         self.positions = self.param('positions', nn.initializers.zeros, (length, self.width))
-        self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.norm = LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def make_output(self, codebook_size: int) -> Linear:
         """Creates a head over the whole vocabulary; the logits of classes are never sampled from."""
@@ -90,6 +92,12 @@ class VQGANLCGPT(DecoderOnlyGenerator):
         """Replaces some ids by random words in training."""
         if not train or not self.replaced:
             return ids
-        for_where, for_what = jax.random.split(rng)
-        where = jax.random.bernoulli(for_where, self.replaced, ids.shape)
-        return jnp.where(where, jax.random.randint(for_what, ids.shape, 0, self.vocabulary), ids)
+
+        def draw(rows: int) -> tuple[Bool[Array, 'b n k'], Int[Array, 'b n k']]:
+            for_where, for_what = jax.random.split(rng)
+            shape = (rows, *ids.shape[1:])
+            where = jax.random.bernoulli(for_where, self.replaced, shape)
+            return where, jax.random.randint(for_what, shape, 0, self.vocabulary)
+
+        where, words = replica_draw(draw, len(ids))
+        return jnp.where(where, words, ids)

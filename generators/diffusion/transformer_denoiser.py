@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vistok.generators.diffusion.denoiser import ConditionEmbedding, StateEmbedding
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 from vistok.networks.transformer import TransformerBlock
 
 
@@ -56,10 +58,10 @@ class TransformerDenoiser(nn.Module):
         # The same scale as the state embeddings: with 0.02, positions have no effect for hundreds of training steps.
         positions = self.param('positions', nn.initializers.normal(1.0), (1 + h * w, width))
         x = x + positions.astype(self.dtype)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         for i in range(self.layers):
             x = block(self.heads, dtype=self.dtype, name=f'block_{i}')(x)
-        x = nn.LayerNorm(dtype=self.dtype, name='norm')(x[:, 1:])
+        x = LayerNorm(dtype=self.dtype, name='norm')(x[:, 1:])
         logits = nn.Dense(self.outputs, dtype=self.dtype, kernel_init=small, name='logits')(x)
         return logits.astype(jnp.float32).reshape(b, h, w, self.outputs)

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 from vistok.errors import UserError
 from vistok.generators.diffusion.denoiser import ConditionEmbedding, NumberEmbedding, StateEmbedding
 from vistok.networks.convolution import Conv, ConvTranspose, Dense
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import GroupNorm
 
 _GROUPS = 8
 _ATTENTION_HEADS = 4
@@ -41,7 +43,7 @@ class ConvBlock(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w d']:
         """Applies convolution, norm and activation."""
         x = Conv(self.width, (3, 3), padding=1, dtype=self.dtype, name='conv')(x)
-        return jax.nn.mish(nn.GroupNorm(_groups(self.width), epsilon=1e-5, dtype=self.dtype, name='norm')(x))
+        return jax.nn.mish(GroupNorm(_groups(self.width), epsilon=1e-5, dtype=self.dtype, name='norm')(x))
 
 
 class TimedResBlock(nn.Module):
@@ -82,7 +84,7 @@ class LinearAttention(nn.Module):
         """Attends over all positions."""
         b, h, w, width = x.shape
         inner = _ATTENTION_HEADS * _HEAD_WIDTH
-        y = nn.GroupNorm(_groups(width), epsilon=1e-5, dtype=self.dtype, name='norm')(x) if self.norm else x
+        y = GroupNorm(_groups(width), epsilon=1e-5, dtype=self.dtype, name='norm')(x) if self.norm else x
         qkv = Dense(3 * inner, use_bias=False, dtype=self.dtype, name='qkv')(y)
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, _ATTENTION_HEADS, _HEAD_WIDTH), 2, 0)
         weights = nn.softmax(k.astype(jnp.float32), axis=1).astype(v.dtype)
@@ -142,7 +144,7 @@ class UNet(nn.Module):
             )
         block = nn.remat(TimedResBlock) if self.remat else TimedResBlock
         widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         condition = ConditionEmbedding(self.channels, self.num_classes, name='condition')(time, cond)
 
         def res(x: jax.Array, width: int, name: str) -> jax.Array:

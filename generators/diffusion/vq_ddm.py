@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.errors import UserError
 from vistok.generators.diffusion import discrete_diffusion as diffusion
 from vistok.generators.diffusion.discrete_diffusion import NoiseSteps, Transition
@@ -25,7 +26,15 @@ from vistok.generators.diffusion.timestep_sampling import (
 )
 from vistok.generators.diffusion.transformer_denoiser import TransformerDenoiser
 from vistok.generators.diffusion.unet import UNet
-from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
+from vistok.generators.generator import (
+    Condition,
+    Generator,
+    GeneratorLoss,
+    SampleConfig,
+    Variables,
+    class_labels,
+    draw_dropped,
+)
 from vistok.generators.sampling import filter_logits, fold_in_rows, guidance_scales, guide, row_keys
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -180,9 +189,10 @@ class VQDDM(Generator):
             return GeneratorLoss(loss, {'bits_per_token': loss / math.log(2)})
 
         if self.num_classes:
-            hidden = jax.random.bernoulli(label_rng, self.condition_dropout, (count,))
+            hidden = draw_dropped(label_rng, self.condition_dropout, count)
             labels = jnp.where(hidden, self.num_classes, labels)
-        times = sample_timesteps(time_rng, self.time_probabilities(variables), count)
+        probabilities = self.time_probabilities(variables)
+        times = replica_draw(lambda rows: sample_timesteps(time_rng, probabilities, rows), count)
         terms = self._terms(variables, ids, labels, times.t, term_rng, train=True)
         bound = jnp.mean(terms.bound / times.probability) / cells + prior
         clean = jnp.mean(terms.cross_entropy / times.probability) / (self.timesteps * cells)
@@ -334,7 +344,8 @@ class VQDDM(Generator):
         """Computes term t of the bound for each row."""
         noise_rng, dropout_rng = jax.random.split(rng)
         at = self.steps().at(t)
-        x = self._add_noise(jax.random.split(noise_rng, len(ids)), ids, at.after)
+        keys = replica_draw(lambda rows: jax.random.split(noise_rng, rows), len(ids))
+        x = self._add_noise(keys, ids, at.after)
         logits = self._logits(variables, x, at.time, labels, train=train, rngs={'dropout': dropout_rng})
         bound, cross_entropy = jnp.zeros(len(ids)), jnp.zeros(len(ids))
         for i, part in enumerate(self._split_codebooks(logits)):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.errors import UserError
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.masked.addp_network import ADDPNetwork
@@ -182,7 +183,7 @@ class ADDP(Generator):
         """
         ids = flat_ids(tokens)
         mask_rng, label_rng, dropout_rng = jax.random.split(rng, 3)
-        masks = draw_nested_masks(mask_rng, share_grid(), len(ids), self.cells)
+        masks = replica_draw(lambda rows: draw_nested_masks(mask_rng, share_grid(), rows, self.cells), len(ids))
         labels = class_labels(cond)
         if train:
             labels = drop_labels(labels, label_rng, self.label_dropout, self.num_classes)

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.masking import MaskedGrid
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels in [0, 1]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -47,8 +49,8 @@ class PixelEncoder(nn.Module):
     def setup(self) -> None:
         sides = (self.patch, self.patch)
         self.patches = nn.Conv(self.width, sides, sides, 'VALID', dtype=self.dtype, kernel_init=_patch_init)
-        self.embedding_norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.embedding_norm = LayerNorm(epsilon=1e-6, dtype=self.dtype)
+        self.drop = Dropout(self.dropout)
         self.blocks = Bidirectional(self.layers, self.heads, self.dropout, self.remat, self.dtype)
         self.image = self.param('image', table_init(self.width), (self.width,))
         self.positions = self.param('positions', table_init(self.width), (self.cells + 1, self.width))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vistok.networks.norms import LayerNorm
 from vistok.networks.transformer import TransformerBlock
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -73,7 +74,7 @@ class Bidirectional(nn.Module):
             self.heads, epsilon=1e-6, dtype=self.dtype, kernel_init=XAVIER, dropout=self.dropout, name='layers'
         )
         x, _ = stack(block, x, rates)
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm')(x)
+        return LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm')(x)
 
 
 class CodewordHead(nn.Module):
@@ -91,7 +92,7 @@ class CodewordHead(nn.Module):
     def __call__(self, x: Float[Array, 'b n d'], table: Float[Array, 'v d']) -> Float[Array, 'b n v']:
         """Computes one logit for each row of the table."""
         x = nn.Dense(table.shape[1], dtype=self.dtype, kernel_init=XAVIER, name='dense')(x)
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(nn.gelu(x, approximate=False))
+        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(nn.gelu(x, approximate=False))
         rows = jax.lax.stop_gradient(table) if self.detached else table
         logits = jnp.einsum('bnd,vd->bnv', x, rows.astype(self.dtype), preferred_element_type=jnp.float32)
         return logits + self.param('bias', nn.initializers.zeros, (table.shape[0],))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from vistok.collectives import replica_axis
 from vistok.errors import UserError
 from vistok.generators.masked.addp_network import PixelEncoder
+from vistok.networks.norms import BatchNorm, LayerNorm
 from vistok.training.initialization import InitialData
 from vistok.training.state import Batch, Objective, StepReport
 
@@ -69,10 +70,10 @@ class LinearProbe(nn.Module):
         else:
             features = self.encoder(images, train=train, drop_path=self.drop_path)
         learned = not self.batch_norm
-        norm = nn.LayerNorm(epsilon=1e-6, use_scale=learned, use_bias=learned, name='norm')
+        norm = LayerNorm(epsilon=1e-6, use_scale=learned, use_bias=learned, name='norm')
         x = norm(features[:, 1:].astype(jnp.float32).mean(axis=1))
         if self.batch_norm:
-            x = nn.BatchNorm(
+            x = BatchNorm(
                 use_running_average=not train,
                 momentum=0.9,
                 epsilon=1e-6,
@@ -125,10 +126,7 @@ class LinearProbeObjective(Objective):
         step: jax.Array,
     ) -> tuple[dict[str, Float[Array, '']], tuple[dict[str, Any], StepReport]]:
         del frozen, step
-        axis = replica_axis()
         rngs = {'dropout': rng, 'drop_path': jax.random.fold_in(rng, 1)}
-        if axis is not None:  # each replica drops other values
-            rngs['dropout'] = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         variables = {'params': params['recognizer'], **model_state['recognizer']}
         logits: Any
         changed: Any

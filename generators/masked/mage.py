@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vistok.collectives import replica_draw
 from vistok.generators.generator import Condition, Generator, GeneratorLoss, SampleConfig, Variables, class_labels
 from vistok.generators.masked.bidirectional import XAVIER, Bidirectional, CodewordHead, table_init
 from vistok.generators.masked.masking import (
@@ -36,6 +37,8 @@ from vistok.generators.masked.parallel_decoding import (
     sample_candidates,
 )
 from vistok.generators.sampling import fold_in_rows, row_keys
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 from vistok.tokenizers.tokenizer import Tokens
 
 SIZES: dict[str, dict[str, int]] = {
@@ -100,13 +103,13 @@ class TokenPredictor(nn.Module):
         """
         rows_init = table_init(self.width)
         table = self.param('tokens', rows_init, (self.codebook_size + self.label_rows + 1, self.width))
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         stack = functools.partial(Bidirectional, dropout=self.dropout, remat=self.remat, dtype=self.dtype)
 
         rows = jnp.where(hidden, table.shape[0] - 1, ids)
         rows = jnp.concatenate([self.codebook_size + labels[:, None], rows], axis=1)
         x = table[rows] + self.param('positions', rows_init, (self.cells + 1, self.width))
-        x = drop(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='embedding_norm')(x))
+        x = drop(LayerNorm(epsilon=1e-6, dtype=self.dtype, name='embedding_norm')(x))
         if seen is not None:
             indices = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen + 1], axis=1)
             x = jnp.take_along_axis(x, indices[..., None], axis=1)
@@ -226,9 +229,10 @@ class MAGE(Generator):
         """Computes the cross-entropy of masked tokens; 'hidden_bits' is without smoothing, in bits per masked token."""
         ids = flat_ids(tokens)
         share_rng, noise_rng, label_rng, dropout_rng = jax.random.split(rng, 4)
-        noise = jax.random.uniform(noise_rng, ids.shape)
+        noise = replica_draw(lambda rows: jax.random.uniform(noise_rng, (rows, self.cells)), len(ids))
+        shares = replica_draw(lambda rows: self.sample_shares(share_rng, rows), len(ids))
         order = ranks(noise)
-        hidden = order < count_masked(self.sample_shares(share_rng, len(ids)), self.cells)[:, None]
+        hidden = order < count_masked(shares, self.cells)[:, None]
         seen = jnp.argsort(order, axis=-1)[:, math.ceil(self.cells * self.unseen_share) :]
         labels = class_labels(cond)
         if train:

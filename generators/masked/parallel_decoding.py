@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vistok.collectives import replica_mean
+from vistok.collectives import replica_draw, replica_mean
 from vistok.errors import UserError
 from vistok.generators.generator import SampleConfig
 from vistok.generators.sampling import draw, guidance_scales, guide
@@ -32,7 +32,8 @@ def flat_ids(tokens: Tokens) -> Int[Array, 'b n']:
 
 def drop_labels(labels: Int[Array, ' b'], rng: jax.Array, share: float, null: int) -> Int[Array, ' b']:
     """Replaces a random share of the labels by the null label."""
-    return jnp.where(jax.random.uniform(rng, labels.shape) < share, null, labels)
+    u = replica_draw(lambda rows: jax.random.uniform(rng, (rows,)), len(labels))
+    return jnp.where(u < share, null, labels)
 
 
 def mean_over(values: Float[Array, 'b n'], chosen: Bool[Array, 'b n']) -> Float[Array, '']:

@@ -1,13 +1,15 @@
 """Norms are exact where the mean is 1,000 deviations, and are the general layers elsewhere."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vistok.networks.norms import GroupNorm, LayerNorm
-from vistok.tokenizers.networks.patchgan import BatchNorm
+from vistok.networks.norms import BatchNorm, GroupNorm, LayerNorm
+from vistok.tokenizers.networks import patchgan
 
 SHAPE = (2, 48, 40, 32)
 
@@ -29,7 +31,8 @@ NORMS = {
     'group of the diffusion U-Net': (GroupNorm(4, epsilon=1e-5), {}, 1e-5, lambda x: group_statistics(x, 4)),
     'layer': (LayerNorm(epsilon=1e-5), {}, 1e-5, statistics(-1)),
     'rms': (nn.RMSNorm(epsilon=1e-5), {}, 1e-5, lambda x: (0.0, (x**2).mean(-1, keepdims=True))),
-    'batch': (BatchNorm(), {'train': True}, 1e-5, statistics((0, 1, 2))),
+    'batch': (BatchNorm(use_running_average=False, epsilon=1e-5), {}, 1e-5, statistics((0, 1, 2))),
+    'batch of PatchGAN': (patchgan.BatchNorm(), {'train': True}, 1e-5, statistics((0, 1, 2))),
 }
 
 
@@ -45,7 +48,8 @@ def test_results_and_gradients_are_those_of_float64_whatever_the_mean(name, offs
 
     @jax.jit
     def value_and_gradient(x):
-        y, pull_back = jax.vjp(lambda x: module.apply(variables, x, **arguments), x)
+        apply = functools.partial(module.apply, variables, mutable='batch_stats', **arguments)
+        y, pull_back = jax.vjp(lambda x: apply(x)[0], x)
         return y, pull_back(weights)[0]
 
     y, gradient = value_and_gradient(x)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vistok.collectives import replica_gather, replica_sum
+from vistok.collectives import replica_count, replica_sum, replica_take
 from vistok.tokenizers.codebooks.codebook import Codebook
 
 
@@ -76,11 +76,13 @@ class EMACodebook(Codebook):
         self.codewords.value = sums / smoothed[:, None]
 
     def _candidates(self, vectors: Float[Array, 'n d']) -> Float[Array, 'K d']:
-        """Draws K different vectors of the batch, the same on all replicas; small batches are repeated with noise."""
+        """Draws K different vectors of the global batch; small batches are repeated with noise."""
         pick, shake = jax.random.split(self.make_rng('sampling'))
-        count = vectors.shape[0]
-        if count < self.size:
-            vectors = jnp.tile(vectors, (-(-self.size // count), 1))
-            vectors += jax.random.uniform(shake, vectors.shape, maxval=0.01 / self.dim**0.5)
-        chosen = jax.random.choice(pick, vectors.shape[0], (self.size,), replace=False)
-        return replica_gather(vectors[chosen])[: self.size]
+        count = vectors.shape[0] * replica_count()
+        repeats = -(-self.size // count)
+        chosen = jax.random.choice(pick, repeats * count, (self.size,), replace=False)
+        candidates = replica_take(vectors, chosen % count)
+        if repeats > 1:
+            noise = jax.random.uniform(shake, (repeats * count, self.dim), maxval=0.01 / self.dim**0.5)
+            candidates += noise[chosen]
+        return candidates

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vistok.collectives import replica_mean
+from vistok.collectives import replica_gather, replica_mean
 from vistok.errors import UserError
 from vistok.networks.convolution import Dense
-from vistok.tokenizers.networks.blocks import GroupNorm
+from vistok.networks.norms import GroupNorm
 from vistok.tokenizers.routing.density import information_density
 from vistok.tokenizers.routing.grains import repeat_cells
 
@@ -170,8 +170,8 @@ class RatioRouter:
         density: Float[Array, 'b h w'], taken: Bool[Array, 'b h w'], reached: Float[Array, '']
     ) -> Bool[Array, 'b h w']:
         """Selects cells below the density of the last of the missing cells, in the batch as a whole."""
-        ordered = jnp.sort(jnp.where(taken, 0.0, density).ravel())
-        last = jnp.round(density.size * reached).astype(jnp.int32) - 1
+        ordered = jnp.sort(replica_gather(jnp.where(taken, 0.0, density)).ravel())
+        last = jnp.round(ordered.size * reached).astype(jnp.int32) - 1
         return density < ordered[jnp.maximum(last, 0)]
 
 

@@ -25,6 +25,12 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
 
 
+class BatchNorm(nn.BatchNorm):
+    """Batch normalization (Ioffe and Szegedy 2015) as flax has it, with the stable variance."""
+
+    use_fast_variance: bool = False
+
+
 class GroupNorm(nn.Module):
     """Group normalization over space and channel groups (Wu and He 2018); statistics in float32.
 

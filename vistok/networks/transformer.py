@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from vistok.collectives import replica_index
 from vistok.errors import UserError
+from vistok.networks.dropout import Dropout
+from vistok.networks.norms import LayerNorm
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu': lambda x: nn.gelu(x, approximate=False),
@@ -45,7 +47,7 @@ class SelfAttention(nn.Module):
         logits = jnp.einsum('bqhc,bkhc->bhqk', q * (d // self.num_heads) ** -0.5, k).astype(jnp.float32)
         if visible is not None:
             logits = jnp.where(visible[:, None, None], logits, -jnp.inf)
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         weights = drop(nn.softmax(logits).astype(v.dtype))
         out = jnp.einsum('bhqk,bkhc->bqhc', weights, v).reshape(b, n, d)
         return drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='out')(out))
@@ -119,13 +121,13 @@ class TransformerBlock(nn.Module):
         def branch(y: jax.Array) -> jax.Array:
             return y if deep else drop_samples(self.make_rng('drop_path'), y, drop_path)
 
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         attention = SelfAttention(
             self.num_heads, dtype=self.dtype, kernel_init=self.kernel_init, dropout=self.dropout, name='attention'
         )
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm1')(x)
+        y = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm1')(x)
         x = x + branch(self._scale(attention(y, visible, train=train), 'scale1'))
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm2')(x)
+        y = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm2')(x)
         y = nn.Dense(int(d * self.mlp_ratio), dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_in')(y)
         y = drop(ACTIVATIONS[self.activation](y))
         y = drop(nn.Dense(d, dtype=self.dtype, kernel_init=self.kernel_init, name='mlp_out')(y))

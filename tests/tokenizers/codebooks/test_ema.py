@@ -108,8 +108,21 @@ def test_replicas_agree_with_one_device_on_the_whole_batch(restart):
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name][0], parts[name][1])
         np.testing.assert_allclose(parts[name][0], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [4, 50])  # fewer and more codewords than vectors
+def test_restarts_are_the_same_vectors_on_replicas_and_on_one_device(size):
+    codebook = EMACodebook(size, 3, restart=True)
+    variables = codebook.init(jax.random.key(0))
+    vectors = jnp.asarray(blobs(16))
+
+    def update(vectors):
+        options = {'method': 'update', 'mutable': 'codebook_stats', 'rngs': {'sampling': jax.random.key(1)}}
+        ids = jnp.zeros(len(vectors), jnp.int32)
+        return codebook.apply(variables, vectors, ids, **options)[1]['codebook_stats']
+
+    whole = jax.jit(update)(vectors)
     with name_replica_axis('batch'):
-        parts = jax.pmap(lambda v, i: update(v, 0 * i), axis_name='batch')(
-            vectors.reshape(2, 400, 3), ids.reshape(2, 400)
-        )
-    np.testing.assert_array_equal(parts['codewords'][0], parts['codewords'][1])  # restarted with the same vectors
+        parts = jax.pmap(update, axis_name='batch')(vectors.reshape(4, 4, 3))
+    for part in parts['codewords']:
+        np.testing.assert_allclose(part, whole['codewords'], rtol=1e-5, atol=1e-6)
