@@ -1,5 +1,6 @@
 """Density, routers and budgets: what is smooth gets few tokens, and shares are what was asked for."""
 
+import functools
 import itertools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from vistok.collectives import name_replica_axis
 from vistok.errors import UserError
 from vistok.tokenizers.dq_vae import DQVAE
 from vistok.tokenizers.routing.density import density_thresholds, information_density, spread_density
@@ -96,6 +98,18 @@ def test_the_official_rule_misses_the_shares_of_a_page_and_ours_does_not():
     assert official['grain/4'] == 0
     assert exact['grain/4'] == pytest.approx(0.3, abs=0.5 / 192)
     assert exact['grain/1'] == pytest.approx(0.1, abs=0.5 / 768)
+
+
+def test_the_official_threshold_is_that_of_the_whole_batch_on_replicas_too():
+    rng = np.random.default_rng(0)
+    found = [jnp.asarray(rng.uniform(0, 3, (4, side, side)).astype(np.float32)) for side in (4, 8)]
+    route = functools.partial(RatioRouter(strict_thresholds=True), grain_ratios=SHARES[0])
+    with name_replica_axis('batch'):
+        parts = jax.pmap(route, axis_name='batch', devices=jax.devices()[:2])(
+            [x.reshape(2, 2, *x.shape[1:]) for x in found]
+        )
+    np.testing.assert_array_equal(parts.reshape(4, 16, 16), route(found))
+    assert (parts[0] != jax.vmap(route)([x[:2, None] for x in found])[:, 0]).any()  # one image alone has another
 
 
 def test_smooth_cells_are_coarse_and_busy_ones_fine():
