@@ -35,7 +35,7 @@ class AdversarialGame:
 
     Attributes:
       discriminator: module with `__call__(images, train) -> logits`.
-      loss: 'hinge', 'vanilla', 'non_saturating' or 'hinge_non_saturating'.
+      loss: one of `ADVERSARIAL_LOSSES`.
       weight: weight of the generator loss.
       discriminator_weight: weight of the discriminator's loss.
       adaptive: whether `weight` is multiplied by the ratio of gradient norms at the last layer (taming).

@@ -39,7 +39,9 @@ def base() -> ConfigDict:
                 'discriminator': 'patchgan',  # 'patchgan', 'stylegan', or '' for none
                 'discriminator_channels': 64,  # PatchGAN: width of the first layer
                 'discriminator_layers': 3,  # PatchGAN: layers with stride 2
-                'adversarial_loss': 'hinge',  # 'hinge', 'vanilla', 'non_saturating' or 'hinge_non_saturating'
+                # 'hinge', 'vanilla', 'non_saturating', 'hinge_non_saturating' (softplus of each patch's logit), or
+                # 'hinge_image_non_saturating' (softplus of each image's mean logit)
+                'adversarial_loss': 'hinge',
                 'adversarial_weight': 0.5,
                 'discriminator_weight': 0.5,
                 'adaptive_weight': False,  # scale the adversarial weight by gradient norms at the last layer

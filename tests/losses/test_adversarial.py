@@ -7,12 +7,14 @@ import pytest
 from golden_packs import assert_close, load_pack
 
 from vistok.collectives import name_replica_axis
+from vistok.experiments.config_files import load_config
 from vistok.losses.adversarial import (
     ADVERSARIAL_LOSSES,
     LeCam,
     adaptive_weight,
     adversarial_weight,
     hinge_discriminator_loss,
+    image_non_saturating_generator_loss,
     linear_generator_loss,
     logistic_discriminator_loss,
     non_saturating_generator_loss,
@@ -69,6 +71,20 @@ def test_logistic_losses_are_cross_entropies():
     expected = -0.5 * (jnp.log(probability).mean() + jnp.log(1 - probability).mean())
     np.testing.assert_allclose(logistic_discriminator_loss(SOME, SOME), expected, rtol=1e-6)
     np.testing.assert_allclose(non_saturating_generator_loss(SOME), -jnp.log(probability).mean(), rtol=1e-6)
+
+
+def test_simvqs_generator_loss_takes_each_images_mean_logit():
+    """By hand: means 1 and -2; the loss of patches, by Jensen's inequality, is larger."""
+    patches = jnp.array([[[3.0], [-1.0]], [[-2.0], [-2.0]]])
+    expected = (np.log1p(np.exp(-1)) + np.log1p(np.exp(2))) / 2  # 1.22009497...
+    loss = load_config('configs/simvq.py:imagenet128').objective.adversarial_loss
+    assert ADVERSARIAL_LOSSES[loss].generator is image_non_saturating_generator_loss
+    assert ADVERSARIAL_LOSSES[loss].discriminator is hinge_discriminator_loss
+    np.testing.assert_allclose(image_non_saturating_generator_loss(patches), expected, rtol=1e-6)
+    of_patches = (np.log1p(np.exp(-3)) + np.log1p(np.exp(1)) + 2 * np.log1p(np.exp(2))) / 4
+    np.testing.assert_allclose(non_saturating_generator_loss(patches), of_patches, rtol=1e-6)
+    gradient = jax.grad(image_non_saturating_generator_loss)(patches)
+    np.testing.assert_allclose(gradient[0], -np.full((2, 1), 1 / (1 + np.exp(1)) / 4), rtol=1e-6)
 
 
 def test_weight_is_zero_before_the_start_and_rises_to_one():

@@ -37,6 +37,15 @@ def non_saturating_generator_loss(fake: Logits) -> Scalar:
     return jax.nn.softplus(-fake).mean()
 
 
+def image_non_saturating_generator_loss(fake: Logits) -> Scalar:
+    """Computes the binary cross-entropy of each image's mean logit against 1, averaged over images.
+
+    SimVQ's code has it (Zhu et al. 2024, after Open-MAGVIT2): the logits `[b, ...]` of an image's patches are averaged
+    before the softplus, not after it, so that an image counts as one decision.
+    """
+    return jax.nn.softplus(-fake.reshape(fake.shape[0], -1).mean(axis=1)).mean()
+
+
 @dataclasses.dataclass(frozen=True)
 class AdversarialLoss:
     """Losses of the two players of a GAN."""
@@ -50,6 +59,7 @@ ADVERSARIAL_LOSSES = {
     'vanilla': AdversarialLoss(logistic_discriminator_loss, linear_generator_loss),
     'non_saturating': AdversarialLoss(logistic_discriminator_loss, non_saturating_generator_loss),
     'hinge_non_saturating': AdversarialLoss(hinge_discriminator_loss, non_saturating_generator_loss),
+    'hinge_image_non_saturating': AdversarialLoss(hinge_discriminator_loss, image_non_saturating_generator_loss),
 }
 
 
