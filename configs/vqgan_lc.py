@@ -89,7 +89,13 @@ def _imagenet256(config: ConfigDict) -> None:
         discriminator_start=50_000,
     )
     config.optimizer.update(
-        learning_rate=5e-4, schedule='cosine', warmup_steps=5 * _STEPS_PER_EPOCH, b1=0.5, b2=0.9, clip_norm=0.0
+        learning_rate=5e-4,
+        schedule='cosine',
+        warmup_steps=5 * _STEPS_PER_EPOCH,
+        b1=0.5,
+        b2=0.9,
+        eps=1e-7,
+        clip_norm=0.0,
     )
     config.data.update(augmentation='shorter_side_crop', flip=False)
     config.train.update(batch_size=256, steps=20 * _STEPS_PER_EPOCH)

@@ -61,6 +61,7 @@ def base() -> ConfigDict:
                 'hold_fraction': 0.3,  # 'annealing': of the steps after warm-up, before the decay
                 'b1': 0.9,
                 'b2': 0.95,
+                'eps': 1e-8,  # of Adam, added to the root of the second moment
                 'weight_decay': 0.0,
                 'decayed': 'matrices',  # what decays: 'matrices', 'kernels' (without embeddings) or 'all'
                 'clip_norm': 1.0,  # of each player's gradient; 0 clips nothing

@@ -8,6 +8,7 @@ import pytest
 from golden_packs import load_pack
 
 from vistok.errors import UserError
+from vistok.experiments.config_files import load_config
 from vistok.training.optimizer import learning_rate_schedule, make_optimizer, scale_by_lars
 
 
@@ -66,6 +67,17 @@ def test_the_optimizer_follows_the_schedule():
     assert sizes[6] == pytest.approx(1.0, rel=1e-4)  # held for 30 % of 5 steps
     assert sizes[9] < sizes[8] < sizes[7] < 1
     assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_epsilon_is_added_to_the_root_of_the_second_moment():
+    """The first update of Adam is rate * g / (|g| + eps)."""
+    gradients = np.array([1e-6, -3e-7, 2e-8], np.float32)
+    for eps in (1e-8, 1e-7):
+        optimizer = make_optimizer(learning_rate=0.5, total_steps=10, eps=eps, clip_norm=None)
+        updates, _ = optimizer.update(gradients, optimizer.init(np.zeros(3)), np.zeros(3))
+        np.testing.assert_allclose(updates, -0.5 * gradients / (np.abs(gradients) + eps), rtol=1e-4)
+    assert load_config('configs/vqgan.py').optimizer.eps == 1e-8
+    assert load_config('configs/vqgan_lc.py:imagenet256').optimizer.eps == 1e-7
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def make_optimizer(
     method: str = 'adam',
     b1: float = 0.9,
     b2: float = 0.95,
+    eps: float = 1e-8,
     weight_decay: float = 0.0,
     decayed: str = 'matrices',
     clip_norm: float | None = 1.0,
@@ -86,6 +87,7 @@ def make_optimizer(
         `learning_rate_schedule`.
       method: 'adam' or 'lars', see `scale_by_lars`.
       b1, b2: decays of Adam's running moments; the first is also the momentum of LARS.
+      eps: added to the root of Adam's second moment.
       weight_decay: decay of the weights, times the learning rate.
       decayed: which weights decay.  'matrices': all but vectors and scalars: biases and norm scales, also those of
         stacked layers, which are matrices; 'kernels': those of them that multiply features, not embeddings; 'all'.
@@ -106,7 +108,7 @@ def make_optimizer(
     )
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     if method == 'adam':
-        parts.append(optax.scale_by_adam(b1=b1, b2=b2))
+        parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=functools.partial(_decays, decayed)))
     if method == 'lars':  # it scales gradient and decay together
