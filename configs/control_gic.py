@@ -100,7 +100,11 @@ def _imagenet256(config: ConfigDict) -> None:
         dtype='bfloat16',
     )
     config.objective.update(
-        discriminator_layers=2, adversarial_weight=0.1, discriminator_weight=1.0, discriminator_start=0
+        discriminator_layers=2,
+        adversarial_weight=0.1,
+        discriminator_weight=1.0,
+        discriminator_start=0,
+        discriminator_pass='fresh',
     )
     config.optimizer.update(learning_rate=5e-5, b1=0.5, b2=0.9)
     config.data.update(augmentation='centre_crop', flip=False)

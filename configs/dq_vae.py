@@ -127,6 +127,7 @@ def _imagenet256(config: ConfigDict) -> None:
         adaptive_maximum=0.75,
         discriminator_weight=1.0,
         discriminator_start=0,
+        discriminator_pass='fresh',
     )
     config.optimizer.update(
         learning_rate=4.5e-6 * batch_size, b1=0.5, b2=0.9, clip_norm=0.0, schedule='cosine', warmup_steps=epoch // 10

@@ -77,6 +77,7 @@ def _taming(config: ConfigDict) -> None:
         discriminator_weight=1.0,
         adaptive_weight=True,
         discriminator_start=250_001,
+        discriminator_pass='fresh',
     )
     config.optimizer.update(learning_rate=4.5e-6 * 12 * 8, b1=0.5, b2=0.9, clip_norm=0.0)
     config.data.update(augmentation='shorter_side_crop', flip=False)

@@ -87,6 +87,7 @@ def _imagenet256(config: ConfigDict) -> None:
         adaptive_weight=True,
         discriminator_weight=1.0,
         discriminator_start=50_000,
+        discriminator_pass='fresh',
     )
     config.optimizer.update(
         learning_rate=5e-4,

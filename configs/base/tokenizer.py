@@ -48,6 +48,8 @@ def base() -> ConfigDict:
                 'adaptive_maximum': 1e4,  # the largest such scale
                 'discriminator_start': 20_000,  # step
                 'discriminator_ramp': 0,  # steps from no to full weight
+                # 'shared': from the forward pass of the tokenizer's update; 'fresh': from one of its own after it
+                'discriminator_pass': 'shared',
                 'lecam_weight': 0.0,
             },
             # Files of official weights, by frozen network; not part of this project.

@@ -18,8 +18,8 @@ RUNNERS = {
 }
 
 
-def run(name, steps=4, state=None):
-    runner, step, data = make_runner(**RUNNERS[name]), toy_step(), ToyData()
+def run(name, steps=4, state=None, **changes):
+    runner, step, data = make_runner(**RUNNERS[name]), toy_step(**changes), ToyData()
     state = runner.init(step, 1, next(ToyData())) if state is None else state
     carried, frozen = runner.enter(state), runner.put_frozen(step.objective.frozen)
     function, reports = None, []
@@ -39,21 +39,32 @@ def reference():
 
 @pytest.mark.parametrize('name', [name for name in RUNNERS if name != 'one'])
 def test_runs_agree_with_one_device(name, reference):
-    state, reports = run(name)
-    for ours, theirs in zip(reports, reference[1], strict=True):
+    assert_same_run(run(name), reference)
+
+
+def assert_same_run(actual, expected):
+    (state, reports), (reference_state, reference_reports) = actual, expected
+    for ours, theirs in zip(reports, reference_reports, strict=True):
         for metric, value in theirs.metrics.items():
             np.testing.assert_allclose(ours.metrics[metric], value, rtol=1e-5, atol=1e-6, err_msg=metric)
         np.testing.assert_array_equal(ours.counts['code'], theirs.counts['code'])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-5),
         state.params,
-        reference[0].params,
+        reference_state.params,
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6),
         state.model_state,
-        reference[0].model_state,
+        reference_state.model_state,
     )
+
+
+def test_fresh_passes_agree_with_one_device_too(reference):
+    fresh = run('one', fresh_passes=True, accumulate=2)
+    assert abs(fresh[1][0].metrics['loss/critic'] - reference[1][0].metrics['loss/critic']) > 1e-4
+    assert_same_run(run('data_fsdp_model', fresh_passes=True, accumulate=2), fresh)
+    assert_same_run(run('pmap', fresh_passes=True), run('one', fresh_passes=True))
 
 
 def test_parameters_and_moments_are_really_split():

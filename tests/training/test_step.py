@@ -7,6 +7,7 @@ import optax
 import pytest
 from toy_objective import ToyData, ToyObjective, toy_step
 
+from vistok.training.state import StepReport
 from vistok.training.step import player_gradients
 
 
@@ -67,6 +68,57 @@ def test_moving_average_follows_the_first_player():
     after, _ = step(state, step.objective.frozen, batch)
     expected = optax.incremental_update(after.params['model'], state.params['model'], 0.1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.ema, expected)
+
+
+def test_a_fresh_pass_sees_what_the_first_player_left():
+    """The critic's gradient is that at the new model and the new running mean, which the pass moves once more."""
+    step = toy_step(fresh_passes=True)
+    state, batch = initial(step)
+    after, report = jax.jit(step)(state, step.objective.frozen, batch)
+    alone, _ = jax.jit(toy_step())(state, step.objective.frozen, batch)  # its model is updated by the same gradient
+    halfway = {'model': alone.params['model'], 'critic': state.params['critic']}
+    rest = (step.objective.frozen, batch, jax.random.key(0), state.step)  # the toy draws nothing
+    grads, model_state, expected = player_gradients(step.objective, halfway, alone.model_state, *rest, ('critic',))
+    assert list(grads) == ['critic']
+    updates, _ = step.optimizers['critic'].update(grads['critic'], state.opt_state['critic'], state.params['critic'])
+    critic = optax.apply_updates(state.params['critic'], updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after.params['critic'], critic)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.params['model'], halfway['model'])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.model_state, model_state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.ema, alone.ema)
+    np.testing.assert_allclose(report.metrics['loss/critic'], expected.metrics['loss/critic'], rtol=1e-6)
+    assert abs(after.params['critic']['kernel'] - alone.params['critic']['kernel']).max() > 1e-3
+    assert int(after.step) == 1
+
+
+@pytest.mark.parametrize('accumulate', [1, 4])
+def test_a_fresh_pass_draws_other_numbers_and_carries_the_state_through_all_parts(accumulate):
+    class Noisy(ToyObjective):
+        """Loss of each player: its own sum times a draw; the state adds up draws and counts passes."""
+
+        def init(self, rng, batch):
+            params, _ = super().init(rng, batch)
+            return params, {'draws': jnp.zeros(()), 'passes': jnp.zeros((), jnp.int32)}
+
+        def losses(self, params, model_state, frozen, batch, rng, step):
+            draw = jax.random.normal(rng)
+            losses = {player: draw * optax.tree.sum(params[player]) for player in self.players}
+            state = {'draws': model_state['draws'] + draw, 'passes': model_state['passes'] + 1}
+            return losses, (state, StepReport({'draw': draw}))
+
+    sgd = dict.fromkeys(ToyObjective.players, optax.sgd(1.0))
+    after = {}
+    for fresh in (False, True):
+        step = toy_step(objective=Noisy(), optimizers=sgd, accumulate=accumulate, fresh_passes=fresh)
+        state, batch = initial(step)
+        after[fresh], report = step(state, step.objective.frozen, batch)
+        moved = jax.tree.map(lambda a, b: (b - a).mean(), state.params, after[fresh].params)
+        model, critic = moved['model']['mlp_in']['kernel'], moved['critic']['kernel']
+        assert after[fresh].model_state['passes'] == accumulate * (1 + fresh)
+        assert (abs(model - critic) > 1e-3) == fresh
+        drawn = (model + critic) if fresh else model
+        np.testing.assert_allclose(after[fresh].model_state['draws'] / accumulate, -drawn, rtol=1e-4)
+        np.testing.assert_allclose(report.metrics['draw'], -model, rtol=1e-4)  # of the first pass
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])

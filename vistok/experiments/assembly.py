@@ -95,8 +95,16 @@ def build_tokenizer_objective(config: ConfigDict) -> TokenizerObjective:
     )
 
 
+DISCRIMINATOR_PASSES = {'shared': False, 'fresh': True}
+"""Values of `objective.discriminator_pass`: whether the discriminator learns from a forward pass of its own."""
+
+
 def build_train_step(config: ConfigDict, objective: Objective) -> TrainStep:
-    """Builds the training step, with one optimizer for each player."""
+    """Builds the training step, with one optimizer for each player.
+
+    Raises:
+      UserError: an unknown value.
+    """
     settings = dict(config.optimizer)
     relative = dict.fromkeys(objective.players, 1.0) | {'discriminator': settings.pop('discriminator_rate', 1.0)}
     rate, clip = settings.pop('learning_rate'), settings.pop('clip_norm')
@@ -110,12 +118,15 @@ def build_train_step(config: ConfigDict, objective: Objective) -> TrainStep:
         )
         for player in objective.players
     }
+    # Generators have no such block, and runs may be older than the key.
+    discriminator_pass = config.get('objective', {}).get('discriminator_pass', 'shared')
     return TrainStep(
         objective,
         optimizers,
         seed=config.train.seed,
         ema_decay=config.train.ema_decay or None,
         accumulate=config.train.accumulate,
+        fresh_passes=known_entry(DISCRIMINATOR_PASSES, discriminator_pass, 'objective.discriminator_pass'),
     )
 
 

@@ -20,11 +20,12 @@ def player_gradients(
     batch: Batch,
     rng: jax.Array,
     step: jax.Array,
+    players: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Any], Any, StepReport]:
     """Computes the gradient of each player's loss over that player's own parameters.
 
-    One forward pass and one `vjp` serve all players: pulling back a one-hot cotangent gives the gradient of one loss,
-    and what belongs to other players' parameters is dead code that the compiler drops.
+    One forward pass and one `vjp` serve all `players` (None: those of the objective): pulling back a one-hot cotangent
+    gives the gradient of one loss, and what belongs to other players' parameters is dead code that the compiler drops.
     """
 
     def losses_of(params: dict[str, Any]) -> tuple[dict[str, jax.Array], tuple[Any, StepReport]]:
@@ -32,7 +33,7 @@ def player_gradients(
 
     losses, pull_back, (new_model_state, report) = jax.vjp(losses_of, params, has_aux=True)
     grads = {}
-    for player in objective.players:
+    for player in objective.players if players is None else players:
         one_hot = {name: jnp.full_like(loss, float(name == player)) for name, loss in losses.items()}
         (grads_of_all,) = pull_back(one_hot)
         grads[player] = grads_of_all[player]
@@ -50,6 +51,9 @@ class TrainStep:
       seed: seed of the random numbers inside the step; they depend on the seed and the step number only.
       ema_decay: decay of the moving average of the first player's parameters; None keeps no average.
       accumulate: number of parts that a batch is cut into; gradients are averaged, statistics are per part.
+      fresh_passes: whether each player after the first learns from a forward pass of its own, which sees the parameters
+        and the model state that the players before it have left and draws other random numbers; otherwise all learn
+        from one pass.
     """
 
     objective: Objective
@@ -57,6 +61,7 @@ class TrainStep:
     seed: int = 0
     ema_decay: float | None = None
     accumulate: int = 1
+    fresh_passes: bool = False
 
     def init(self, rng: jax.Array, batch: Batch) -> TrainState:
         """Initializes a training state; `batch` is read for its shapes only."""
@@ -67,53 +72,61 @@ class TrainStep:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state, ema)
 
     def __call__(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepReport]:
-        """Updates every player once, all from the same forward pass."""
+        """Updates every player once, all from one forward pass or each from its own."""
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        grads, model_state, report = self._gradients(state, frozen, batch, rng)
+        first, *others = self.objective.players
+        new_state, report = self._pass(state, frozen, batch, rng, (first,) if self.fresh_passes else (first, *others))
+        metrics = dict(report.metrics)
+        for index, player in enumerate(others if self.fresh_passes else ()):
+            own_rng = jax.random.fold_in(rng, self.accumulate + index)  # parts have the smaller numbers
+            new_state, own = self._pass(new_state, frozen, batch, own_rng, (player,))
+            # The other metrics stay those of the first pass: without a reader, they are not computed again.
+            metrics |= {name: own.metrics[name] for name in (f'loss/{player}', f'gradient_norm/{player}')}
+        ema = state.ema
+        if self.ema_decay is not None:
+            ema = optax.incremental_update(new_state.params[first], state.ema, 1.0 - self.ema_decay)
+        finite = [jnp.isfinite(v) for name, v in metrics.items() if name.startswith(('loss/', 'gradient_norm/'))]
+        metrics['finite'] = jnp.stack(finite).all().astype(jnp.float32)
+        new_state = dataclasses.replace(new_state, step=state.step + 1, ema=ema)
+        return new_state, dataclasses.replace(report, metrics=metrics)
+
+    def _pass(
+        self, state: TrainState, frozen: Any, batch: Batch, rng: jax.Array, players: tuple[str, ...]
+    ) -> tuple[TrainState, StepReport]:
+        """Updates some players and the model state from one forward pass."""
+        grads, model_state, report = self._gradients(state, frozen, batch, rng, players)
         grads = replica_mean(grads)
         metrics = replica_mean(report.metrics)
-        params, opt_state = {}, {}
-        for player in self.objective.players:
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        for player in players:
             updates, opt_state[player] = self.optimizers[player].update(
                 grads[player], state.opt_state[player], state.params[player]
             )
             params[player] = optax.apply_updates(state.params[player], updates)
             metrics[f'gradient_norm/{player}'] = optax.tree.norm(grads[player])
-        ema = state.ema
-        if self.ema_decay is not None:
-            ema = optax.incremental_update(params[self.objective.players[0]], state.ema, 1.0 - self.ema_decay)
-        finite = [jnp.isfinite(v) for name, v in metrics.items() if name.startswith(('loss/', 'gradient_norm/'))]
-        metrics['finite'] = jnp.stack(finite).all().astype(jnp.float32)
-        report = dataclasses.replace(report, metrics=metrics)
-        return TrainState(state.step + 1, params, opt_state, model_state, ema), report
+        new_state = dataclasses.replace(state, params=params, opt_state=opt_state, model_state=model_state)
+        return new_state, dataclasses.replace(report, metrics=metrics)
 
     def _gradients(
-        self, state: TrainState, frozen: Any, batch: Batch, rng: jax.Array
+        self, state: TrainState, frozen: Any, batch: Batch, rng: jax.Array, players: tuple[str, ...]
     ) -> tuple[dict[str, Any], Any, StepReport]:
+        def gradients(model_state: Any, part: Batch, rng: jax.Array) -> tuple[dict[str, Any], Any, StepReport]:
+            return player_gradients(self.objective, state.params, model_state, frozen, part, rng, state.step, players)
+
         if self.accumulate == 1:
-            return player_gradients(self.objective, state.params, state.model_state, frozen, batch, rng, state.step)
+            return gradients(state.model_state, batch, rng)
 
         def part(carry: tuple[Any, Any, StepReport], scanned: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             grads, model_state, total = carry
             piece, index = scanned
-            new_grads, model_state, report = player_gradients(
-                self.objective,
-                state.params,
-                model_state,
-                frozen,
-                piece,
-                jax.random.fold_in(rng, index),
-                state.step,
-            )
+            new_grads, model_state, report = gradients(model_state, piece, jax.random.fold_in(rng, index))
             return (jax.tree.map(jnp.add, grads, new_grads), model_state, jax.tree.map(jnp.add, total, report)), None
 
         n = self.accumulate
         # Every n-th sample makes one part, so that the parts keep the sharding of the batch axis.
         pieces = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), dict(batch))
         first = jax.tree.map(lambda x: x[0], pieces)
-        shapes = jax.eval_shape(
-            lambda: player_gradients(self.objective, state.params, state.model_state, frozen, first, rng, state.step)
-        )
+        shapes = jax.eval_shape(lambda: gradients(state.model_state, first, rng))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
         (grads, model_state, report), _ = jax.lax.scan(
             part, (zeros[0], state.model_state, zeros[1]), (pieces, jnp.arange(n))
