@@ -96,6 +96,35 @@ def test_low_precision_input_is_searched_in_float32():
     np.testing.assert_array_equal(search(z, codebook), search(z.astype(jnp.float32), codebook))
 
 
+def _product_in_passes(a, b, passes):
+    """The product as matrix units make it of bfloat16 parts: 1, 3 or 6 products, summed in float32."""
+
+    def parts(x):
+        for _ in range(3):
+            part = x.astype(jnp.bfloat16).astype(np.float32)
+            yield part
+            x = x - part
+
+    a, b = list(parts(a)), list(parts(b))
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0)][:passes]
+    return sum(a[i] @ b[j].T for i, j in pairs)
+
+
+def test_the_search_needs_the_highest_precision():
+    rng = np.random.default_rng(0)
+    z, codewords = (rng.standard_normal((n, 8)).astype(np.float32) for n in (2048, 4096))
+    z, codewords = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, codewords))
+    exact = z.astype(np.float64) @ codewords.T.astype(np.float64)
+
+    def lost(products):  # by the chosen codeword, against the nearest
+        return (exact.max(1) - exact[np.arange(len(z)), products.argmax(1)]).max()
+
+    # Of unit vectors, a codeword that is within 1e-6 of the nearest is as good; so decides `Precision.HIGHEST`.
+    assert lost(_product_in_passes(z, codewords, 6)) < 1e-6  # HIGHEST on matrix units of bfloat16
+    assert lost(_product_in_passes(z, codewords, 1)) > 1e-3  # DEFAULT
+    assert (exact.max(1) - exact[np.arange(len(z)), search(z, codewords)]).max() < 1e-6
+
+
 def test_vmap_over_factors_equals_a_loop():
     z, codebooks = normal(0, 3, 40, 8), normal(1, 3, 100, 8)
     together = jax.vmap(nearest_codeword)(z, codebooks)
