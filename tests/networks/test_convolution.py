@@ -34,13 +34,13 @@ def test_a_given_initializer_of_the_bias_is_kept():
     np.testing.assert_array_equal(params['params']['bias'], 1)
 
 
-@pytest.mark.parametrize('config', ['vqgan:tiny', 'simvq:tiny', 'dq_vae:tiny', 'control_gic:tiny', 'fqgan:tiny'])
+@pytest.mark.parametrize('config', ['vqgan:tiny', 'simvq:tiny', 'dq_vae:tiny'])
 def test_convolutional_tokenizers_start_so(config):
     loaded = load_config(config)
     side = loaded.data.image_size
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     model = build_tokenizer(loaded.model)
-    params = jax.jit(lambda key: model.lazy_init(key, images, train=True))(jax.random.key(0))['params']
+    params = model.lazy_init(jax.random.key(0), images, train=True)['params']
     found = 0
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
         if path[-1].key == 'kernel' and kernel.ndim == 4:

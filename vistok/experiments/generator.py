@@ -80,7 +80,9 @@ class GeneratorExperiment(Experiment):
         return run_initializers(self.objective.generator, self.config, data)
 
     def metrics(self) -> Sequence[str]:
-        batch: dict[str, Any] = {**self.example, 'index': np.zeros((1,), np.int32)}
+        sides = (side * self.config.tokens.downsample_factor for side in self.config.tokens.grid)
+        batch: dict[str, Any] = {**self.example, 'image': np.zeros((1, *sides, 3), np.float32)}
+        batch['index'] = np.zeros((1,), np.int32)
         if 'text' in self.config.tokens:
             tokens, width = self.config.tokens.text.tokens, self.config.tokens.text.width
             batch |= {'text': np.zeros((1, tokens, width), np.float32), 'text_mask': np.ones((1, tokens), bool)}

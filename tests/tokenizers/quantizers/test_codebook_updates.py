@@ -48,7 +48,7 @@ def made(kind, codebook):
     def spread(path, value):
         name = path[-1].key
         if name in ('kernel', 'bias'):  # of the convolutions of a multi-scale quantizer: the identity
-            return jnp.zeros_like(value).at[1, 1].set(jnp.eye(DIM)) if name == 'kernel' else value
+            return jnp.zeros_like(value).at[1, 1].set(jnp.eye(DIM)) if name == 'kernel' else jnp.zeros_like(value)
         return value if name == 'counts' else jnp.asarray(rng.standard_normal(value.shape), jnp.float32)
 
     variables = jax.tree_util.tree_map_with_path(spread, module.init(jax.random.key(0), vectors(kind)))
