@@ -57,7 +57,7 @@ class NumberEmbedding(nn.Module):
     @nn.compact
     def __call__(self, states: Int[Array, 'b h w k']) -> Float[Array, 'b h w d']:
         """Maps the numbers of all sub-codebooks together."""
-        numbers = states / (jnp.asarray(self.sizes) - 1)
+        numbers = states / jnp.maximum(jnp.asarray(self.sizes) - 1, 1)
         return Dense(self.width, name='numbers')(numbers.astype(jnp.float32)).astype(self.dtype)
 
 
