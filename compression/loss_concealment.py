@@ -15,7 +15,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Bool, Int, Integer
 
-from vistok.compression.windows import plan_windows
+from vistok.compression.windows import WindowAxis
 from vistok.errors import UserError
 from vistok.generators.masked.mage import MAGE
 from vistok.tokenizers.tokenizer import Tokens
@@ -43,7 +43,7 @@ def copy_nearest_known(
     ids: Integer[np.ndarray, 'h w k'], known: Bool[np.ndarray, 'h w']
 ) -> Integer[np.ndarray, 'h w k']:
     """Replaces each lost id by that of the nearest known cell; a `Restorer`."""
-    _, nearest = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     return ids[nearest[0], nearest[1]]
 
 
@@ -77,7 +77,7 @@ class MaskedRestorer:
         (rows, columns), grid = known.shape, self.generator.grid
         margins = [(0, max(0, side - length)) for side, length in zip(grid, known.shape, strict=True)]
         padded_ids, padded_known = np.pad(ids[..., 0], margins), np.pad(known, margins)
-        axes = [plan_windows(length, side, side // 4) for length, side in zip(padded_known.shape, grid, strict=True)]
+        axes = [WindowAxis(length, side, side // 4) for length, side in zip(padded_known.shape, grid, strict=True)]
         windows = [(y, x) for y in axes[0] for x in axes[1] if not padded_known[y.core, x.core].all()]
         restored = padded_ids.copy()
         for start in range(0, len(windows), _ROWS):

@@ -8,7 +8,7 @@ import numpy as np
 from vistok.compression import pixel_formats
 from vistok.compression.format.header import Header
 from vistok.compression.pixel_formats import ImageArray
-from vistok.compression.windows import StripBlender, WindowSpan, compute_blend_weights, plan_windows
+from vistok.compression.windows import StripBlender, WindowAxis
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
 
 _ROWS_PER_CONVERSION = 32  # converting pixels to integers needs copies, so only a few rows are converted at once
@@ -66,7 +66,7 @@ def encode_in_windows(
     grain = np.ones((1, rows, columns), np.int32) if len(header.grains) > 1 else None
     factor = header.downsample_factor
     options = {} if grain_ratios is None else {'grain_ratios': tuple(grain_ratios)}
-    for number, (y, x) in enumerate([(y, x) for y in vertical for x in horizontal], 1):
+    for number, (y, x) in enumerate(((y, x) for y in vertical for x in horizontal), 1):
         part = image[y.start * factor : y.stop * factor, x.start * factor : x.stop * factor]
         tokens = tokenizer.encode(fit_to_grid(pixel_formats.image_to_batch(part), tokenizer.spec), **options)
         ids[:, y.core, x.core] = np.asarray(tokens.ids)[:, y.core_inside, x.core_inside]
@@ -103,12 +103,12 @@ def decode_in_windows(
     return image
 
 
-def _axes(header: Header) -> tuple[list[WindowSpan], list[WindowSpan]]:
+def _axes(header: Header) -> tuple[WindowAxis, WindowAxis]:
     """Returns the windows along both axes of the grid."""
     factor, block = header.downsample_factor, max(header.grains)
     window, halo = header.window // factor, header.halo // factor
     rows, columns = header.grid
-    return plan_windows(rows, window, halo, block), plan_windows(columns, window, halo, block)
+    return WindowAxis(rows, window, halo, block), WindowAxis(columns, window, halo, block)
 
 
 def _strips(
@@ -116,9 +116,9 @@ def _strips(
 ) -> Iterator[np.ndarray]:
     """Yields finished rows of decoded pixels, one strip for each row of windows."""
     vertical, horizontal = _axes(header)
-    scale, halo = header.downsample_factor, header.halo // header.downsample_factor
-    strips = StripBlender(vertical, halo, scale, header.grid[1] * scale)
-    across = compute_blend_weights(horizontal, halo, scale)
+    scale = header.downsample_factor
+    strips = StripBlender(vertical, scale, header.grid[1] * scale)
+    across = [horizontal.compute_blend_weights(number, scale) for number in range(len(horizontal))]
 
     def windows(row: int) -> Iterator[tuple[slice, np.ndarray]]:
         y = vertical[row].window

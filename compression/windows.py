@@ -6,8 +6,8 @@ windows have one shape, and the network is compiled once.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,45 +38,51 @@ class WindowSpan:
         return slice(self.core_start - self.start, self.core_stop - self.start)
 
 
-def plan_windows(cells: int, window: int, halo: int, unit: int = 1) -> list[WindowSpan]:
-    """Divides an axis of the token grid into windows.
+@dataclasses.dataclass(frozen=True)
+class WindowAxis(Sequence[WindowSpan]):
+    """Sequence of the windows along an axis, which are computed when asked for: there may be millions.
 
-    Args:
+    Attributes:
       cells: length of the axis, in cells; a multiple of `unit`, as the other lengths are.
       window: largest length of a window.
       halo: largest extension of a window beyond its core on either side.
       unit: cores begin and end at multiples of it.
     """
-    if cells <= window:
-        return [WindowSpan(0, cells, 0, cells)]
-    blocks, core = cells // unit, (window - 2 * halo) // unit
-    count = -(-blocks // core)
-    borders = [unit * (blocks * i // count) for i in range(count + 1)]
-    found = []
-    for core_start, core_stop in itertools.pairwise(borders):
-        start = min(max(core_start - halo, 0), cells - window)
-        found.append(WindowSpan(start, start + window, core_start, core_stop))
-    return found
 
+    cells: int
+    window: int
+    halo: int
+    unit: int = 1
 
-def compute_blend_weights(axis: Sequence[WindowSpan], halo: int, scale: int) -> list[Float[np.ndarray, ' p']]:
-    """Computes the blending weights of the pixels of each window, which add up to 1 over all windows.
+    def __len__(self) -> int:
+        core = (self.window - 2 * self.halo) // self.unit
+        return 1 if self.cells <= self.window else -(-self.cells // self.unit // core)
 
-    Neighbours are blended linearly over `halo` cells on both sides of the border between their cores.
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
+        i, length = range(len(self))[number], min(self.window, self.cells)
+        core_start, core_stop = (self.unit * (self.cells // self.unit * n // len(self)) for n in (i, i + 1))
+        start = min(max(core_start - self.halo, 0), self.cells - length)
+        return WindowSpan(start, start + length, core_start, core_stop)
 
-    Args:
-      axis: windows of `plan_windows`.
-      halo: of `plan_windows`.
-      scale: pixels per cell.
-    """
-    weights = []
-    for span in axis:
+    def compute_blend_weights(self, number: int, scale: int) -> Float[np.ndarray, ' p']:
+        """Computes the blending weights of the pixels of a window, which add up to 1 over all windows.
+
+        Neighbours are blended linearly over `halo` cells on both sides of the border between their cores.
+
+        Args:
+          number: of the window, counted from 0.
+          scale: pixels per cell.
+        """
+        span = self[number]
         centres = np.arange(span.start * scale, span.stop * scale) + 0.5
-        rising = _compute_ramp(centres, span.core_start, halo, scale) if span.core_start else np.ones_like(centres)
-        last = span is axis[-1]
-        falling = np.zeros_like(centres) if last else _compute_ramp(centres, span.core_stop, halo, scale)
-        weights.append((rising - falling).astype(np.float32))
-    return weights
+        rising, falling = np.ones_like(centres), np.zeros_like(centres)
+        if span.core_start:
+            rising = _compute_ramp(centres, span.core_start, self.halo, scale)
+        if span.core_stop < self.cells:
+            falling = _compute_ramp(centres, span.core_stop, self.halo, scale)
+        return (rising - falling).astype(np.float32)
 
 
 def _compute_ramp(centres: np.ndarray, border: int, halo: int, scale: int) -> np.ndarray:
@@ -90,14 +96,12 @@ class StripBlender:
 
     Args:
       axis: windows along the vertical axis.
-      halo: of `plan_windows`.
       scale: pixels per cell.
       width: of the image in pixels, a multiple of `scale`.
     """
 
-    def __init__(self, axis: Sequence[WindowSpan], halo: int, scale: int, width: int) -> None:
-        self._axis, self._halo, self._scale, self._width = axis, halo, scale, width
-        self._weights = compute_blend_weights(axis, halo, scale)
+    def __init__(self, axis: WindowAxis, scale: int, width: int) -> None:
+        self._axis, self._scale, self._width = axis, scale, width
         self._finished = 0
         self._sum = np.zeros((0, width, 3), np.float32)
 
@@ -108,14 +112,14 @@ class StripBlender:
           number: of the row of windows, counted from 0.
           windows: for each window, its columns of pixels and its horizontally weighted pixels.
         """
-        span, weights = self._axis[number], self._weights[number]
+        span, weights = self._axis[number], self._axis.compute_blend_weights(number, self._scale)
         hidden = self._finished - span.start * self._scale  # returned rows, in which this window has the weight 0
         total = np.zeros((span.stop * self._scale - self._finished, self._width, 3), np.float32)
         total[: len(self._sum)] = self._sum
         for columns, pixels in windows:
             total[:, columns] += weights[hidden:, None, None] * pixels[hidden:]
         last = number == len(self._axis) - 1
-        finished = span.stop if last else max(span.core_stop - self._halo, 0)
+        finished = span.stop if last else max(span.core_stop - self._axis.halo, 0)
         count = finished * self._scale - self._finished
         self._finished, self._sum = finished * self._scale, total[count:].copy()  # a view would keep all of it
         return total[:count]

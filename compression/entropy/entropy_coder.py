@@ -18,6 +18,14 @@ PRECISION = 24
 TOTAL = 1 << PRECISION
 """Sum of the frequencies of a table."""
 
+_SLACK = 64
+"""Bits by which a decoder's symbols may cost more than its bytes hold.
+
+While coding, the range is at least 2^32 of 2^64, and every 32 bits by which it has shrunk are one word.  The end adds
+at least another word, and rounding makes the range smaller than the ideal one: the symbols of a stream of n bytes cost
+at most 8 n bits.
+"""
+
 _Categorical = constriction.stream.model.Categorical
 
 
@@ -81,6 +89,9 @@ class SymbolEncoder:
 class SymbolDecoder:
     """Range decoder of the symbols that a `SymbolEncoder` encoded.
 
+    Behind their end, bytes would decode to symbols for ever; the decoder stops where symbols cost more bits than the
+    bytes hold.
+
     Args:
       data: bytes of `SymbolEncoder.finish`.
 
@@ -92,15 +103,20 @@ class SymbolDecoder:
         if len(data) % 4:
             raise BitstreamError(f'the bitstream is damaged: {len(data)} bytes of coded symbols are no whole words')
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, '<u4').astype(np.uint32))
+        self._size, self._left = len(data), 8.0 * len(data) + _SLACK
 
     def __call__(self, table: FrequencyTable, symbol: int = 0) -> int:
         """Decodes and returns the next symbol; ignores the given one."""
         if table._model is None:
             return 0
         try:
-            return self._coder.decode(table._model)
+            found = self._coder.decode(table._model)
         except (AssertionError, ValueError):
             raise BitstreamError('the bitstream is damaged: its coded symbols are impossible') from None
+        self._left -= table.bits(found)
+        if self._left < 0:
+            raise BitstreamError(f'the bitstream is damaged: {self._size} bytes are too few for its coded symbols')
+        return found
 
     def finish(self) -> None:
         """Checks, after the last symbol, that all bytes were decoded."""

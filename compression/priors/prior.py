@@ -80,8 +80,8 @@ def iterate_tokens(shape: Sequence[int], grain: Integer[np.ndarray, 'h w'] | Non
     if grain is None:
         yield from ((y, x, 1) for y in range(height) for x in range(width))
         return
-    for y, row in enumerate(grain.tolist()):
-        for x, side in enumerate(row):
+    for y, row in enumerate(grain):
+        for x, side in enumerate(row.tolist()):
             if y % side == 0 and x % side == 0:
                 yield y, x, side
 
@@ -186,24 +186,29 @@ class StaticPrior:
         height, width, k = ids.shape
         level = {side: i for i, side in enumerate(self.grains)}
         clusters = [[0, *table.clusters.tolist()] for table in self.tables]
-        # Padded above and to the left, with ids from 1, so that positions outside of the tile have cluster 0.
-        seen = [[[0] * (width + 1) for _ in range(height + 1)] for _ in range(k)]
-        given = ids.tolist()
+        # Padded above and to the left, with ids from 1, so that positions outside of the tile have cluster 0.  Rows are
+        # added as they are reached: damaged streams of large tiles end early.
+        seen = [[[0] * (width + 1)] for _ in range(k)]
+        row, given = -1, []
         for y, x, side in iterate_tokens(ids.shape, grain):
+            if y != row:
+                row, given = y, ids[y].tolist()
+                for known in seen:
+                    known += ([0] * (width + 1) for _ in range(y + 1 + max(self.grains) - len(known)))
             before = 0
             for j, table in enumerate(self.tables):
                 known = seen[j]
                 left = clusters[j][known[y + 1][x]]
                 other = before if j else clusters[j][known[y][x + 1]]
-                g, value = level[side], given[y][x][j]
+                g, value = level[side], given[x][j]
                 cluster = 1 + coder(table.cluster_table(g, left, other), clusters[j][value + 1] - 1)
                 place = coder(table.member_table(g, cluster), table.ranks[value])
                 value = int(table.members[cluster][place])
-                for row in known[y + 1 : y + 1 + side]:
-                    row[x + 1 : x + 1 + side] = [value + 1] * side
+                for cells in known[y + 1 : y + 1 + side]:
+                    cells[x + 1 : x + 1 + side] = [value + 1] * side
                 before = cluster
         for j, known in enumerate(seen):
-            ids[..., j] = np.asarray([row[1:] for row in known[1:]]) - 1
+            ids[..., j] = np.asarray([cells[1:] for cells in known[1 : height + 1]]) - 1
 
     def save(self, path: str | os.PathLike[str], about: dict[str, str] | None = None) -> None:
         """Writes the tables and their provenance as one file."""

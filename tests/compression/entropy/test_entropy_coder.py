@@ -64,6 +64,31 @@ def test_nothing_costs_nothing():
     decoder.finish()
 
 
+def test_symbols_never_cost_more_than_their_bytes(rng):
+    """However skewed the tables are, at every length: a decoder may stop where a stream's bits are spent."""
+    for _ in range(150):
+        tables = [FrequencyTable(rng.integers(0, 1 << 32, n) >> rng.integers(0, 32, n)) for n in (1, 2, 3, 100)]
+        encoder, meter, coded = SymbolEncoder(), BitCounter(), []
+        for i in rng.integers(0, 4, rng.integers(1, 60)).tolist():
+            likely = rng.integers(2)
+            symbol = int(tables[i].frequencies.argmax() if likely else rng.integers(tables[i].frequencies.size))
+            coded.append((tables[i], meter(tables[i], encoder(tables[i], symbol))))
+        data = encoder.finish()
+        assert meter.bits <= 8 * len(data)
+        decoder = SymbolDecoder(data)
+        assert [decoder(table) for table, _ in coded] == [symbol for _, symbol in coded]
+        decoder.finish()
+
+
+@pytest.mark.parametrize('data', [b'', bytes(4), b'\x80' * 8])
+def test_few_bytes_do_not_decode_to_many_symbols(data):
+    table, decoder = FrequencyTable([1, 1, 1, 1]), SymbolDecoder(data)
+    decoded = [decoder(table) for _ in range(4 * len(data) + 32)]
+    assert len(decoded) == 4 * len(data) + 32  # 2 bits each: 64 bits more than there are
+    with pytest.raises(BitstreamError, match=f'{len(data)} bytes are too few'):
+        decoder(table)
+
+
 def test_a_symbol_that_the_table_lacks_is_refused():
     for symbol in (-1, 2):
         with pytest.raises(IndexError):

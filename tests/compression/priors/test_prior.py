@@ -1,11 +1,13 @@
 """Priors: every token grid comes back, at the price that the tables say, and never above fixed lengths."""
 
+import time
+
 import numpy as np
 import pytest
 
 from vistok.compression.entropy.entropy_coder import BitCounter
 from vistok.compression.entropy.token_coding import decode_tile, encode_tile
-from vistok.compression.format.bitstream import count_id_bits
+from vistok.compression.format.bitstream import SymbolStream, TileRecord, count_id_bits
 from vistok.compression.format.header import BitstreamError, TileArea
 from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.prior import StaticPrior, check_prior_fits
@@ -68,6 +70,17 @@ def test_any_tokens_come_back(case):
         for tokens in (likely, noise):
             coded(tokens, spec, prior)
             coded(tokens, spec, None)
+
+
+@pytest.mark.usefixtures('annotations_unchecked')
+def test_a_large_tile_of_few_bytes_is_refused_at_once(case):
+    spec, prior = case
+    area = TileArea(0, 0, 4096, 4096)
+    for data in (b'', bytes(4), bytes(64)):
+        stream, start = SymbolStream(True, data), time.process_time()
+        with pytest.raises(BitstreamError, match='too few for its coded symbols'):
+            decode_tile(TileRecord(stream, None if len(spec.grains) == 1 else stream, 0), area, spec, prior)
+        assert time.process_time() - start < 0.5
 
 
 @pytest.mark.usefixtures('annotations_unchecked')
