@@ -20,7 +20,7 @@ from vistok.compression.format.token_file import read_partial_tokens, read_token
 from vistok.compression.loss_concealment import Restorer
 from vistok.compression.nested.codebooks import LevelTokenizer, NestedCodebooks, NestedLevel, read_level
 from vistok.compression.nested.prior import coarsen_prior
-from vistok.compression.pixel_formats import ImageArray
+from vistok.compression.pixel_formats import AlphaArray, ImageArray
 from vistok.compression.priors.prior import Prior, StaticPrior, check_prior_fits
 from vistok.compression.rate_control import SizeTarget, compress_to_size, pack_to_size
 from vistok.compression.window_coding import ImageTokenizer, Progress, decode_in_windows, encode_in_windows
@@ -40,7 +40,7 @@ class TokenizedImage:
 
     header: Header
     tokens: Tokens
-    alpha: ImageArray | None
+    alpha: AlphaArray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Codec:
       window: side of the squares that the networks process, in pixels; rounded up to whole blocks.
       halo: overlap of a window beyond its border with the next one, in pixels; rounded up likewise.
       tile: side of the independently coded tiles, in grid cells; rounded up likewise.
-      limits: bounds on what decompressing may allocate.
+      limits: bounds on what decompressing may cost.
       network: a second probability model; each bitstream is written with the one that makes it smaller.
       nested: smaller codebooks that bitstreams may be written with.
       level: level of `nested` that this codec writes with; 0 is the whole codebook, see `at_level`.
@@ -148,7 +148,7 @@ class Codec:
           BitstreamError: the bytes are no bitstream, damaged, or of other weights or another prior.
         """
         content = self.unpack(data)
-        return _join_alpha(self.decode(content.tokens, content.header, progress=progress), content.alpha)
+        return self.decode(content.tokens, content.header, alpha=content.alpha, progress=progress)
 
     def decompress_partial(
         self, data: bytes | Readable, restore: Restorer, *, progress: Progress | None = None
@@ -169,7 +169,7 @@ class Codec:
         tokens = self._in_own_ids(received.tokens, codec.level)
         if received.lost:
             tokens = Tokens(restore(np.asarray(tokens.ids)[0], received.known)[None])
-        return PartialImage(_join_alpha(self.decode(tokens, reader.header, progress=progress), alpha), received.known)
+        return PartialImage(self.decode(tokens, reader.header, alpha=alpha, progress=progress), received.known)
 
     def encode(
         self, image: ImageArray, *, grain_ratios: Sequence[float] | None = None, progress: Progress | None = None
@@ -179,9 +179,17 @@ class Codec:
             self.tokenizer, image, build_header(self, image), grain_ratios=grain_ratios, progress=progress
         )
 
-    def decode(self, tokens: Tokens, header: Header, *, progress: Progress | None = None) -> ImageArray:
-        """Decodes tokens to the grey or RGB channels of the image that the header describes."""
-        return decode_in_windows(self.tokenizer, tokens, header, progress=progress)
+    def decode(
+        self, tokens: Tokens, header: Header, *, alpha: AlphaArray | None = None, progress: Progress | None = None
+    ) -> ImageArray:
+        """Decodes tokens to the image that the header describes, with an alpha channel `[h, w, 1]` if one is given.
+
+        Raises:
+          BitstreamError: it would take more seconds than the limits allow.
+        """
+        return decode_in_windows(
+            self.tokenizer, tokens, header, alpha=alpha, seconds=self.limits.seconds, progress=progress
+        )
 
     def pack(self, image: ImageArray, tokens: Tokens) -> bytes:
         """Writes tokens, and the size and alpha channel of their image, as a bitstream."""
@@ -406,13 +414,9 @@ def build_header(codec: Codec, image: ImageArray, prior: Prior | None = None) ->
     return header
 
 
-def _read_alpha(reader: BitstreamReader) -> ImageArray | None:
+def _read_alpha(reader: BitstreamReader) -> AlphaArray | None:
     packed = reader.read_alpha()
     return None if packed is None else pixel_formats.unpack_alpha(packed, reader.header)
-
-
-def _join_alpha(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    return colours if alpha is None else np.concatenate([colours, alpha], axis=-1)
 
 
 def _round_up(value: int, unit: int) -> int:

@@ -14,6 +14,7 @@ from vistok.compression.format.header import BitstreamError, Header
 from vistok.errors import UserError
 
 ImageArray = UInt8[np.ndarray, 'h w c'] | UInt16[np.ndarray, 'h w c']
+AlphaArray = UInt8[np.ndarray, 'h w 1'] | UInt16[np.ndarray, 'h w 1']
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -48,7 +49,7 @@ def pack_alpha(image: ImageArray) -> bytes:
     return zlib.compress(np.ascontiguousarray(np.moveaxis(planes, -1, 0)).tobytes(), 9)
 
 
-def unpack_alpha(data: bytes, header: Header) -> ImageArray:
+def unpack_alpha(data: bytes, header: Header) -> AlphaArray:
     """Decompresses the alpha channel `[h, w, 1]` that `pack_alpha` compressed.
 
     Raises:
@@ -63,6 +64,9 @@ def unpack_alpha(data: bytes, header: Header) -> ImageArray:
         raise BitstreamError(f'the transparency is damaged: {error}') from None
     if len(plain) != size or not unpacker.eof or unpacker.unused_data:
         raise BitstreamError(f'the transparency is damaged: {len(plain)} bytes instead of {size}')
-    planes = np.frombuffer(plain, np.uint8).reshape(depth, header.height, header.width)
-    differences = np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(f'>u{depth}')  # [h, w, 1]
-    return np.cumsum(differences, axis=0, dtype=np.uint8 if depth == 1 else np.uint16)
+    planes = np.frombuffer(plain, np.uint8).reshape(depth, header.height, header.width, 1)
+    alpha = planes[0].astype(np.uint8 if depth == 1 else np.uint16)
+    for plane in planes[1:]:
+        alpha <<= 8
+        alpha |= plane
+    return np.add.accumulate(alpha, axis=0, out=alpha)

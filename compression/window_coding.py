@@ -1,5 +1,6 @@
 """Encoding and decoding of images of any size by a tokenizer in overlapping windows."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,11 +8,10 @@ import numpy as np
 
 from vistok.compression import pixel_formats
 from vistok.compression.format.header import Header
-from vistok.compression.pixel_formats import ImageArray
+from vistok.compression.format.time_limit import TimeLimit
+from vistok.compression.pixel_formats import AlphaArray, ImageArray
 from vistok.compression.windows import StripBlender, WindowAxis
 from vistok.tokenizers.tokenizer import Tokens, TokenSpec, fit_to_grid
-
-_ROWS_PER_CONVERSION = 32  # converting pixels to integers needs copies, so only a few rows are converted at once
 
 Progress = Callable[[int, int], None]
 """Callback that receives the number of finished windows and the number of all windows."""
@@ -78,7 +78,13 @@ def encode_in_windows(
 
 
 def decode_in_windows(
-    tokenizer: ImageTokenizer, tokens: Tokens, header: Header, *, progress: Progress | None = None
+    tokenizer: ImageTokenizer,
+    tokens: Tokens,
+    header: Header,
+    *,
+    alpha: AlphaArray | None = None,
+    seconds: float = math.inf,
+    progress: Progress | None = None,
 ) -> ImageArray:
     """Decodes tokens window by window and blends the overlapping pixels.
 
@@ -86,17 +92,31 @@ def decode_in_windows(
       tokenizer: decodes each window.
       tokens: a batch of one.
       header: of the image; gives its size, its number format and the sizes of windows.
+      alpha: alpha channel `[h, w, 1]` to join to the image.
+      seconds: that it may take.
       progress: called after each window.
 
     Returns:
-      The grey or RGB channels of the image, uint8 or uint16; without its alpha channel.
+      The image, uint8 or uint16; without an alpha channel unless it is given.
+
+    Raises:
+      BitstreamError: it would take more seconds.
     """
-    shape = (header.height, header.width, 3 if header.channels > 2 else 1)
+    colours = 3 if header.channels > 2 else 1
+    shape = (header.height, header.width, colours + (alpha is not None))
     image = np.empty(shape, np.uint8 if header.bit_depth == 8 else np.uint16)
-    top = 0
-    for strip in _strips(tokenizer, tokens, header, progress):
-        for start in range(0, len(strip), _ROWS_PER_CONVERSION):
-            part = image[top + start : top + min(start + _ROWS_PER_CONVERSION, len(strip))]
+    if alpha is not None:
+        image[..., colours:] = alpha
+    top, rows, limit = 0, header.conversion_rows, TimeLimit(seconds)
+
+    def note(done: int, total: int) -> None:
+        limit.check(done, total)
+        if progress is not None:
+            progress(done, total)
+
+    for strip in _strips(tokenizer, tokens, header, note):
+        for start in range(0, len(strip), rows):
+            part = image[top + start : top + min(start + rows, len(strip)), :, :colours]
             part[:] = pixel_formats.pixels_to_image(strip[start : start + len(part), : header.width], header)
         top += len(strip)
         del strip  # frees its memory before the next one is made
@@ -111,9 +131,7 @@ def _axes(header: Header) -> tuple[WindowAxis, WindowAxis]:
     return WindowAxis(rows, window, halo, block), WindowAxis(columns, window, halo, block)
 
 
-def _strips(
-    tokenizer: ImageTokenizer, tokens: Tokens, header: Header, progress: Progress | None
-) -> Iterator[np.ndarray]:
+def _strips(tokenizer: ImageTokenizer, tokens: Tokens, header: Header, progress: Progress) -> Iterator[np.ndarray]:
     """Yields finished rows of decoded pixels, one strip for each row of windows."""
     vertical, horizontal = _axes(header)
     scale = header.downsample_factor
@@ -125,8 +143,7 @@ def _strips(
         for number, (x, weights) in enumerate(zip(horizontal, across, strict=True), 1):
             grain = None if tokens.grain is None else tokens.grain[:, y, x.window]
             image = np.asarray(tokenizer.decode(Tokens(tokens.ids[:, y, x.window], grain)), np.float32)[0]
-            if progress is not None:
-                progress(row * len(horizontal) + number, len(vertical) * len(horizontal))
+            progress(row * len(horizontal) + number, len(vertical) * len(horizontal))
             yield slice(x.start * scale, x.stop * scale), image * weights[:, None]
 
     for row in range(len(vertical)):

@@ -12,11 +12,12 @@ import functools
 
 import vistok
 from vistok.launch.shared import command
-from vistok.launch.shared.codec_flags import define_model, define_nested, define_prior
+from vistok.launch.shared.codec_flags import define_limits, define_model, define_nested, define_prior
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['bitstream, folder or -'], ['what to write'])
 _CODEC = {'model': define_model(FLAGS), 'prior': define_prior(FLAGS), 'nested': define_nested(FLAGS)}
+_LIMITS = define_limits(FLAGS)
 _OPTIONS = {
     'partial': FLAGS.switch('partial', 'Makes up the ids of packets that are missing or damaged.'),
     'restore': FLAGS.string(
@@ -30,7 +31,7 @@ _OPTIONS = {
 
 def main(source: str, out: str | None = None) -> int:
     """Decompresses a file, a folder or standard input."""
-    codec = functools.partial(vistok.codec, **{name: flag.value for name, flag in _CODEC.items()})
+    codec = functools.partial(vistok.codec, **{name: flag.value for name, flag in _CODEC.items()}, limits=_LIMITS())
     options = {name: flag.value for name, flag in _OPTIONS.items()}
     return min(1, vistok.decompress_files(source, out, codec=codec, **options))
 

@@ -8,16 +8,18 @@ No weights are needed: ids are not decoded.  The checksum of the whole file is c
 
 import vistok
 from vistok.launch.shared import command
+from vistok.launch.shared.codec_flags import define_limits
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['bitstream or -'])
 _OUT = FLAGS.out('Image file that receives the map of grains, one pixel per grid cell.', old=['picture', 'image'])
 _FORCE = FLAGS.force()
+_LIMITS = define_limits(FLAGS)
 
 
 def main(source: str) -> None:
     """Prints the description of a bitstream."""
-    print(vistok.describe(source, _OUT.value, force=_FORCE.value))
+    print(vistok.describe(source, _OUT.value, force=_FORCE.value, limits=_LIMITS()))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ read: those of `vistok nest_codebook` and, if there are any, of `vistok fit_prio
 
 import vistok
 from vistok.launch.shared import command
-from vistok.launch.shared.codec_flags import define_model, define_nested, define_prior
+from vistok.launch.shared.codec_flags import define_limits, define_model, define_nested, define_prior
 from vistok.launch.shared.flags import Flags
 
 FLAGS = Flags(__doc__, ['bitstream or -', 'result or -'])
@@ -22,10 +22,12 @@ _OPTIONS = {
     'force': FLAGS.force(),
 }
 
+_LIMITS = define_limits(FLAGS)
+
 
 def main(source: str, out: str) -> None:
     """Reads a bitstream and writes another."""
-    report = vistok.transcode(source, out, **{name: flag.value for name, flag in _OPTIONS.items()})
+    report = vistok.transcode(source, out, **{name: flag.value for name, flag in _OPTIONS.items()}, limits=_LIMITS())
     if out != '-':
         print(report)
 

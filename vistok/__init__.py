@@ -14,6 +14,7 @@ if any((pathlib.Path(__file__).parent / name).is_file() for name in ('tokenizers
 
 if TYPE_CHECKING:
     from vistok.compression.codec import Codec as Codec
+    from vistok.compression.format.header import Limits as Limits
     from vistok.errors import UserError as UserError
     from vistok.experiments.conversion import convert as convert
     from vistok.experiments.conversion import convert_to_official as convert_to_official
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     'Codec': 'compression.codec',
+    'Limits': 'compression.format.header',
     'TokenSpec': 'tokenizers.tokenizer',
     'Tokens': 'tokenizers.tokenizer',
     'UserError': 'errors',

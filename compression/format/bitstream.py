@@ -26,6 +26,7 @@ from vistok.compression.format.header import (
 
 MAGIC = b'\x8aTSX'
 VERSION = 1
+_MOST_PER_CELL = 24  # bytes: of a packet that holds one token, beside its ids; more than a grain's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,7 @@ class BitstreamReader:
 
     Attributes:
       header: of the bitstream.
+      limits: as given, or the default ones.
 
     Raises:
       BitstreamError: the bytes are damaged or no bitstream; every method may raise it.
@@ -132,7 +134,8 @@ class BitstreamReader:
         self._file = io.BytesIO(file) if isinstance(file, bytes) else file
         self._crc = 0
         self._position = 0
-        self.header = self._read_header(limits or Limits())
+        self.limits = limits or Limits()
+        self.header = self._read_header(self.limits)
 
     def read_alpha(self) -> bytes | None:
         """Reads the compressed alpha channel, if there is one."""
@@ -163,13 +166,10 @@ class BitstreamReader:
 
     def read_rest(self, most: int) -> bytes:
         """Reads the remaining bytes of a file with packets; raises BitstreamError for more than `most`."""
-        parts, left = [], most + 1
-        while left and (data := self._file.read(left)):
-            parts.append(data)
-            left -= len(data)
-        if not left:
+        data = _read_most(self._file, most + 1)
+        if len(data) > most:
             raise BitstreamError(f'the bitstream is damaged: more than {most} bytes of packets')
-        return b''.join(parts)
+        return data
 
     def _read_header(self, limits: Limits) -> Header:
         magic = self._bytes(4, 'the header')
@@ -211,6 +211,29 @@ class BitstreamReader:
             raise BitstreamError(f'the bitstream ends after {self._position} bytes, inside {name}')
         self._crc = zlib.crc32(data, self._crc)
         return data
+
+
+def read_bounded(file: Readable, limits: Limits | None = None) -> bytes:
+    """Reads a bitstream whole, or at most so much of a file that its reader must notice that there is too much.
+
+    Raises:
+      BitstreamError: the file does not begin with a header that is within the limits.
+    """
+    start = _read_most(file, LONGEST_HEADER + 16)
+    header = BitstreamReader(start, limits).header
+    rows, columns = header.grid
+    alpha = 2 * header.width * header.height * header.bit_depth // 8 if header.has_alpha else 0
+    each = count_id_bits(header.codebook_sizes) // 8 + _MOST_PER_CELL
+    return start + _read_most(file, alpha + 2 * rows * columns * each + (1 << 17))
+
+
+def _read_most(file: Readable, most: int) -> bytes:
+    """Reads `most` bytes, or what there is."""
+    parts = []
+    while most > 0 and (data := file.read(most)):
+        parts.append(data)
+        most -= len(data)
+    return b''.join(parts)
 
 
 def compute_symbol_checksum(*arrays: bytes) -> int:

@@ -17,6 +17,7 @@ FEATURES = {1: 'a network as its prior', 2: 'a smaller codebook', 3: 'packets'}
 LONGEST_FEATURE = 255
 LONGEST_HEADER = 132 + 5 * MOST_CODEBOOKS + len(FEATURES) * (LONGEST_FEATURE + 3)
 _LARGEST_NUMBER = 1 << 40  # of a variable-length number: no field needs more
+_PIXELS_PER_CONVERSION = 1 << 18
 _CHANNELS = {1: 'grey', 2: 'grey with transparency', 3: 'RGB', 4: 'RGB with transparency'}
 
 
@@ -26,15 +27,25 @@ class BitstreamError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Upper bounds on what a reader may allocate.
+    """Upper bounds on what decoding a bitstream may cost.
 
     Attributes:
       pixels: of an image; the number of ids in its token grid has the same bound.
-      strip: pixels of one row of windows, which take 12 bytes each while windows are blended.
+      memory: bytes of the arrays of decoding, beside what the networks take; see `Header.decoding_bytes`.
+      seconds: of reading the tokens, and of decoding them to pixels.
+
+    Raises:
+      UserError: a bound is not above 0.
     """
 
     pixels: int = 1 << 27
-    strip: int = 1 << 26
+    memory: int = 1 << 32
+    seconds: float = 1200.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                raise UserError(f'a limit of {field.name} is above 0, got {getattr(self, field.name)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +109,27 @@ class Header:
         return blocks[0] * max(self.grains), blocks[1] * max(self.grains)
 
     @property
+    def conversion_rows(self) -> int:
+        """Rows of pixels that are converted to integers at once, which needs copies."""
+        return max(1, min(32, _PIXELS_PER_CONVERSION // self.width))
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Bytes that decoding allocates at most, beside what the networks take.
+
+        These are the image, its transparency once more, its tokens, a row of windows with the joint to the next one,
+        rows that are converted, and copies of one window.
+        """
+        rows, columns = self.grid
+        width, height = columns * self.downsample_factor, rows * self.downsample_factor
+        strip_rows = min(height, self.window)
+        image = self.width * self.height * (self.channels + self.has_alpha) * self.bit_depth // 8
+        tokens = 4 * rows * columns * (len(self.codebook_sizes) + (len(self.grains) > 1))
+        strip = 12 * width * (strip_rows + min(2 * self.halo, strip_rows))
+        converted = 12 * 5 * width * min(strip_rows, self.conversion_rows)
+        return image + tokens + strip + converted + 8 * 24 * min(width, self.window) * strip_rows
+
+    @property
     def has_alpha(self) -> bool:
         """Presence of an alpha channel."""
         return self.channels in (2, 4)
@@ -132,28 +164,28 @@ class Header:
              len(self.weights_fingerprint) == FINGERPRINT_BYTES),
             ('fingerprint of the prior', self.prior_fingerprint,
              len(self.prior_fingerprint) == FINGERPRINT_BYTES * (self.prior_kind > 0)),
-            ('features', self.features, all(a.number < b.number for a, b in itertools.pairwise(self.features))
-             and all(f.number in FEATURES and len(f.data) <= LONGEST_FEATURE for f in self.features)),
         ]  # fmt: skip
         for name, value, sound in rules:
             if not sound:
                 raise UserError(f'impossible {name}: {value}')
+        _check_features(self.features)
         block, cell = max(self.grains), self.cell
         sides = [('tile', self.tile, block, 1, 4096), ('window', self.window, cell, 1, LARGEST_WINDOW)]
         for name, value, unit, least, most in [*sides, ('halo', self.halo, cell, 0, self.window // 3)]:
             if value % unit or not least <= value <= most:
                 raise UserError(f'impossible {name}: {value} is no multiple of {unit} in [{least}, {most}]')
         rows, columns = self.grid
-        if max(self.width * self.height, rows * columns * len(self.codebook_sizes)) > limits.pixels:
+        most = max(self.width * self.height, rows * columns * len(self.codebook_sizes))
+        if most > limits.pixels:
             raise UserError(
                 f'{self.width}x{self.height} pixels with {len(self.codebook_sizes)} ids on a grid of '
-                f'{columns}x{rows} are above the limit of {limits.pixels}'
+                f'{columns}x{rows} are above the limit of {limits.pixels}; --max_pixels={most} allows it'
             )
-        strip = columns * self.downsample_factor * min(rows * self.downsample_factor, self.window)
-        if strip > limits.strip:
+        if self.decoding_bytes > limits.memory:
+            mib = -(-self.decoding_bytes >> 20)
             raise UserError(
-                f'{self.width}x{self.height} pixels in windows of {self.window} are strips of {strip} pixels, above '
-                f'the limit of {limits.strip}'
+                f'{self.width}x{self.height} pixels in windows of {self.window} take {mib} MiB of memory, above the '
+                f'limit of {limits.memory >> 20}; --max_memory={mib} allows it'
             )
 
     def spec(self, codebook_names: Sequence[str] | None = None) -> TokenSpec:
@@ -189,6 +221,15 @@ class TileArea:
     columns: int
 
 
+def _check_features(features: Sequence[Feature]) -> None:
+    numbers = [feature.number for feature in features]
+    if numbers != sorted(set(numbers)) or not set(numbers) <= set(FEATURES):
+        raise UserError(f'impossible features: their numbers {numbers} do not rise, or are not among {list(FEATURES)}')
+    longest = max((len(feature.data) for feature in features), default=0)
+    if longest > LONGEST_FEATURE:
+        raise UserError(f'impossible features: one has {longest} bytes, at most {LONGEST_FEATURE} are possible')
+
+
 def encode_varint(value: int) -> bytes:
     """Encodes a number of at least 0 in groups of seven bits, the lowest first (LEB128).
 
@@ -203,7 +244,7 @@ def encode_varint(value: int) -> bytes:
 
 def encode_header(header: Header) -> bytes:
     """Encodes all fields in their order; raises UserError for impossible values."""
-    header.check(Limits(_LARGEST_NUMBER, _LARGEST_NUMBER))
+    header.check(Limits(_LARGEST_NUMBER, 1 << 62))
     numbers = [header.width, header.height, header.channels | (8 if header.bit_depth == 16 else 0)]
     numbers += [header.downsample_factor, len(header.codebook_sizes), *header.codebook_sizes]
     numbers += [len(header.grains), *header.grains, header.tile, header.window, header.halo]

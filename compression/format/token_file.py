@@ -19,6 +19,7 @@ from vistok.compression.format.packets import (
     read_packet_shape,
     serialize_packet,
 )
+from vistok.compression.format.time_limit import TimeLimit
 from vistok.compression.priors.prior import Prior
 from vistok.tokenizers.tokenizer import Tokens
 
@@ -72,11 +73,13 @@ def read_tokens(reader: BitstreamReader, prior: Prior | None) -> Tokens:
     rows, columns = header.grid
     ids = np.zeros((1, rows, columns, len(header.codebook_sizes)), np.int32)
     grain = np.ones((1, rows, columns), np.int32) if len(header.grains) > 1 else None
-    for area, record in reader.read_tiles():
+    limit = TimeLimit(reader.limits.seconds)
+    for number, (area, record) in enumerate(reader.read_tiles(), 1):
         here = np.s_[0, area.top : area.top + area.rows, area.left : area.left + area.columns]
         ids[here], sides = decode_tile(record, area, header.spec(), prior)
         if grain is not None and sides is not None:
             grain[here] = sides
+        limit.check(number, header.tile_count)
     return Tokens(ids, grain)
 
 
@@ -98,7 +101,9 @@ def _read_packets(reader: BitstreamReader, shape: PacketShape, prior: Prior | No
     found = find_packets(reader.read_rest(2 * max_packet_bytes(header, shape) + (1 << 16)), header, shape)
     ids, known = np.zeros((1, *header.grid, len(header.codebook_sizes)), np.int32), np.zeros(header.grid, bool)
     arrived, expected = set[int](), count_packets(header, shape)
-    for number, record in found.records.items():
+    limit = TimeLimit(reader.limits.seconds)
+    for done, (number, record) in enumerate(found.records.items(), 1):
+        limit.check(done, len(found.records))
         part = packet_area(header, shape, number)
         assert part is not None  # else it would not have been found
         try:

@@ -98,9 +98,13 @@ class NetworkPrior:
         """Raises BitstreamError if this machine computes other probabilities than the encoder's."""
         found = read_probe(header)
         if found.probe != self.probe:
+            if found.computer == _computer():
+                reason = f'also on {_computer()}: the processor, its number of cores or the flags of XLA differ'
+            else:
+                reason = f'on {found.computer}, and not on {_computer()}'
             raise BitstreamError(
-                f'the network {self.fingerprint.hex()} gives other probabilities here (on {_computer()}) than where '
-                f'the bitstream was written (on {found.computer}), so its ids cannot be read here'
+                f'the network {self.fingerprint.hex()} gives other probabilities here than where the bitstream was '
+                f'written, {reason}; its ids can be read there only'
             )
 
     def code(

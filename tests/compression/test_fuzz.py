@@ -28,8 +28,8 @@ from vistok.compression.transcode import transcode_to_level
 from vistok.tokenizers.tokenizer import Tokens
 
 WEIGHTS = b'weights!'
-LIMITS = Limits(1 << 16, 1 << 16)
-MOST_MEMORY = 16 * LIMITS.pixels  # bytes
+LIMITS = Limits(1 << 16, 1 << 20)
+MOST_MEMORY = LIMITS.memory  # bytes
 MOST_SECONDS = 2.0  # of this process
 MEASURED = 50  # one file in so many has its memory measured, which takes time
 
@@ -106,7 +106,7 @@ def drawn_by_a_network():
         def encode(self, images):
             return Tokens(generator.drawn(network.variables, 1, (12, 12))[None])
 
-    return Codec(Drawn(), WEIGHTS, window=96, limits=Limits(1 << 14, 1 << 16), network=network)
+    return Codec(Drawn(), WEIGHTS, window=96, limits=Limits(1 << 14, 1 << 22), network=network)
 
 
 def mutated(data, other, rng):

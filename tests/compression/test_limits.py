@@ -1,26 +1,19 @@
 """Memory grows with the image and one row of windows, and with nothing else; large images are within limits."""
 
+import io
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from toy_image_tokenizer import ToyTokenizer
 
 from vistok.compression.codec import Codec, build_header
-from vistok.compression.format.header import Header, Limits
+from vistok.compression.format.bitstream import read_bounded
+from vistok.compression.format.header import BitstreamError, Header, Limits
+from vistok.compression.pixel_formats import unpack_alpha
 
 WEIGHTS = b'weights!'
-
-
-def decoding_bytes(header):
-    """What decoding allocates at most: image, ids, a row of windows with its joint, rows that are converted."""
-    rows, columns = header.grid
-    factor, k = header.downsample_factor, len(header.codebook_sizes)
-    width, strip_rows = columns * factor, min(rows * factor, header.window)
-    image = header.width * header.height * header.channels * header.bit_depth // 8
-    joint = min(2 * header.halo, strip_rows)
-    windows = 8 * 3 * 8 * header.window**2  # some copies of the one that is decoded, whatever its network takes
-    return image + 4 * rows * columns * k + 12 * width * (strip_rows + joint + 5 * 32) + windows
 
 
 @pytest.mark.parametrize(('height', 'width'), [(1200, 400), (200, 3000), (1100, 1100)])
@@ -32,7 +25,7 @@ def test_decoding_takes_a_image_and_a_row_of_windows(height, width):
     codec.decode(tokens, header)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= decoding_bytes(header)
+    assert peak <= header.decoding_bytes
     assert peak > 3 * height * width  # what is counted is what is allocated
 
 
@@ -51,15 +44,60 @@ def test_a_hundred_megapixels_fit_into_two_gigabytes(size):
     header = Header(*size, 4, 8, (16384,), 16, (1,), 256, 512, 64, WEIGHTS)
     header.check(Limits())
     assert size[0] * size[1] >= 100_000_000
-    assert decoding_bytes(header) < 2 * 1024**3
+    assert header.decoding_bytes < 2 * 1024**3
 
 
 def test_a_row_of_windows_has_a_limit_of_its_own():
     """An image that is one pixel high is decoded a whole cell high."""
     low = Header(100_000_000, 1, 3, 8, (16384,), 16, (1,), 256, 512, 64, WEIGHTS)
-    with pytest.raises(
-        ValueError, match='in windows of 512 are strips of 1600000000 pixels, above the limit of 67108864'
-    ):
+    with pytest.raises(ValueError, match='take 42655 MiB of memory, above the limit of 4096; --max_memory=42655'):
         low.check(Limits())
     with pytest.raises(ValueError, match='above the limit of 134217728'):
         Header(12_000, 12_000, 3, 8, (16384,), 16, (1,), 256, 512, 64, WEIGHTS).check(Limits())
+
+
+def peak_memory(function, *arguments, refused=False):
+    tracemalloc.start()
+    if refused:
+        with pytest.raises(BitstreamError):
+            function(*arguments)
+    else:
+        function(*arguments)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_transparency_takes_two_planes_and_no_bomb_is_unpacked():
+    header = Header(512, 512, 2, 16, (16384,), 16, (1,), 256, 512, 64, WEIGHTS)
+    plane = 2 * 512 * 512
+    assert peak_memory(unpack_alpha, zlib.compress(bytes(plane)), header) < 2.2 * plane + (1 << 17)
+    bomb = zlib.compress(bytes(100 * plane))
+    assert len(bomb) < plane
+    assert peak_memory(unpack_alpha, bomb, header, refused=True) < 2.2 * plane + (1 << 17)
+
+
+class Endless(io.RawIOBase):
+    """A device that never ends, behind some bytes."""
+
+    def __init__(self, start):
+        self.start, self.given = start, 0
+
+    def read(self, count=-1):
+        assert count >= 0
+        self.given += count
+        begin, self.start = self.start[:count], self.start[count:]
+        return begin + bytes(count - len(begin))
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_a_file_is_read_only_as_far_as_its_header_says(channels):
+    codec = Codec(ToyTokenizer(16), WEIGHTS)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, channels)).astype(np.uint8)
+    data = codec.compress(image)
+    assert read_bounded(io.BytesIO(data)) == data
+    for start, most in ((b'', 2000), (data, 1 << 18)):
+        endless = Endless(start)
+        with pytest.raises(BitstreamError):
+            codec.decompress(read_bounded(endless))
+        assert endless.given < most

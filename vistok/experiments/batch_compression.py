@@ -12,6 +12,7 @@ from vistok.compression.loss_concealment import Restorer, copy_nearest_known
 from vistok.compression.window_coding import Progress
 from vistok.errors import UserError
 from vistok.experiments import image_files
+from vistok.experiments.bitstream_files import read_bitstream
 from vistok.experiments.codecs import open_codec, open_restorer
 from vistok.experiments.model_inputs import PathLike
 
@@ -92,7 +93,7 @@ def compress_files(
         part = f'1:{image.nbytes / len(packed):.0f}'
         return packed, f'{width}x{height}x{channels}, {len(packed)} bytes, {rate:.4f} bits per pixel, {part}'
 
-    return _convert_each(work, convert, force=force)
+    return _convert_each(work, _read_all, convert, force=force)
 
 
 def decompress_files(
@@ -144,17 +145,28 @@ def decompress_files(
         kind = '.png' if target is None else target.suffix
         return image_files.image_bytes(image, kind), f'{width}x{height}x{channels}'
 
-    return _convert_each(work, convert, force=force)
+    def read(path: Path | None) -> bytes:
+        return read_bitstream(image_files.STANDARD if path is None else path, codec.limits)
+
+    return _convert_each(work, read, convert, force=force)
+
+
+def _read_all(path: Path | None) -> bytes:
+    return sys.stdin.buffer.read() if path is None else path.read_bytes()
 
 
 def _convert_each(
-    work: Work, convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]], *, force: bool
+    work: Work,
+    read: Callable[[Path | None], bytes],
+    convert: Callable[[bytes, str, Path | None, Progress], tuple[bytes, str]],
+    *,
+    force: bool,
 ) -> int:
     failed = 0
     for path, target in work:
         name = 'standard input' if path is None else str(path)
         try:
-            data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+            data = read(path)
             with tqdm(desc=name, unit='window', leave=False, disable=None) as bar:
 
                 def show(done: int, total: int, bar: tqdm = bar) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from vistok.compression import transcode as transcoding
 from vistok.compression.format import description
+from vistok.compression.format.bitstream import read_bounded
+from vistok.compression.format.header import Limits
 from vistok.errors import UserError
 from vistok.experiments import image_files
 from vistok.experiments.codecs import SHIPPED, open_nested, open_tables
@@ -33,19 +35,22 @@ class BitstreamReport:
         return '\n'.join([*lines, *([] if self.grain_map is None else [f'wrote {self.grain_map}'])])
 
 
-def describe(data: Bitstream, out: PathLike | None = None, *, force: bool = False) -> BitstreamReport:
+def describe(
+    data: Bitstream, out: PathLike | None = None, *, force: bool = False, limits: Limits | None = None
+) -> BitstreamReport:
     """Describes a bitstream without weights: ids are not decoded, the checksum of the whole file is compared.
 
     Args:
       data: the bitstream.
       out: image file for the map of grains, one pixel per grid cell, the finer the brighter; None: none is written.
       force: replaces an existing file.
+      limits: bounds on what decoding may cost; None: the default ones.
 
     Raises:
-      BitstreamError: the bytes are no bitstream, or damaged.
+      BitstreamError: the bytes are no bitstream, damaged, or above the limits.
       UserError: there is no map of grains, or the file exists already.
     """
-    found = description.describe(read_bitstream(data))
+    found = description.describe(read_bitstream(data, limits), limits)
     path = None if out is None else Path(out)
     if path is not None:
         image_files.write_new(path, image_files.image_bytes(found.grain_image(), path.suffix), force=force)
@@ -83,6 +88,7 @@ def transcode(
     nested: PathLike | None = None,
     prior: PathLike | None = None,
     force: bool = False,
+    limits: Limits | None = None,
 ) -> TranscodingReport:
     """Makes a smaller bitstream with fewer codewords, from the tables beside the weights alone.
 
@@ -95,9 +101,10 @@ def transcode(
       nested: tables of `vistok nest_codebook`; None: those beside the weights.
       prior: tables of `vistok fit_prior`; None: those beside the weights; '': none.
       force: replaces an existing file.
+      limits: bounds on what decoding may cost; None: the default ones.
 
     Raises:
-      BitstreamError: the bytes are no bitstream, or of other weights.
+      BitstreamError: the bytes are no bitstream, of other weights, or above the limits.
       UserError: there are no such codebooks, or the file exists already.
     """
     if (codewords is None) == (max_bytes is None):
@@ -112,8 +119,10 @@ def transcode(
     target = None if out is None or to_standard else Path(out)
     if target is not None:
         image_files.check_new(target, force=force)
-    given = read_bitstream(data)
-    result = transcoding.transcode(given, tables, codewords=codewords, max_bytes=max_bytes, prior=found_prior)
+    given = read_bitstream(data, limits)
+    result = transcoding.transcode(
+        given, tables, codewords=codewords, max_bytes=max_bytes, prior=found_prior, limits=limits
+    )
     if to_standard:
         sys.stdout.buffer.write(result)
     if target is not None:
@@ -121,8 +130,15 @@ def transcode(
     return TranscodingReport(result, len(given), 'bytes' if isinstance(data, bytes) else os.fspath(data), target)
 
 
-def read_bitstream(data: Bitstream) -> bytes:
-    """Returns a bitstream that is given as bytes, by path, or as '-' for standard input."""
+def read_bitstream(data: Bitstream, limits: Limits | None = None) -> bytes:
+    """Returns a bitstream that is given as bytes, by path, or as '-' for standard input.
+
+    Raises:
+      BitstreamError: it does not begin with the header of one within the limits.
+    """
     if isinstance(data, bytes):
         return data
-    return sys.stdin.buffer.read() if os.fspath(data) == image_files.STANDARD else Path(data).read_bytes()
+    if os.fspath(data) == image_files.STANDARD:
+        return read_bounded(sys.stdin.buffer, limits)
+    with Path(data).open('rb') as file:
+        return read_bounded(file, limits)

@@ -7,6 +7,7 @@ from typing import Any
 
 from vistok.compression import codec
 from vistok.compression.codec import Codec
+from vistok.compression.format.header import Limits
 from vistok.compression.format.packets import PacketShape
 from vistok.compression.loss_concealment import MaskedRestorer
 from vistok.compression.nested.codebooks import NestedCodebooks
@@ -131,6 +132,7 @@ def open_codec(
     window: int | None = None,
     codewords: int | None = None,
     packets: int | None = None,
+    limits: Limits | None = None,
 ) -> Codec:
     """Returns a codec of images.
 
@@ -143,6 +145,7 @@ def open_codec(
       window: side of the squares that the networks see, in pixels; None: the codec's own.
       codewords: size of the nested codebook that is written with; None: the whole codebook.
       packets: number of packets that ids are dealt out to, so that some may get lost; None: none.
+      limits: bounds on what decompressing may cost; None: the default ones.
 
     Raises:
       UserError: there are no such weights, or they are no tokenizer's; or there is no codebook of that size.
@@ -159,7 +162,8 @@ def open_codec(
             theirs = tables.weights_fingerprint.hex()
             raise UserError(f'{nested} holds nested codebooks of weights {theirs}, got {here.hex()}')
         tables = None  # they have been trained further; files that need those tables are refused by name
-    codec = Codec(tokenizer, here, open_tables(model, prior), network=network, nested=tables)
+    tables_of_ids = open_tables(model, prior)
+    codec = Codec(tokenizer, here, tables_of_ids, network=network, nested=tables, limits=limits or Limits())
     codec = codec if window is None else dataclasses.replace(codec, window=window)
     if codewords is not None:
         if codec.nested is None:

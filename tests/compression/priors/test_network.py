@@ -21,6 +21,7 @@ from vistok.compression.entropy.token_coding import decode_tile, encode_tile
 from vistok.compression.format.bitstream import BitstreamReader, count_id_bits
 from vistok.compression.format.description import describe
 from vistok.compression.format.header import BitstreamError, Feature, TileArea
+from vistok.compression.priors import network
 from vistok.compression.priors.fitting import fit_prior
 from vistok.compression.priors.network import NETWORK_FEATURE, NetworkPrior, read_probe
 from vistok.errors import UserError
@@ -166,12 +167,18 @@ def test_a_file_says_what_it_was_written_with(written):
     assert 'a network on cpu' in dict(describe(data).lines())['prior']
 
 
-def test_other_probabilities_are_refused(written):
+def test_other_probabilities_are_refused(written, monkeypatch):
     codec, data = written
     slightly = dataclasses.replace(codec.network.generator, sharpness=1 + 1e-6)
     elsewhere = NetworkPrior.from_variables(slightly, codec.network.variables)
     assert elsewhere.fingerprint == codec.network.fingerprint
-    with pytest.raises(BitstreamError, match=r'gives other probabilities here \(on cpu, jaxlib .*so its ids cannot'):
+    here = r'other probabilities here than .* written, also on cpu, jaxlib [\d.]+: the processor, .* differ; its ids'
+    with pytest.raises(BitstreamError, match=here):
+        dataclasses.replace(codec, network=elsewhere).decompress(data)
+    monkeypatch.setattr(network, '_computer', lambda: 'tpu, jaxlib 1')
+    with pytest.raises(
+        BitstreamError, match=r'written, on cpu, jaxlib [\d.]+, and not on tpu, jaxlib 1; its ids can be'
+    ):
         dataclasses.replace(codec, network=elsewhere).decompress(data)
     with pytest.raises(BitstreamError, match=f'written with prior {codec.network.fingerprint.hex()}, got none'):
         dataclasses.replace(codec, network=None).decompress(data)
