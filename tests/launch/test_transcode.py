@@ -1,6 +1,7 @@
 """The commands around smaller codebooks and lost packets."""
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
@@ -122,3 +123,19 @@ def test_the_commands_work_together(photo, tmp_path, capsys):
     assert read_image((tmp_path / 'again.png').read_bytes(), 'x').shape == (45, 63, 3)
     assert run_command('describe', small) == 0
     assert 'level' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['decompress', 'describe', 'transcode'])
+def test_every_command_that_reads_a_bitstream_has_limits(name, photo, capsys):
+    compress_files(photo, codec=Codec(ToyTokenizer(), b'weights!'))
+    file = photo.with_suffix('.bin')
+    module = importlib.import_module(f'vistok.launch.{name}')
+    assert {'max_pixels', 'max_memory', 'max_seconds'} <= set(module.FLAGS.texts)
+    if name == 'describe':
+        for flag, answer in [
+            ('pixels=100', 'above the limit of 100; --max_pixels=2835 allows it'),
+            ('seconds=nan', 'a limit of seconds is above 0, got nan'),
+        ]:
+            assert run_command(name, file, f'--max_{flag}') == 1
+            assert answer in capsys.readouterr().err
+        assert run_command(name, file, '--max_pixels=2835', '--max_memory=1') == 0
