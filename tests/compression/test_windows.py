@@ -7,12 +7,22 @@ import pytest
 
 from vistok.compression.windows import StripBlender, WindowAxis
 
-SIZES = [(4, 12, 4, 1), (100, 12, 4, 1), (100, 32, 8, 4), (33, 32, 8, 1), (96, 32, 0, 4), (25, 3, 1, 1), (36, 12, 4, 4)]
+SIZES = [
+    (4, 12, 4, 1),
+    (12, 12, 4, 1),
+    (100, 12, 4, 1),
+    (100, 32, 8, 4),
+    (33, 32, 8, 1),
+    (96, 32, 0, 4),
+    (25, 3, 1, 1),
+    (36, 12, 4, 4),
+]
 
 
 @pytest.mark.parametrize(('cells', 'window', 'halo', 'unit'), SIZES)
 def test_every_cell_has_one_owner_with_its_halo(cells, window, halo, unit):
     owners = np.zeros(cells, int)
+    assert (len(WindowAxis(cells, window, halo, unit)) == 1) == (cells <= window)
     for span in WindowAxis(cells, window, halo, unit):
         owners[span.core] += 1
         assert span.stop - span.start == min(window, cells)
