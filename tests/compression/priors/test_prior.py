@@ -136,9 +136,9 @@ def test_other_tables_have_another_fingerprint(case):
     counts[0, 0] += 1
     changed = type(first)(first.clusters, first.contexts, counts)
     assert StaticPrior((changed, *prior.tables[1:]), prior.grains).fingerprint != prior.fingerprint
-    for contexts, counts in ((first.contexts[:, :-1], first.counts), (first.contexts, first.counts[:, :-1])):
-        with pytest.raises(ValueError, match='do not fit together'):
-            StaticPrior((type(first)(first.clusters, contexts, counts), *prior.tables[1:]), prior.grains)
+    fewer = type(first)(first.clusters, first.contexts[:, :-1], first.counts)
+    with pytest.raises(ValueError, match='do not fit together'):
+        StaticPrior((fewer, *prior.tables[1:]), prior.grains)
     with pytest.raises(ValueError, match='do not fit together'):
         StaticPrior(prior.tables, (1, 2, 4, 8))
 
