@@ -1,6 +1,8 @@
 """What every tokenizer keeps to, checked on each one at the size of its config's `tiny` variant."""
 
+import functools
 import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,16 @@ CONFIGS = {
 }
 """Tiny cases of every tokenizer in the registry, by its name there; a name without one fails."""
 NOISE = {'sampling': jax.random.key(0)}
+OPTIMIZER = optax.adam(3e-3)
+
+
+class Evaluation(NamedTuple):
+    """What a tokenizer makes of images: its evaluation pass, and its parts one after the other."""
+
+    output: Any
+    tokens: Any
+    decoded: Any
+    by_hand: Any
 
 
 class Case:
@@ -40,7 +52,6 @@ class Case:
     def __init__(self, name: str, config: str):
         self.config = load_config(f'configs/{config}')
         self.config.model.name = name
-        self.compiled = {}
         self.module = registry.build_tokenizer(self.config.model)
         size = self.config.data.image_size
         pixels = np.random.default_rng(0).uniform(-1, 1, (4, size // 4, size // 4, 3)).astype(np.float32)
@@ -52,12 +63,52 @@ class Case:
         nudged = jax.tree.map(lambda x: x + 0.02 * rng.standard_normal(x.shape, np.float32), variables['params'])
         self.variables = {**variables, 'params': nudged}
 
-    def apply(self, *args, method='__call__', variables=None, **kwargs):
-        """Calls a method, compiled once for all tests; `variables` take the place of the case's own."""
-        key = (method, *kwargs.items())
-        if key not in self.compiled:
-            self.compiled[key] = jax.jit(lambda v, *a: self.module.apply(v, *a, method=method, rngs=NOISE, **kwargs))
-        return self.compiled[key](self.variables if variables is None else variables, *args)
+    @functools.cached_property
+    def evaluate(self):
+        """The evaluation pass beside encoding and decoding step by step: one program for all tests."""
+
+        def run(module, images):
+            tokens = module.encode(images)
+            takes_grain = tokens.grain is not None and 'grain' in inspect.signature(module.decode_latents).parameters
+            grain = (tokens.grain,) if takes_grain else ()
+            by_hand = module.decode_latents(module.embed(tokens), *grain)
+            return Evaluation(module(images), tokens, module.decode(tokens), by_hand)
+
+        return jax.jit(lambda variables, images: self.module.apply(variables, images, method=run, rngs=NOISE))
+
+    @functools.cached_property
+    def evaluated(self):
+        return self.evaluate(self.variables, self.images)
+
+    @functools.cached_property
+    def step(self):
+        """A training step: what the loss was computed from, and the variables after it."""
+
+        @jax.jit
+        def step(variables, state, number):
+            params, rest = variables['params'], {k: v for k, v in variables.items() if k != 'params'}
+
+            def loss(params):
+                output, changed = self.module.apply(
+                    {'params': params, **rest},
+                    self.images,
+                    train=True,
+                    mutable=list(rest),
+                    rngs={'sampling': jax.random.key(number)},
+                )
+                error = jnp.mean((output.reconstruction - self.images) ** 2)
+                return error + sum(output.losses.values()), (output, rest | changed)
+
+            grads, (output, rest) = jax.grad(loss, has_aux=True)(params)
+            updates, state = OPTIMIZER.update(grads, state, params)
+            return output, {'params': optax.apply_updates(params, updates), **rest}, state
+
+        return step
+
+    @functools.cached_property
+    def trained(self):
+        """The output in training, and the variables and optimizer state after one step."""
+        return self.step(self.variables, OPTIMIZER.init(self.variables['params']), 0)
 
 
 @pytest.fixture(
@@ -75,11 +126,11 @@ def case(request):
 
 def test_ids_are_codeword_numbers_on_the_grid_of_the_spec(case):
     spec = case.module.spec
-    ids = np.asarray(case.apply(case.images, method='encode').ids)
+    tokens = case.evaluated.tokens
+    ids, grain = np.asarray(tokens.ids), tokens.grain
     side = case.images.shape[1] // spec.downsample_factor
     assert ids.shape == (4, side, side, len(spec.codebook_sizes))
     assert ids.dtype == np.int32
-    grain = case.apply(case.images, method='encode').grain
     assert (grain is None) == (spec.grains == (1,))
     if grain is not None:
         assert grain.shape == ids.shape[:3]
@@ -94,30 +145,21 @@ def test_ids_are_codeword_numbers_on_the_grid_of_the_spec(case):
 
 
 def test_decoding_what_was_encoded_is_the_evaluation_pass(case):
-    output = case.apply(case.images)
-    tokens = case.apply(case.images, method='encode')
+    output, tokens, decoded, by_hand = case.evaluated
     np.testing.assert_array_equal(tokens.ids, output.tokens.ids)
-    decoded = case.apply(tokens, method='decode')
     np.testing.assert_allclose(decoded, output.reconstruction, atol=1e-5)
     assert decoded.shape == case.images.shape
     assert decoded.dtype == jnp.float32
-    grain = (
-        ()
-        if tokens.grain is None or 'grain' not in inspect.signature(case.module.decode_latents).parameters
-        else (tokens.grain,)
-    )
-    by_hand = case.apply(case.apply(tokens, method='embed'), *grain, method='decode_latents')
     np.testing.assert_allclose(by_hand, decoded, atol=1e-6)
 
 
 def test_images_do_not_influence_each_other(case):
-    together = case.apply(case.images, method='encode').ids
-    others = case.apply(case.images.at[2:].set(0), method='encode').ids
-    np.testing.assert_array_equal(together[:2], others[:2])
+    others = case.evaluate(case.variables, case.images.at[2:].set(0)).tokens.ids
+    np.testing.assert_array_equal(case.evaluated.tokens.ids[:2], others[:2])
 
 
 def test_losses_are_scalars_with_known_names(case):
-    losses = case.apply(case.images, train=True).losses
+    losses = case.trained[0].losses
     assert all(loss.shape == () and np.isfinite(loss) for loss in losses.values())
     assert {name.split('/')[0] for name in losses} <= {
         'codebook',
@@ -129,7 +171,7 @@ def test_losses_are_scalars_with_known_names(case):
 
 
 def test_features_are_predicted_for_the_declared_teachers(case):
-    assert set(case.apply(case.images, train=True).predictions) == set(case.module.teacher_kinds)
+    assert set(case.trained[0].predictions) == set(case.module.teacher_kinds)
 
 
 def test_the_last_layer_makes_the_pixels(case):
@@ -149,13 +191,15 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
     config = case.config.copy_and_resolve_references()
     config.model.dtype = 'bfloat16'
     module = registry.build_tokenizer(config.model)
-    output = jax.jit(lambda v, x: module.apply(v, x, train=True, rngs=NOISE))(case.variables, case.images)
-    assert output.reconstruction.dtype == jnp.float32
-    assert {loss.dtype for loss in output.losses.values()} <= {jnp.dtype('float32')}
+
+    def train(variables):
+        output = module.apply(variables, case.images, train=True, rngs=NOISE)
+        return output.reconstruction, output.losses
+
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(train, case.variables))} == {jnp.dtype('float32')}
     # The same tokens: rounding before the quantizer may choose other ones, which says nothing of the decoder.
-    tokens = case.apply(case.images, method='encode')
-    reference = case.apply(tokens, method='decode')
-    rounded = jax.jit(lambda v, x: module.apply(v, x, method='decode'))(case.variables, tokens)
+    rounded = jax.jit(lambda v, x: module.apply(v, x, method='decode'))(case.variables, case.evaluated.tokens)
+    reference = case.evaluated.decoded
     # In the mean over the image: at single pixels rounding is as large as the draw of the weights makes it.
     assert 0 < np.linalg.norm(rounded - reference) < 0.045 * np.linalg.norm(reference)
     shapes = jax.eval_shape(lambda key: module.init(key, case.images, train=True), jax.random.key(0))
@@ -163,41 +207,20 @@ def test_bfloat16_keeps_parameters_losses_and_images_in_float32(case):
 
 
 def test_one_batch_can_be_overfitted_frozen_tables_stay_and_running_means_move(case):
-    optimizer = optax.adam(3e-3)
-
-    @jax.jit
-    def step(params, rest, state, number):
-        def loss(params):
-            output, changed = case.module.apply(
-                {'params': params, **rest},
-                case.images,
-                train=True,
-                mutable=list(rest),
-                rngs={'sampling': jax.random.key(number)},
-            )
-            error = jnp.mean((output.reconstruction - case.images) ** 2)
-            return error + sum(output.losses.values()), rest | changed
-
-        grads, rest = jax.grad(loss, has_aux=True)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), rest, state
-
-    rest = {name: tree for name, tree in case.variables.items() if name != 'params'}
-    params = case.variables['params']
-    state = optimizer.init(params)
-
-    def error(params, rest):
-        output = case.apply(case.images, variables={'params': params, **rest})
+    def error(variables):
+        output = case.evaluate(variables, case.images).output
         return float(jnp.mean((output.reconstruction - case.images) ** 2))
 
-    before, frozen = error(params, rest), jax.device_get(rest.get('frozen', {}))
-    running = jax.device_get(rest.get('codebook_stats', {}))
-    for number in range(120):  # most need a third of them, a router whose choices are noisy nearly all
-        params, rest, state = step(params, rest, state, number)
-        if number % 20 == 19 and error(params, rest) < 0.25 * before:
+    before = error(case.variables)
+    _, variables, state = case.trained
+    for number in range(1, 120):  # most need a third of them, a router whose choices are noisy nearly all
+        _, variables, state = case.step(variables, state, number)
+        if number % 20 == 19 and error(variables) < 0.25 * before:
             break
-    assert error(params, rest) < 0.25 * before
-    assert 'frozen' not in params
-    jax.tree.map(np.testing.assert_array_equal, rest.get('frozen', {}), frozen)
-    for old, new in zip(*map(jax.tree.leaves, (running, rest.get('codebook_stats', {}))), strict=True):
-        assert np.abs(old - new).max() > 0
+    assert error(variables) < 0.25 * before
+    assert 'frozen' not in variables['params']
+    old, new = case.variables, variables
+    jax.tree.map(np.testing.assert_array_equal, new.get('frozen', {}), old.get('frozen', {}))
+    running = (tree.get('codebook_stats', {}) for tree in (old, new))
+    for first, last in zip(*map(jax.tree.leaves, running), strict=True):
+        assert np.abs(first - last).max() > 0
