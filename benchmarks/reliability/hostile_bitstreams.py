@@ -90,7 +90,7 @@ def _change_header(header: Header, rng: random.Random) -> Header:
 
 
 def _invent(codec: Codec, header: Header, area: TileArea, rng: random.Random) -> TileRecord:
-    """Invents the streams of a tile, with the checksum of what they decode to."""
+    """Makes up the streams of a tile, with the checksum of what they decode to."""
     grains = _invent_stream(rng) if len(header.grains) > 1 else None
     ids = _invent_stream(rng)
     checksum = 0

@@ -2,10 +2,10 @@
 
 The packs `curves_*` hold losses and norms of eight steps, recorded in float64.  Ours runs in float32, where differences
 of rounding grow from step to step: Adam divides by the gradient's size, and a vector halfway between two codewords
-jumps.  Three systems stay within 1e-4 for all eight steps, nearly all of their numbers within 1e-5.  DQ-VAE leaves it in
-the eighth step, when an id changes.  Control-GIC's adversarial loss, a mean of logits that passes zero, may leave it in
-the sixth: there it is 5.5e-4, and on some processors 9e-8 away.  FQGAN's entropy loss, at temperature 0.01, makes so much of rounding that the
-official code in float32 is 9e-5 away from itself in the fifth.
+jumps.  Three systems stay within 1e-4 for all eight steps, nearly all of their numbers within 1e-5.  DQ-VAE leaves it
+in the eighth step, when an id changes.  Control-GIC's adversarial loss, a mean of logits that passes zero, may leave it
+in the sixth: there it is 5.5e-4, and on some processors 9e-8 away.  FQGAN's entropy loss, at temperature 0.01, makes so
+much of rounding that the official code in float32 is 9e-5 away from itself in the fifth.
 """
 
 import dataclasses
