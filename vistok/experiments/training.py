@@ -13,6 +13,7 @@ from vistok.experiments.best_checkpoint import check_best_metric
 from vistok.experiments.experiment import Experiment
 from vistok.experiments.generator import GeneratorExperiment
 from vistok.experiments.probe import ProbeExperiment
+from vistok.experiments.ranges import check_numbers
 from vistok.experiments.saved_models import save_model
 from vistok.experiments.tokenizer import TokenizerExperiment
 from vistok.training.checkpoint import Checkpoints
@@ -112,6 +113,7 @@ def run_training(config: ConfigDict, workdir: pathlib.Path, *, show_progress: bo
     Raises:
       UserError: a setting or file that does not fit; the folder is not touched before all are checked.
     """
+    check_numbers(config)
     runner = assembly.build_runner(config)
     experiment: Experiment = EXPERIMENTS[registry.find_model(config.model.name).kind](config, workdir)
     config = experiment.config
