@@ -105,6 +105,12 @@ def test_the_next_call_begins_with_the_defaults(call):
     assert call()[1] == 'a.png nothing none  [] None False\n'
 
 
+def test_the_home_folder_is_put_in_also_where_no_shell_does(call, monkeypatch, folder):
+    monkeypatch.setenv('HOME', str(folder))
+    _, out, _ = call('--two_words=~/x y', '--outs=~/a,b~/c')
+    assert out == f"a.png nothing {folder}/x y  ['{folder}/a', 'b~/c'] None False\n"
+
+
 CONFIG_MISTAKES = {
     'wrong key after a separate value': (['--config', 'small.py', '--config.lrr', '3'], 'unknown key "lrr" in config'),
     'wrong negated key': (['--config=small.py', '--noconfig.flga'], 'unknown key "flga" in config'),
@@ -129,6 +135,9 @@ MISTAKES = CONFIG_MISTAKES | {
     'wrong flag': (['--two_wrods=x'], "Unknown command line flag 'two_wrods'. Did you mean: two_words ?"),
     'wrong choice': (['--fail=x'], 'flag --fail=x'),
     'wrong number': (['--numbers=1,x'], "'x' is no number"),
+    'empty value': (['--two_words='], '--two_words is empty; give it a value or leave it out'),
+    'empty values': (['--outs=,'], '--outs is empty; give it a value or leave it out'),
+    'empty argument': ([''], 'argument 2 is empty'),
     'positional': (['b', 'c'], 'expected arguments: <image> [out]; got: a.png b c'),
     'user error': (['--fail=user'], 'the message'),
     'file error': (['--fail=file'], 'No such file or directory: absent.txt'),

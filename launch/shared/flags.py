@@ -1,5 +1,6 @@
 """Flags of a command: their definitions, their earlier names, and their help."""
 
+import os
 import re
 import sys
 import textwrap
@@ -33,12 +34,17 @@ class Flags:
         self.arguments, self.optional = tuple(arguments), tuple(optional)
         self._values = flags.FlagValues()
         self._renamed: dict[str, tuple[str, Callable[[str], str]]] = {}
+        self._may_be_empty: set[str] = set()
         self._config: ConfigFlag | None = None
         self.texts: dict[str, str] = {}  # help of every flag
 
-    def string(self, name: str, default: str | None, help: str, *, old: OldNames = ()) -> 'Flag':
-        """Defines a flag that holds a string."""
-        return self._define(flags.DEFINE_string, name, default, help, old)
+    def string(
+        self, name: str, default: str | None, help: str, *, old: OldNames = (), may_be_empty: bool = False
+    ) -> 'Flag':
+        """Defines a flag that holds a string; `~/` at its beginning is the home folder, also where no shell sees it."""
+        if may_be_empty or default == '':
+            self._may_be_empty.add(name)
+        return self._define(flags.DEFINE_string, name, default, help, old, convert=lambda text: text and _expand(text))
 
     def integer(
         self, name: str, default: int | None, help: str, *, old: OldNames = (), least: int | None = None
@@ -132,10 +138,21 @@ class Flags:
             positional = self._values(['vistok', *named])[1:]
         except (flags.Error, ValueError) as error:
             raise UserError(' '.join(str(error).split())) from error
+        self._refuse_empty(positional)
         if not 0 <= len(positional) - len(self.arguments) <= len(self.optional):
             expected = self._arguments() or 'none (flags are written --name=value)'
             raise UserError(f'expected arguments: {expected}; got: {" ".join(positional) or "none"}')
         return positional
+
+    def _refuse_empty(self, positional: Sequence[str]) -> None:
+        """Raises UserError for an empty value, as an unset variable of a shell gives: as a path it is this folder."""
+        for name in self._names():
+            flag = self._values[name]
+            parts = flag.value if isinstance(flag.value, list) else [flag.value]
+            if flag.present and name not in self._may_be_empty and not any(str(part).strip(',') for part in parts):
+                raise UserError(f'--{name} is empty; give it a value or leave it out')
+        if '' in positional:
+            raise UserError(f'argument {list(positional).index("") + 1} is empty')
 
     def help(self, program: str) -> str:
         """Returns what `--help` prints."""
@@ -258,7 +275,12 @@ class ConfigFlag(Flag):
 
 def _split(given: Sequence[str] | None) -> list[str] | None:
     """Splits values that are joined by commas; None without any."""
-    return None if given is None else [part for text in given for part in text.split(',') if part]
+    return None if given is None else [_expand(part) for text in given for part in text.split(',') if part]
+
+
+def _expand(text: str) -> str:
+    """Puts the home folder in the place of `~` at the beginning of a path."""
+    return os.path.expanduser(text) if text == '~' or text.startswith('~/') else text
 
 
 def _numbers(given: Sequence[str] | None) -> list[int | float] | None:

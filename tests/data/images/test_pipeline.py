@@ -275,6 +275,9 @@ def test_specs_open_their_sources(tmp_path):
 
 
 def test_unknown_specs_are_answered_with_what_is_known(tmp_path):
+    for empty in ('', ' '):  # of an unset variable; as a path it is the folder here
+        with pytest.raises(UserError, match='source of images is empty'):
+            open_source(empty, 'train')
     with pytest.raises(UserError, match="embedded:photographs, embedded:digits; got 'embedded:cats'"):
         open_source('embedded:cats', 'train')
     with pytest.raises(UserError, match=r'does not exist; expected a folder or a \.zip'):

@@ -44,6 +44,8 @@ def open_source(spec: str, split: Split, *, data_dir: str | None = None) -> Imag
     """
     if split not in ('train', 'validation'):
         raise UserError(f"split must be 'train' or 'validation', got {split!r}")
+    if not spec.strip():
+        raise UserError('the source of images is empty; name a set, a folder or a .zip file')
     if spec.startswith('embedded:'):
         if spec not in _EMBEDDED:
             raise UserError(f'the embedded sets are {", ".join(_EMBEDDED)}; got {spec!r}')
