@@ -45,14 +45,15 @@ def folder(whole, tmp_path):
 
 
 def read_both_ways(folder, step=2):
-    """Yields the error of resuming, then that of loading; None where there is none."""
+    """Yields the error of resuming, then that of loading; None where there is none and all values are right."""
     for read in ('restore', 'restore_arrays'):
         try:
             with Checkpoints(folder, best='psnr', read_only=True) as checkpoints:
                 if read == 'restore':
-                    checkpoints.restore(step, make_state())
+                    state, _ = checkpoints.restore(step, make_state())
                 else:
-                    checkpoints.restore_arrays(step)
+                    state = checkpoints.restore_arrays(step)
+            assert find_difference(state, compute_digests(make_state())) is None
             yield None
         except UserError as error:
             yield str(error)
@@ -130,6 +131,27 @@ def test_the_only_checkpoint_says_that_there_is_none_before_it(folder):
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_read(folder):
     (folder / '2' / 'meta' / 'metadata').write_text(json.dumps(META))
+    assert list(read_both_ways(folder)) == [None, None]
+
+
+def test_another_optimizer_is_another_model_and_no_damage(folder):
+    adam = make_state()
+    other = adam.replace(opt_state={'model': ({'mu': adam.opt_state['model'][0]['mu'], 'nu': jnp.zeros(3)},)})
+    with Checkpoints(folder, read_only=True) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(2, other)
+    assert re.search(r'cannot be read into this model: opt_state/.*nu is not there in it', str(error.value))
+
+
+def test_what_cannot_be_written_is_one_sentence_and_keeps_what_was_saved(folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise ValueError('RESOURCE_EXHAUSTED: No space left on device\nand more')
+
+    with Checkpoints(folder) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, 'save', fail)
+        with pytest.raises(
+            UserError, match=r'cannot be written \(.*No space left on device\); the newest .* is of step 2'
+        ):
+            checkpoints.save(3, make_state(), META)
     assert list(read_both_ways(folder)) == [None, None]
 
 
